@@ -1,0 +1,3 @@
+//! The agent of tracekit: see `docs/architecture.md` for how data flows through these modules.
+
+pub mod trace;

@@ -1,0 +1,3 @@
+//! Messages and their context → spans.
+
+pub mod span;
