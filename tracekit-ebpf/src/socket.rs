@@ -90,14 +90,17 @@ impl Socket {
         }
         let fresh = ConnectionState { received: 0, sent: 0, extra_descriptors: 0, flags: 0 };
         CONNECTIONS.insert(key, &fresh, u64::from(BPF_NOEXIST)).ok()?;
-        report(key, sk, family);
+        report_connection(key, sk, family);
         CONNECTIONS.get_ptr_mut(key)
     }
 }
 
 /// Tells the user side of a connection.
+///
+/// Not mangled: a mangled name holds a hash of the checkout's path, and the object must not depend on it.
 #[inline(never)]
-fn report(key: &ConnectionKey, sk: u64, family: u16) -> Option<()> {
+#[unsafe(no_mangle)]
+fn report_connection(key: &ConnectionKey, sk: u64, family: u16) -> Option<()> {
     let record = BUFFER.get_ptr_mut(0)?.cast::<ConnectionRecord>();
     // SAFETY: the buffer is this CPU's, larger than the record (asserted by its size), and suitably
     // aligned (map values are aligned to 8 bytes).
