@@ -1,5 +1,7 @@
 //! The record of one transfer: first and last bytes, with the place in the stream.
 
+use core::hint::black_box;
+
 use aya_ebpf::helpers::bpf_ktime_get_ns;
 use tracekit_common::{
     event::{DataRecord, HEAD_MAX, INBOUND, Kind, NONBLOCKING, TAIL_MAX, UNCOUNTED},
@@ -19,6 +21,12 @@ const O_NONBLOCK: u32 = 0o4000;
 const VECTOR_MAX: usize = 16;
 const HEADER: usize = size_of::<DataRecord>();
 
+/// Masks that leave their largest legal value as it is.
+const HEAD_MASK: u64 = 2 * HEAD_MAX as u64 - 1;
+const TAIL_MASK: u64 = 2 * TAIL_MAX as u64 - 1;
+
+const _: () = assert!(HEADER + HEAD_MAX - 1 + HEAD_MASK as usize <= SCRATCH);
+const _: () = assert!(HEADER + (HEAD_MASK + TAIL_MASK) as usize <= SCRATCH);
 const _: () = assert!(HEAD_MAX.is_power_of_two() && TAIL_MAX.is_power_of_two());
 
 /// Where the transferred bytes are.
@@ -115,12 +123,19 @@ impl Call {
     }
 }
 
+/// The value, masked where the verifier sees it: the compiler knows the value's bounds and would leave the
+/// mask out, but verifiers before 5.13 lose them on the way through 32-bit comparisons and the stack.
+#[inline(always)]
+fn bounded(value: u64, mask: u64) -> usize {
+    (black_box(value) & mask) as usize
+}
+
 /// Captures of one buffer.
 #[inline(always)]
 fn one(to: *mut u8, address: u64, length: u64) -> Captured {
     let head = if length < HEAD_MAX as u64 { length as u32 } else { HEAD_MAX as u32 };
-    // SAFETY: `head` is at most `HEAD_MAX`, the buffer has twice that.
-    if head == 0 || !unsafe { copy_user(to, head, address) } {
+    // SAFETY: `head` is at most `HEAD_MAX`, the buffer has more.
+    if head == 0 || !unsafe { copy_user(to, bounded(head.into(), HEAD_MASK) as u32, address) } {
         lose(Loss::Fault);
         return Captured { head: 0, tail: 0 };
     }
@@ -136,11 +151,11 @@ fn tail(to: *mut u8, head: u32, address: u64, length: u64, covered: u64) -> u32 
     if size == 0 {
         return 0;
     }
-    // SAFETY: the head is at most `HEAD_MAX` of the buffer's `2 * HEAD_MAX + 2 * TAIL_MAX` bytes.
-    let to = unsafe { to.add(head as usize & (2 * HEAD_MAX - 1)) };
+    // SAFETY: the head is at most `HEAD_MAX` of the buffer's `SCRATCH` bytes.
+    let to = unsafe { to.add(bounded(head.into(), HEAD_MASK)) };
     let from = address + length - u64::from(size);
     // SAFETY: `size` is at most `TAIL_MAX`.
-    if unsafe { copy_user(to, size, from) } { size } else { 0 }
+    if unsafe { copy_user(to, bounded(size.into(), TAIL_MASK) as u32, from) } { size } else { 0 }
 }
 
 /// Captures of a vector: the head across elements, the tail out of the last one.
@@ -162,21 +177,17 @@ fn several(to: *mut u8, vector: u64, count: u64, length: u64) -> Captured {
         if size == 0 {
             continue;
         }
-        // What the verifier has to see: an offset below `HEAD_MAX`, a size of at most `HEAD_MAX`.
-        let place = head as usize & (2 * HEAD_MAX - 1);
-        if place >= HEAD_MAX {
+        if head >= HEAD_MAX as u32 {
             if left == 0 {
                 return Captured { head, tail: tail(to, head, address, size, 0) };
             }
             continue;
         }
-        let room = (HEAD_MAX - place) as u64;
+        let room = HEAD_MAX as u64 - u64::from(head);
         let part = if size < room { size as u32 } else { room as u32 };
-        if part == 0 || part > HEAD_MAX as u32 {
-            break;
-        }
-        // SAFETY: see above; the buffer has `2 * HEAD_MAX` bytes.
-        if !unsafe { copy_user(to.add(place), part, address) } {
+        let place = bounded(head.into(), HEAD_MAX as u64 - 1);
+        // SAFETY: the buffer has room for an offset below `HEAD_MAX` and a size of up to `HEAD_MASK`.
+        if !unsafe { copy_user(to.add(place), bounded(part.into(), HEAD_MASK) as u32, address) } {
             lose(Loss::Fault);
             break;
         }

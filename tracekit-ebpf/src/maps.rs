@@ -36,9 +36,9 @@ pub static CONNECTIONS: LruHashMap<ConnectionKey, ConnectionState> =
 #[map]
 pub static LOSS_COUNTS: PerCpuArray<u64> = PerCpuArray::with_max_entries(LOSSES, 0);
 
-/// Room for the largest record: a header, twice the head (so that the verifier sees any copy into the
-/// second half as within bounds), the tail.
-pub const SCRATCH: usize = 64 + 2 * HEAD_MAX + 2 * TAIL_MAX;
+/// Room for what the verifier takes for the largest record: its bounds are powers of two, so it believes
+/// that a copy of up to twice `HEAD_MAX` may begin just below `HEAD_MAX`.
+pub const SCRATCH: usize = 64 + 3 * HEAD_MAX + 2 * TAIL_MAX;
 
 /// Where records are put together.
 #[map]

@@ -1,5 +1,7 @@
 //! From a descriptor to the connection behind it.
 
+use core::hint::black_box;
+
 use aya_ebpf::{
     bindings::BPF_NOEXIST,
     helpers::{bpf_get_current_task, bpf_ktime_get_ns},
@@ -90,17 +92,17 @@ impl Socket {
         }
         let fresh = ConnectionState { received: 0, sent: 0, extra_descriptors: 0, flags: 0 };
         CONNECTIONS.insert(key, &fresh, u64::from(BPF_NOEXIST)).ok()?;
-        report_connection(key, sk, family);
+        report(key, sk, family);
         CONNECTIONS.get_ptr_mut(key)
     }
 }
 
 /// Tells the user side of a connection.
 ///
-/// Not mangled: a mangled name holds a hash of the checkout's path, and the object must not depend on it.
-#[inline(never)]
-#[unsafe(no_mangle)]
-fn report_connection(key: &ConnectionKey, sk: u64, family: u16) -> Option<()> {
+/// Inlined like all else: the name of a function of its own would hold a hash of the checkout's path, and
+/// the object must not depend on that; unmangled it would be global, which 5.10 restricts to scalars.
+#[inline(always)]
+fn report(key: &ConnectionKey, sk: u64, family: u16) -> Option<()> {
     let record = BUFFER.get_ptr_mut(0)?.cast::<ConnectionRecord>();
     // SAFETY: the buffer is this CPU's, larger than the record (asserted by its size), and suitably
     // aligned (map values are aligned to 8 bytes).
@@ -153,5 +155,5 @@ fn path(sk: u64, to: &mut [u8; UNIX_PATH]) -> u16 {
     let length = length - SUN_FAMILY;
     let from = address + u64::from(UNIX_ADDRESS_NAME.load()) + u64::from(SUN_FAMILY);
     // SAFETY: `length` is at most `UNIX_PATH`.
-    if unsafe { copy_kernel(to.as_mut_ptr(), length & 127, from) } { length as u16 } else { 0 }
+    if unsafe { copy_kernel(to.as_mut_ptr(), black_box(length) & 127, from) } { length as u16 } else { 0 }
 }

@@ -5,6 +5,8 @@
 //!
 //! Source: Documentation/bpf/btf.rst, include/uapi/linux/btf.h.
 
+use std::collections::HashMap;
+
 use thiserror::Error;
 
 /// Why the kernel's type information can't be used.
@@ -31,10 +33,11 @@ pub struct Btf<'a> {
     strings: &'a [u8],
     /// Offset of each type in `types`; type ids start at 1.
     index: Vec<u32>,
+    /// Ids of the structures that were asked for.
+    wanted: HashMap<&'a str, u32>,
 }
 
 struct Type<'a> {
-    name: u32,
     kind: u32,
     vlen: usize,
     bitfields: bool,
@@ -48,11 +51,11 @@ fn u32_at(bytes: &[u8], at: usize) -> Option<u32> {
 }
 
 impl<'a> Btf<'a> {
-    /// Indexes a BTF image (`/sys/kernel/btf/vmlinux`).
+    /// Indexes a BTF image (`/sys/kernel/btf/vmlinux`) and finds the structures of these names.
     ///
     /// # Errors
     /// The image is malformed or newer than this parser.
-    pub fn parse(image: &'a [u8]) -> Result<Self, BtfError> {
+    pub fn parse(image: &'a [u8], wanted: &[&'a str]) -> Result<Self, BtfError> {
         let malformed = BtfError::Malformed;
         let magic = image.get(..2).and_then(|b| b.try_into().ok()).map(u16::from_le_bytes);
         if magic != Some(MAGIC) {
@@ -67,10 +70,10 @@ impl<'a> Btf<'a> {
         let types = section(field(8)?, field(12)?).ok_or(malformed(8))?;
         let strings = section(field(16)?, field(20)?).ok_or(malformed(16))?;
 
-        let mut index = Vec::new();
+        let mut btf = Self { types, strings, index: Vec::new(), wanted: HashMap::new() };
         let mut at = 0;
         while at < types.len() {
-            index.push(u32::try_from(at).map_err(|_| malformed(at))?);
+            btf.index.push(u32::try_from(at).map_err(|_| malformed(at))?);
             let info = u32_at(types, at + 4).ok_or(malformed(at))?;
             let vlen = (info & 0xffff) as usize;
             let extra = match (info >> 24) & 0x1f {
@@ -81,16 +84,22 @@ impl<'a> Btf<'a> {
                 6 | 13 => 8 * vlen,
                 kind => return Err(BtfError::UnknownKind(kind)),
             };
+            if (info >> 24) & 0x1f == KIND_STRUCT && vlen > 0 {
+                let name = btf.name(u32_at(types, at).ok_or(malformed(at))?);
+                if let Some(name) = wanted.iter().find(|wanted| wanted.as_bytes() == name) {
+                    let id = u32::try_from(btf.index.len()).map_err(|_| malformed(at))?;
+                    btf.wanted.entry(name).or_insert(id);
+                }
+            }
             at += 12 + extra;
         }
-        Ok(Self { types, strings, index })
+        Ok(btf)
     }
 
     fn get(&self, id: u32) -> Option<Type<'a>> {
         let at = *self.index.get(usize::try_from(id.checked_sub(1)?).ok()?)? as usize;
         let info = u32_at(self.types, at + 4)?;
         Some(Type {
-            name: u32_at(self.types, at)?,
             kind: (info >> 24) & 0x1f,
             vlen: (info & 0xffff) as usize,
             bitfields: info >> 31 == 1,
@@ -105,13 +114,11 @@ impl<'a> Btf<'a> {
     }
 
     /// The offset in bytes of `path` (members joined by dots, anonymous ones left out) in the structure
-    /// `name`; `None` if this kernel has no such structure or member, or it is a bit field.
+    /// `name`, one of those asked for; `None` if this kernel has no such structure or member, or it is a
+    /// bit field.
     #[must_use]
     pub fn offset(&self, name: &str, path: &str) -> Option<u32> {
-        let structure = (1..=u32::try_from(self.index.len()).ok()?).find_map(|id| {
-            let t = self.get(id)?;
-            (t.kind == KIND_STRUCT && t.vlen > 0 && self.name(t.name) == name.as_bytes()).then_some(t)
-        })?;
+        let structure = self.get(*self.wanted.get(name)?)?;
         let mut structure = Some(structure);
         let mut bits = 0;
         for member in path.split('.') {
@@ -197,7 +204,7 @@ mod tests {
     #[test]
     fn members_are_found_through_anonymous_ones_and_typedefs() {
         let image = image();
-        let btf = Btf::parse(&image).unwrap();
+        let btf = Btf::parse(&image, &["outer", "missing"]).unwrap();
         assert_eq!(btf.offset("outer", "a"), Some(0));
         assert_eq!(btf.offset("outer", "b"), Some(8));
         assert_eq!(btf.offset("outer", "c.y"), Some(9));
@@ -208,10 +215,10 @@ mod tests {
 
     #[test]
     fn garbage_is_an_error() {
-        assert_eq!(Btf::parse(b"").err(), Some(BtfError::Malformed(0)));
+        assert_eq!(Btf::parse(b"", &[]).err(), Some(BtfError::Malformed(0)));
         let mut image = image();
         image[24 + 7] = 31;
-        assert_eq!(Btf::parse(&image).err(), Some(BtfError::UnknownKind(31)));
+        assert_eq!(Btf::parse(&image, &["outer", "missing"]).err(), Some(BtfError::UnknownKind(31)));
     }
 
     proptest! {
@@ -221,7 +228,7 @@ mod tests {
             let length = image.len();
             image[at % length] = value;
             image.truncate(cut.max(1));
-            if let Ok(btf) = Btf::parse(&image) {
+            if let Ok(btf) = Btf::parse(&image, &["outer"]) {
                 let _ = btf.offset("outer", "c.y");
             }
         }

@@ -46,6 +46,13 @@ const REGISTERS: &[(&str, u32)] =
 const REGISTERS: &[(&str, u32)] =
     &[("REGS_NUMBER", 280), ("REGS_ARG0", 272), ("REGS_ARG1", 8), ("REGS_ARG2", 16), ("REGS_ARG3", 24)];
 
+/// The structures whose members are read.
+pub fn structures() -> Vec<&'static str> {
+    let mut names: Vec<_> = MEMBERS.iter().map(|(_, structure, ..)| *structure).collect();
+    names.dedup();
+    names
+}
+
 /// The values of the kernel side's globals.
 ///
 /// # Errors

@@ -134,7 +134,8 @@ impl Probes {
     /// The kernel lacks something, or the caller a privilege.
     pub fn load(options: ProbeOptions) -> Result<(Self, Records), ProbeError> {
         let image = fs::read(VMLINUX).map_err(ProbeError::NoBtf)?;
-        let globals = layout::globals(&Btf::parse(&image)?).map_err(ProbeError::Layout)?;
+        let globals =
+            layout::globals(&Btf::parse(&image, &layout::structures())?).map_err(ProbeError::Layout)?;
         drop(image);
 
         let follow_all = u32::from(options.follow_all);
@@ -211,7 +212,9 @@ fn take<T: TryFrom<aya::maps::Map, Error = MapError>>(
 
 fn attach(ebpf: &mut Ebpf, program: &'static str, tracepoint: &str) -> Result<(), ProbeError> {
     let wrap = |source: ProgramError| {
-        if not_permitted(&source) {
+        // The verifier, too, says EACCES; but it says why.
+        let judged = matches!(&source, ProgramError::LoadError { verifier_log, .. } if !verifier_log.to_string().is_empty());
+        if !judged && not_permitted(&source) {
             ProbeError::NotPermitted { what: format!("load or attach the program {program}") }
         } else {
             ProbeError::Program { program, source: Box::new(source) }
