@@ -1,4 +1,6 @@
 //! The agent of tracekit: see `docs/architecture.md` for how data flows through these modules.
 
+pub mod net;
 pub mod probes;
+pub mod redact;
 pub mod trace;
