@@ -1,0 +1,1 @@
+pub struct Handle; pub struct Pipeline; pub struct Summary;
