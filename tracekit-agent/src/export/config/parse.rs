@@ -8,9 +8,7 @@ use percent_encoding::percent_decode_str;
 use reqwest::header::{HeaderMap, HeaderName, HeaderValue};
 use url::Url;
 
-use super::{
-    ClientIdentity, Compression, ConfigError, ExportConfig, Exporters, OtlpConfig, Protocol,
-};
+use super::{ClientIdentity, Compression, ConfigError, ExportConfig, Exporters, OtlpConfig, Protocol};
 use crate::export::sampler::Sampler;
 
 /// More than this would not protect memory any more.
@@ -90,9 +88,7 @@ impl<'a> Env<'a> {
         let Some(value) = self.get(variable) else { return Ok(None) };
         match value.parse() {
             Ok(millis) => Ok(Some(Duration::from_millis(millis).min(FOREVER))),
-            Err(_) => {
-                Err(self.error(variable, "set it to a whole number of milliseconds, for example 5000"))
-            }
+            Err(_) => Err(self.error(variable, "set it to a whole number of milliseconds, for example 5000")),
         }
     }
 
@@ -145,9 +141,13 @@ impl<'a> Env<'a> {
     }
 
     pub fn endpoint_configured(&self) -> bool {
-        ["OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "OTEL_EXPORTER_OTLP_METRICS_ENDPOINT"]
-            .iter()
-            .any(|variable| self.get(variable).is_some())
+        [
+            "OTEL_EXPORTER_OTLP_ENDPOINT",
+            "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT",
+            "OTEL_EXPORTER_OTLP_METRICS_ENDPOINT",
+        ]
+        .iter()
+        .any(|variable| self.get(variable).is_some())
     }
 
     pub fn otlp(&self, signal: Signal) -> Result<OtlpConfig, ConfigError> {
@@ -260,7 +260,8 @@ impl<'a> Env<'a> {
             }
             let decoded = percent_decode_str(value.trim()).collect::<Vec<u8>>();
             let mut value = HeaderValue::from_bytes(&decoded).map_err(|_| {
-                let remedy = format!("the value of entry {number} ({name}) has characters no header may have");
+                let remedy =
+                    format!("the value of entry {number} ({name}) has characters no header may have");
                 self.error(&variable, &remedy)
             })?;
             value.set_sensitive(true);
@@ -284,7 +285,8 @@ impl<'a> Env<'a> {
                 "{histogram}={value} has no effect: histograms have the bounds of the semantic conventions"
             ));
         }
-        for (signal, otlp) in [(Signal::Traces, &config.traces_otlp), (Signal::Metrics, &config.metrics_otlp)] {
+        for (signal, otlp) in [(Signal::Traces, &config.traces_otlp), (Signal::Metrics, &config.metrics_otlp)]
+        {
             let tls = otlp.certificate.is_some() || otlp.client_identity.is_some();
             if tls && otlp.endpoint.scheme() == "http" {
                 warnings.push(format!(

@@ -161,7 +161,7 @@ fn errors_name_variable_value_and_remedy() {
 
 #[test]
 fn errors_do_not_show_header_values() {
-    for value in ["s3cret", "k=s3cret\u{1}", "k%=s3cret", "Content-Type=s3cret"] {
+    for value in ["s3cret", "k=s3cret\u{1}", "k k=s3cret", "Content-Type=s3cret"] {
         let error = config(&[("OTEL_EXPORTER_OTLP_HEADERS", value)]).unwrap_err();
         assert_eq!(error.variable, "OTEL_EXPORTER_OTLP_HEADERS");
         assert!(!error.to_string().contains("s3cret"), "{error}");

@@ -31,7 +31,8 @@ const VALUE_BYTES: usize = 256;
 
 const MAX_KEYS: usize = 9;
 
-const HTTP_BOUNDS: &[f64] = &[0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.25, 0.5, 0.75, 1.0, 2.5, 5.0, 7.5, 10.0];
+const HTTP_BOUNDS: &[f64] =
+    &[0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.25, 0.5, 0.75, 1.0, 2.5, 5.0, 7.5, 10.0];
 const DB_BOUNDS: &[f64] = &[0.001, 0.005, 0.01, 0.05, 0.1, 0.5, 1.0, 5.0, 10.0];
 
 struct Instrument {
@@ -405,8 +406,10 @@ mod tests {
         red.record(&sql_span(3, None, &cart));
         let collected = red.collect(2);
         assert_eq!(collected.len(), 2);
-        let mut counts: Vec<_> =
-            collected.iter().map(|metrics| points(metrics, "db.client.operation.duration")[0].count).collect();
+        let mut counts: Vec<_> = collected
+            .iter()
+            .map(|metrics| points(metrics, "db.client.operation.duration")[0].count)
+            .collect();
         counts.sort_unstable();
         assert_eq!(counts, [1, 2]);
     }

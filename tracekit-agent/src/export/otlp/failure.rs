@@ -33,9 +33,10 @@ impl Failure {
     pub fn connection(error: &(dyn Error + 'static), unreachable: bool) -> Self {
         let error = chain(error);
         let lower = error.to_ascii_lowercase();
-        let certificate = ["certificate", "unknownissuer", "handshake", "invalidcontenttype", "corrupt message"]
-            .iter()
-            .any(|word| lower.contains(word));
+        let certificate =
+            ["certificate", "unknownissuer", "handshake", "invalidcontenttype", "corrupt message"]
+                .iter()
+                .any(|word| lower.contains(word));
         let cause = if certificate { Cause::Certificate } else { Cause::Unreachable };
         Self { error, retryable: true, retry_after: None, unreachable, cause }
     }
@@ -106,9 +107,11 @@ impl Failure {
                                    collector, and check that it expects TLS on this port"
                 .to_owned(),
             Cause::Credentials => "check the credentials in OTEL_EXPORTER_OTLP_HEADERS".to_owned(),
-            Cause::Address => "check the path of OTEL_EXPORTER_OTLP_ENDPOINT (the agent appends /v1/traces and \
+            Cause::Address => {
+                "check the path of OTEL_EXPORTER_OTLP_ENDPOINT (the agent appends /v1/traces and \
                                /v1/metrics to it for http/protobuf) and OTEL_EXPORTER_OTLP_PROTOCOL"
-                .to_owned(),
+                    .to_owned()
+            }
             Cause::Overload => "check the load and the log of the collector".to_owned(),
             Cause::Other => "see the log of the collector".to_owned(),
         }

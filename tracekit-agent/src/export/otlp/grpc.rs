@@ -47,9 +47,9 @@ impl Grpc {
             if let Some((certificate, key)) = super::http::read_identity(config)? {
                 tls = tls.identity(Identity::from_pem(certificate, key));
             }
-            endpoint = endpoint
-                .tls_config(tls)
-                .map_err(|error| failed(error, "check the files in OTEL_EXPORTER_OTLP_*CERTIFICATE and *_KEY"))?;
+            endpoint = endpoint.tls_config(tls).map_err(|error| {
+                failed(error, "check the files in OTEL_EXPORTER_OTLP_*CERTIFICATE and *_KEY")
+            })?;
         }
         let mut client = Client::new(endpoint.connect_lazy());
         if config.compression == Compression::Gzip {

@@ -46,8 +46,7 @@ impl Http {
         }
         if let Some(pem) = read(config.certificate.as_deref(), CERTIFICATE)? {
             let remedy = "set OTEL_EXPORTER_OTLP_CERTIFICATE to a file of PEM certificates";
-            let certificates =
-                Certificate::from_pem_bundle(&pem).map_err(|error| failed(error, remedy))?;
+            let certificates = Certificate::from_pem_bundle(&pem).map_err(|error| failed(error, remedy))?;
             if certificates.is_empty() {
                 return Err(StartError::Client {
                     endpoint: config.display_endpoint(),
@@ -66,8 +65,9 @@ impl Http {
             let remedy = "check the files in OTEL_EXPORTER_OTLP_CLIENT_CERTIFICATE and _CLIENT_KEY";
             builder = builder.identity(Identity::from_pem(&pem).map_err(|error| failed(error, remedy))?);
         }
-        let client =
-            builder.build().map_err(|error| failed(error, "check the files in OTEL_EXPORTER_OTLP_*CERTIFICATE"))?;
+        let client = builder
+            .build()
+            .map_err(|error| failed(error, "check the files in OTEL_EXPORTER_OTLP_*CERTIFICATE"))?;
         let mut headers = config.headers.clone();
         headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/x-protobuf"));
         if config.compression == Compression::Gzip {

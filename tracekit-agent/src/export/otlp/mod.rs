@@ -153,7 +153,8 @@ impl Exporter {
     }
 
     /// Sends an encoded request of `items` items until it is accepted, refused for good or `budget` is
-    /// spent. `on_retry` is called before each further attempt.
+    /// spent. `on_retry` is called before each further attempt. `stop` ends waiting for a collector that
+    /// cannot be reached, but not attempts as such: the caller limits those.
     pub async fn export(
         &mut self,
         request: Vec<u8>,

@@ -42,30 +42,35 @@ impl Backoff {
 /// The wish that the agent ends, seen from an export task.
 #[derive(Debug, Clone)]
 pub struct Stop {
-    receiver: watch::Receiver<bool>,
+    receiver: watch::Receiver<Option<Instant>>,
     /// This task has acted on the wish: later delays are waited for.
     seen: bool,
 }
 
 impl Stop {
-    /// With the sender that makes the wish.
+    /// With the sender that makes the wish: to end by that time. Dropping it is the wish to end now.
     #[must_use]
-    pub fn new() -> (watch::Sender<bool>, Self) {
-        let (sender, receiver) = watch::channel(false);
+    pub fn new() -> (watch::Sender<Option<Instant>>, Self) {
+        let (sender, receiver) = watch::channel(None);
         (sender, Self { receiver, seen: false })
     }
 
     /// The agent is to end.
     #[must_use]
     pub fn requested(&self) -> bool {
-        // A pipeline that is gone can no longer wait for anything either.
-        *self.receiver.borrow() || self.receiver.has_changed().is_err()
+        self.deadline().is_some() || self.receiver.has_changed().is_err()
+    }
+
+    /// When all has to be over, if a time is set.
+    #[must_use]
+    pub fn deadline(&self) -> Option<Instant> {
+        *self.receiver.borrow()
     }
 
     /// Waits for the wish.
     pub async fn wait(&mut self) {
-        // An error means that the sender is gone, which is the same wish.
-        let _ = self.receiver.wait_for(|stop| *stop).await;
+        // An error means that the sender is gone.
+        let _ = self.receiver.wait_for(Option::is_some).await;
         self.seen = true;
     }
 
@@ -120,7 +125,7 @@ mod tests {
     async fn the_wish_to_end_cuts_one_sleep_short() {
         let (sender, mut stop) = Stop::new();
         assert!(!stop.requested());
-        sender.send(true).unwrap();
+        sender.send(Some(Instant::now())).unwrap();
         assert!(stop.requested());
         let started = Instant::now();
         stop.sleep(Duration::from_secs(60)).await;
