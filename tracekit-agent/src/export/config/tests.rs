@@ -27,7 +27,8 @@ fn endpoints() {
     const GENERAL: &str = "OTEL_EXPORTER_OTLP_ENDPOINT";
     const TRACES: &str = "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT";
     const INSECURE: (&str, &str) = ("OTEL_EXPORTER_OTLP_INSECURE", "true");
-    let cases: &[(&str, &[(&str, &str)], &str)] = &[
+    type Case<'a> = (&'a str, &'a [(&'a str, &'a str)], &'a str);
+    let cases: &[Case<'_>] = &[
         ("http/protobuf", &[(GENERAL, "http://c:4318")], "http://c:4318/v1/traces"),
         ("http/protobuf", &[(GENERAL, "http://c:4318/")], "http://c:4318/v1/traces"),
         ("http/protobuf", &[(GENERAL, "https://c/otlp/")], "https://c/otlp/v1/traces"),

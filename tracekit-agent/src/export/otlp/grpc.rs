@@ -13,7 +13,7 @@ use tonic::{Request, Status};
 use tonic_types::StatusExt;
 
 use super::failure::{Failure, chain};
-use super::{Signal, StartError};
+use super::{Signal, StartError, pem};
 use crate::export::config::{Compression, OtlpConfig};
 use crate::export::{SCOPE_NAME, SCOPE_VERSION};
 
@@ -40,11 +40,11 @@ impl Grpc {
             .http2_keep_alive_interval(KEEP_ALIVE);
         if config.endpoint.scheme() == "https" {
             let mut tls = ClientTlsConfig::new();
-            tls = match super::http::read(config.certificate.as_deref(), super::http::CERTIFICATE)? {
+            tls = match pem::authorities(config)? {
                 Some(pem) => tls.ca_certificate(Certificate::from_pem(pem)),
                 None => tls.with_native_roots(),
             };
-            if let Some((certificate, key)) = super::http::read_identity(config)? {
+            if let Some(pem::Identity { certificate, key }) = pem::identity(config)? {
                 tls = tls.identity(Identity::from_pem(certificate, key));
             }
             endpoint = endpoint.tls_config(tls).map_err(|error| {

@@ -1,7 +1,6 @@
-//! OTLP/HTTP with protobuf bodies, and the certificate files that both transports read.
+//! OTLP/HTTP with protobuf bodies.
 
 use std::io::Write;
-use std::path::Path;
 use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
@@ -12,6 +11,7 @@ use url::{Host, Url};
 
 use super::StartError;
 use super::failure::{Failure, chain};
+use super::pem;
 use crate::export::config::{Compression, OtlpConfig};
 use crate::export::{SCOPE_NAME, SCOPE_VERSION};
 
@@ -19,8 +19,6 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// An answer holds counts and a sentence; more is not read.
 const RESPONSE_BYTES: usize = 64 * 1024;
-
-pub const CERTIFICATE: &str = "OTEL_EXPORTER_OTLP_CERTIFICATE";
 
 pub struct Http {
     client: Client,
@@ -44,7 +42,7 @@ impl Http {
         if is_local(&config.endpoint) {
             builder = builder.no_proxy();
         }
-        if let Some(pem) = read(config.certificate.as_deref(), CERTIFICATE)? {
+        if let Some(pem) = pem::authorities(config)? {
             let remedy = "set OTEL_EXPORTER_OTLP_CERTIFICATE to a file of PEM certificates";
             let certificates = Certificate::from_pem_bundle(&pem).map_err(|error| failed(error, remedy))?;
             if certificates.is_empty() {
@@ -59,9 +57,8 @@ impl Http {
                 builder = builder.add_root_certificate(certificate);
             }
         }
-        if let Some((mut pem, key)) = read_identity(config)? {
-            pem.push(b'\n');
-            pem.extend_from_slice(&key);
+        if let Some(pem::Identity { certificate, key }) = pem::identity(config)? {
+            let pem = [certificate, key].join(&b'\n');
             let remedy = "check the files in OTEL_EXPORTER_OTLP_CLIENT_CERTIFICATE and _CLIENT_KEY";
             builder = builder.identity(Identity::from_pem(&pem).map_err(|error| failed(error, remedy))?);
         }
@@ -146,23 +143,6 @@ fn is_local(url: &Url) -> bool {
         Some(Host::Ipv6(address)) => address.is_loopback(),
         None => false,
     }
-}
-
-/// The content of a file that a variable names.
-pub fn read(path: Option<&Path>, variable: &'static str) -> Result<Option<Vec<u8>>, StartError> {
-    let Some(path) = path else { return Ok(None) };
-    match std::fs::read(path) {
-        Ok(content) => Ok(Some(content)),
-        Err(source) => Err(StartError::File { path: path.display().to_string(), variable, source }),
-    }
-}
-
-/// The client's certificate chain and key, both PEM.
-pub fn read_identity(config: &OtlpConfig) -> Result<Option<(Vec<u8>, Vec<u8>)>, StartError> {
-    let Some(identity) = &config.client_identity else { return Ok(None) };
-    let certificate = read(Some(&identity.certificate), "OTEL_EXPORTER_OTLP_CLIENT_CERTIFICATE")?;
-    let key = read(Some(&identity.key), "OTEL_EXPORTER_OTLP_CLIENT_KEY")?;
-    Ok(certificate.zip(key))
 }
 
 #[cfg(test)]

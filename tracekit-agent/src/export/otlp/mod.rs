@@ -6,6 +6,7 @@ pub mod encode;
 mod failure;
 mod grpc;
 mod http;
+mod pem;
 mod retry;
 
 use std::time::Duration;

@@ -15,6 +15,9 @@ const CHILD_PATIENCE: Duration = Duration::from_secs(5);
 /// Children that may wait. When there are more, those that waited longest are printed on their own.
 const MAX_WAITING: usize = 8192;
 
+/// Parents to remember: those of some seconds at any rate that a terminal can show.
+const MAX_KEYS: usize = 8 * MAX_WAITING;
+
 /// Trees are cut at this depth; spans of one process are never nested so deep.
 const MAX_DEPTH: usize = 16;
 
@@ -32,8 +35,8 @@ pub struct Tree {
 pub struct Forest {
     roots: VecDeque<(Instant, Arc<Span>)>,
     children: HashMap<Key, Vec<Arc<Span>>>,
-    /// Keys of `children` with the time when each was made. Keys whose children were taken stay until
-    /// their time, so this is at most a few seconds of requests.
+    /// Keys of `children` with the time until when they wait. Keys whose children were taken stay, so a
+    /// straggler waits less.
     expiry: VecDeque<(Instant, Key)>,
     waiting: usize,
 }
@@ -64,12 +67,14 @@ impl Forest {
     /// The trees that are complete by now.
     pub fn due(&mut self, now: Instant) -> Vec<Tree> {
         let mut trees = Vec::new();
-        while let Some((_, root)) = self.roots.pop_front_if(|(due, _)| *due <= now) {
+        while self.roots.front().is_some_and(|(due, _)| *due <= now)
+            && let Some((_, root)) = self.roots.pop_front()
+        {
             trees.push(self.tree(root, 0));
         }
-        loop {
-            let full = self.waiting > MAX_WAITING;
-            let Some((_, key)) = self.expiry.pop_front_if(|(due, _)| full || *due <= now) else { break };
+        while self.expiry.front().is_some_and(|(due, _)| *due <= now || self.is_full())
+            && let Some((_, key)) = self.expiry.pop_front()
+        {
             let orphans = self.take_children(&key);
             for orphan in orphans {
                 trees.push(self.tree(orphan, 0));
@@ -84,6 +89,10 @@ impl Forest {
             Some(end) => self.due(end),
             None => Vec::new(),
         }
+    }
+
+    fn is_full(&self) -> bool {
+        self.waiting > MAX_WAITING || self.expiry.len() > MAX_KEYS
     }
 
     fn take_children(&mut self, key: &Key) -> Vec<Arc<Span>> {

@@ -85,7 +85,7 @@ impl Printer {
         let renderer = match mode {
             PrintMode::None => return Ok(None),
             PrintMode::Jsonl => Renderer::Jsonl,
-            PrintMode::Pretty => Renderer::Pretty(Box::new(Forest::default()), style),
+            PrintMode::Pretty => Renderer::Pretty(Box::default(), style),
         };
         let shared = Arc::new(Shared {
             state: Mutex::default(),

@@ -39,9 +39,9 @@ impl Layout {
     fn new(style: &Style) -> Self {
         let width = style.width.clamp(40, 400);
         let bar = match width {
-            ..60 => 0,
-            ..100 => 10,
-            _ => 16,
+            100.. => 16,
+            60.. => 10,
+            _ => 0,
         };
         let text = (width / 2).clamp(48, 80).min(width - (1 + DURATION_WIDTH + 2 + bar));
         Self { text, bar, width }
@@ -314,9 +314,9 @@ mod tests {
         assert_eq!(
             lines(&shop_tree(), 120),
             [
-                "22:13:20.000 shop  GET /orders/7  200                            13.3 ms",
-                " ├─ postgresql SELECT orders                                     2.10 ms  ···━━━━·········  SELECT * FROM orders WHERE id…",
-                " └─ redis GET  WRONGTYPE                                          400 µs  ··············━·  WRONGTYPE Operation",
+                "22:13:20.000 shop  GET /orders/7  200                          13.3 ms",
+                " ├─ postgresql SELECT orders                                   2.10 ms  ···━━━━·········  SELECT * FROM orders WHERE id…",
+                " └─ redis GET  WRONGTYPE                                        400 µs  ··············━·  WRONGTYPE Operation",
             ]
         );
     }
