@@ -3,4 +3,5 @@
 pub mod net;
 pub mod probes;
 pub mod redact;
+pub mod export;
 pub mod trace;
