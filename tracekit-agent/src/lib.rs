@@ -4,4 +4,7 @@ pub mod net;
 pub mod probes;
 pub mod redact;
 pub mod export;
+pub mod discovery;
+pub mod doctor;
+pub mod exit;
 pub mod trace;
