@@ -21,6 +21,8 @@ pub mod postgres;
 pub mod redis;
 pub mod session;
 pub mod sql;
+#[cfg(test)]
+mod wire;
 
 pub use exchange::{Begin, End, Event, Outcome, Request, Role};
 pub use session::{Protocol, Session};

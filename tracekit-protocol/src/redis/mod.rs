@@ -203,15 +203,17 @@ impl Connection {
     }
 
     fn request_data(&mut self, mut bytes: &[u8], at: &Moment, events: &mut Vec<Event>) {
-        if !self.requests.synced {
-            if !at.first_of_call || bytes.first() != Some(&b'*') {
-                return;
-            }
-            self.requests.decoder.reset();
-            self.requests.synced = true;
-        }
+        let mut first = at.first_of_call;
         while !bytes.is_empty() && !self.opaque {
-            if self.requests.decoder.is_idle() {
+            if !self.requests.synced {
+                if !first || bytes.first() != Some(&b'*') {
+                    return;
+                }
+                self.requests.decoder.reset();
+                self.requests.synced = true;
+            }
+            let begun_before = !self.requests.decoder.is_idle();
+            if !begun_before {
                 self.requests.first = Some(*at);
             }
             match self.requests.decoder.data(bytes) {
@@ -219,14 +221,14 @@ impl Connection {
                 Progress::Done { value, taken } => {
                     self.command(&value, at, events);
                     bytes = bytes.get(taken..).unwrap_or_default();
-                    if !self.requests.synced {
-                        return;
-                    }
+                    first = false;
                 }
                 Progress::Broken => {
                     self.requests.synced = false;
-                    self.requests.decoder.reset();
-                    return;
+                    // What was begun by an earlier call was none; this call may start a command.
+                    if !begun_before {
+                        return;
+                    }
                 }
             }
         }

@@ -141,6 +141,9 @@ impl Decoder {
                             false
                         }
                         b'\n' => return Progress::Broken,
+                        _ if counts(*kind) && !byte.is_ascii_digit() && byte != b'-' => {
+                            return Progress::Broken;
+                        }
                         _ if text.len() < limit => {
                             text.push(byte);
                             false
@@ -305,6 +308,11 @@ impl Decoder {
         }
         true
     }
+}
+
+/// Does a length follow this type byte?
+fn counts(kind: u8) -> bool {
+    b"$=!*~>%|".contains(&kind)
 }
 
 /// Is this the type byte of a reply?
