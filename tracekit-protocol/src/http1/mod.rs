@@ -623,7 +623,10 @@ impl Connection {
             role: self.role,
             start: exchange.start,
             first_response_byte: exchange.first_response_byte,
-            end: end.unwrap_or(exchange.last_response_byte).max(exchange.start),
+            end: end
+                .unwrap_or(exchange.last_response_byte)
+                .max(exchange.first_response_byte.unwrap_or(0))
+                .max(exchange.start),
             outcome,
             request: Request::Http(exchange.http),
         })));

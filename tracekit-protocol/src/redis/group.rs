@@ -172,7 +172,7 @@ impl Group {
             role,
             start: self.start,
             first_response_byte: self.first_answer,
-            end: end.unwrap_or(self.last_answer).max(self.start),
+            end: end.unwrap_or(self.last_answer).max(self.first_answer.unwrap_or(0)).max(self.start),
             outcome,
             request: Request::Redis(redis),
         }

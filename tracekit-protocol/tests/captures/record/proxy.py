@@ -8,6 +8,7 @@ import json
 import pathlib
 import socket
 import threading
+import time
 
 OUT = pathlib.Path(__file__).parent.parent
 
@@ -64,7 +65,12 @@ class Recorder:
                     except OSError:
                         pass
                     return
+                if direction == "in":
+                    # A client that writes several times reads only afterwards; so must the order be here.
+                    time.sleep(0.02)
                 with lock:
+                    if "local" in closed:
+                        return  # Nobody reads this any more.
                     lines.append(json.dumps({"dir": direction, "hex": data.hex()}))
                 try:
                     sink.sendall(data)

@@ -88,17 +88,20 @@ def record_redis(port):
                 for i in range(400):
                     pipe.set(f"key:{i}", "v" * 20)
                 pipe.execute()
-            r.transaction(lambda pipe: pipe.set("c", 1), "a")
+            r.transaction(lambda pipe: (pipe.get("a"), pipe.multi(), pipe.set("c", 1)), "a")
             r.close()
         with recorder(f"redis-pubsub-resp{protocol}", client, "subscriptions and messages") as proxy:
             r = redis.Redis(port=proxy.port, protocol=protocol)
             other = redis.Redis(port=port)
             sub = r.pubsub()
             sub.subscribe("news", "sport")
+            for _ in range(2):
+                sub.get_message(timeout=1)
             sub.psubscribe("w*")
+            sub.get_message(timeout=1)
             for channel in ("news", "weather"):
                 other.publish(channel, "text")
-            for _ in range(5):
+            for _ in range(2):
                 sub.get_message(timeout=1)
             sub.ping()
             sub.get_message(timeout=1)
