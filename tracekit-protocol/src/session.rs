@@ -307,7 +307,7 @@ impl Detector {
                 match protocol.detect(direction, &candidate.bytes) {
                     Detection::Match(Role::Server) if protocol == Protocol::Redis => {
                         // A list answered to a client may look the same: the other side decides.
-                        self.redis_server = Some(candidate.segment);
+                        self.redis_server.get_or_insert(candidate.segment);
                     }
                     Detection::Match(role) => {
                         let start = self.start_of(protocol, candidate);

@@ -12,7 +12,7 @@ use tracekit_protocol::{Close, Direction, Event, Limits, Request, Role, Segment,
 
 static CAPTURES: LazyLock<Vec<Capture>> = LazyLock::new(|| {
     let all = Capture::all();
-    let mirrored: Vec<_> = all.iter().cloned().map(Capture::from_the_server).collect();
+    let mirrored: Vec<_> = all.iter().cloned().map(Capture::mirrored).collect();
     all.into_iter().chain(mirrored).collect()
 });
 

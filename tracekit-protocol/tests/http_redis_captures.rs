@@ -48,7 +48,7 @@ fn check(name: &str, expected: &[&str]) -> Vec<Event> {
     let lines: Vec<_> = ends(&events).into_iter().map(line).collect();
     assert_eq!(lines, expected, "{name}");
     assert!(ends(&events).iter().all(|e| e.role == Role::Client));
-    let served = capture.from_the_server().play();
+    let served = capture.mirrored().play();
     assert_paired(&served);
     let swap = |l: &String| {
         let l = l.replace("closed-locally", "closed-by-");

@@ -1,6 +1,7 @@
 //! Recorded connections (`tests/captures/*.jsonl`, format in `captures/record/proxy.py`) and ways to play them.
 
 #![allow(dead_code, reason = "each test binary uses its part")]
+#![allow(clippy::unwrap_used, reason = "a capture that can't be read fails the test")]
 
 use std::collections::HashSet;
 use std::path::Path;
@@ -60,7 +61,7 @@ impl Capture {
     }
 
     /// The same connection as its server sees it.
-    pub fn from_the_server(mut self) -> Self {
+    pub fn mirrored(mut self) -> Self {
         for (direction, _) in &mut self.pieces {
             *direction = direction.reverse();
         }
