@@ -49,7 +49,7 @@ pub fn is_answer(bytes: &[u8]) -> bool {
     bytes.first().is_some_and(|b| resp::is_type(*b)) && command_start(bytes).is_none()
 }
 
-/// `Some(true)`: a command up to the end of its name; `Some(false)`: as far as it goes; `None`: no.
+/// `Some(true)`: a command at least up to the end of its name; `Some(false)`: as far as it goes; `None`: no.
 fn command_start(bytes: &[u8]) -> Option<bool> {
     /// The number after `marker`: `None` no such line, `Some(None)` the line isn't complete.
     #[allow(clippy::option_option, reason = "invalid, incomplete and complete are three things")]
@@ -83,11 +83,21 @@ fn command_start(bytes: &[u8]) -> Option<bool> {
     if !name.is_empty() && !command::is_name(name) {
         return None;
     }
-    match rest.get(length..) {
-        None | Some([] | [b'\r']) => Some(false),
-        Some([b'\r', b'\n', ..]) => command::is_known(name).then_some(true),
-        Some(_) => None,
+    let mut rest = match rest.get(length..) {
+        None | Some([] | [b'\r']) => return Some(false),
+        Some([b'\r', b'\n', rest @ ..]) if command::is_known(name) => rest,
+        Some(_) => return None,
+    };
+    // As far as they are here, its arguments must be strings too: the confirmation of SUBSCRIBE has a number.
+    for _ in 1..count {
+        let Some((length, argument)) = number(rest, b'$')? else { break };
+        rest = match argument.get(length..) {
+            None | Some([] | [b'\r']) => break,
+            Some([b'\r', b'\n', rest @ ..]) => rest,
+            Some(_) => return None,
+        };
     }
+    Some(true)
 }
 
 /// Follows one connection.

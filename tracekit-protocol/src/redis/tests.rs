@@ -24,6 +24,8 @@ fn detection() {
         ("*2\r", Detection::Undecided),
         ("*2\r\n$3\r\nfoo\r\n", Detection::No),
         ("*3\r\n$7\r\nmessage\r\n", Detection::No),
+        ("*3\r\n$9\r\nsubscribe\r\n$4\r\nnews\r\n:1\r\n", Detection::No),
+        ("*2\r\n$3\r\nGET\r\n$9999\r\nabc", Detection::Match(Role::Client)),
         ("*0\r\n", Detection::No),
         ("*2\r\n:1\r\n", Detection::No),
         ("+OK\r\n", Detection::No),
