@@ -15,12 +15,14 @@
 #![forbid(unsafe_code)]
 
 pub mod exchange;
+mod framing;
 pub mod http1;
 pub mod mysql;
 pub mod postgres;
 pub mod redis;
 pub mod session;
 pub mod sql;
+mod statement;
 
 pub use exchange::{Begin, End, Event, Outcome, Request, Role};
 pub use session::Session;
