@@ -15,6 +15,7 @@
 #![forbid(unsafe_code)]
 
 pub mod exchange;
+mod framing;
 pub mod http1;
 pub mod mysql;
 pub mod postgres;
@@ -23,6 +24,7 @@ pub mod session;
 pub mod sql;
 #[cfg(test)]
 mod wire;
+mod statement;
 
 pub use exchange::{Begin, End, Event, Outcome, Request, Role};
 pub use session::{Protocol, Session};
