@@ -115,6 +115,10 @@ fn of_title(title: &str) -> Option<Application> {
         // The process name is the application unless somebody chose another.
         return Application::parse(inside).or_else(|| Some(Application::Named(inside.to_owned())));
     }
+    if title.starts_with("granian ") {
+        // `granian asgi 127.0.0.1:8000 main:app worker-1`
+        return title.split_whitespace().nth(3).and_then(Application::parse);
+    }
     if title.starts_with("[celery") {
         let words: Vec<String> =
             title.split(|c: char| c.is_whitespace() || matches!(c, '(' | ')')).map(str::to_owned).collect();
@@ -214,6 +218,7 @@ mod tests {
             ("gunicorn: worker [my shop]", Some("my shop")),
             ("[celeryd: celery@host:MainProcess] -active- (-A proj worker -l info)", Some("proj")),
             ("[celeryd: celery@host:ForkPoolWorker-1]", None),
+            ("granian asgi 127.0.0.1:8000 main:app worker-1", Some("main")),
             ("gunicorn: worker", None),
         ] {
             assert_eq!(of_title(title).as_ref().and_then(Application::name), expected, "{title}");

@@ -9,7 +9,7 @@ use std::sync::LazyLock;
 use regex::Regex;
 
 use super::application::application;
-use super::launch::{Launch, Program, option_in};
+use super::launch::{Launch, Program, is_resource_tracker, option_in};
 use super::proc_fs::ProcFs;
 use super::process::Process;
 
@@ -82,10 +82,16 @@ pub struct Recognised {
 /// Recognises server and framework.
 #[must_use]
 pub fn recognise(proc: &ProcFs, process: &Process, launch: &Launch) -> Recognised {
+    if is_resource_tracker(&process.argv) {
+        return Recognised::default();
+    }
     let source = source_text(proc, process, launch);
-    let framework = by_command(launch).or_else(|| by_environment(process)).or_else(|| {
-        by_source(source.as_deref()?).map(|name| Framework { name, evidence: FrameworkEvidence::Source })
-    });
+    // A variable may be inherited from whoever started the service, so the application's own source counts more.
+    let framework = by_command(launch)
+        .or_else(|| {
+            by_source(source.as_deref()?).map(|name| Framework { name, evidence: FrameworkEvidence::Source })
+        })
+        .or_else(|| by_environment(process));
     let mut server = server_by_command(proc, process, launch);
     if server.is_none()
         && let Some(name) =
@@ -155,6 +161,10 @@ fn server_by_title(title: &str) -> Option<Server> {
     if title.starts_with("[celery") {
         let role = if title.contains("MainProcess") { Role::Master } else { Role::Worker };
         return Some(Server { name: "celery", mode: None, role: Some(role) });
+    }
+    if let Some(rest) = title.strip_prefix("granian ") {
+        let role = if rest.contains(" worker-") { Role::Worker } else { Role::Master };
+        return Some(Server { name: "granian", mode: None, role: Some(role) });
     }
     title.starts_with("uWSGI").then_some(Server { name: "uwsgi", mode: None, role: None })
 }
@@ -356,6 +366,7 @@ mod tests {
         assert_eq!(server("gunicorn: master [a]").as_deref(), Some("gunicorn (master)"));
         assert_eq!(server("gunicorn: worker [a]").as_deref(), Some("gunicorn (worker)"));
         assert_eq!(server("[celeryd: c@h:ForkPoolWorker-1]").as_deref(), Some("celery (worker)"));
+        assert_eq!(server("granian asgi 127.0.0.1:80 m:app worker-1").as_deref(), Some("granian (worker)"));
         assert_eq!(server("postgres: x"), None);
     }
 
@@ -372,6 +383,32 @@ mod tests {
             assert_eq!(by_source(text), expected, "{text}");
         }
         assert_eq!(server_by_source("app = Flask()\napp.run(port=1)", Some("flask")), Some("werkzeug"));
+    }
+
+    #[test]
+    fn a_celery_worker_is_completed_from_its_parent() {
+        let tree = Constructed::new();
+        tree.write("10/cmdline", b"[celeryd: celery@host:MainProcess] -active- (-A proj worker)\0\0");
+        let mut worker = process(11, "");
+        worker.argv = vec!["[celeryd: celery@host:ForkPoolWorker-1]".to_owned()];
+        worker.ancestors = vec![10];
+        let launch = Launch::of_process(&tree.proc, &worker);
+        assert_eq!(application(&launch, &worker).unwrap().name(), Some("proj"));
+        assert_eq!(recognise(&tree.proc, &worker, &launch).server.unwrap().to_string(), "celery (worker)");
+    }
+
+    #[test]
+    fn the_resource_tracker_serves_nothing() {
+        let tree = Constructed::new();
+        tree.write("10/cmdline", b"python\0-m\0uvicorn\0main:app\0--workers\02\0");
+        let mut tracker = process(11, "");
+        tracker.argv = ["python", "-c", "from multiprocessing.resource_tracker import main;main(4)"]
+            .map(str::to_owned)
+            .to_vec();
+        tracker.ancestors = vec![10];
+        let launch = Launch::of_process(&tree.proc, &tracker);
+        assert_eq!(recognise(&tree.proc, &tracker, &launch), Recognised::default());
+        assert_eq!(application(&launch, &tracker).unwrap().name(), Some("main"), "it belongs to the service");
     }
 
     #[test]

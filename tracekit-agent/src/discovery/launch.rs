@@ -59,6 +59,9 @@ impl Launch {
     #[must_use]
     pub fn of_process(proc: &ProcFs, process: &Process) -> Self {
         let mut launch = Self::parse(&process.argv);
+        if let Program::Title(title) = &mut launch.program {
+            complete_celery_title(proc, process, title);
+        }
         if !is_multiprocessing(&process.argv) {
             return launch;
         }
@@ -205,6 +208,30 @@ pub fn option_in<'a>(words: &'a [String], names: &[&str]) -> Option<&'a str> {
 #[must_use]
 pub fn base_name(path: &str) -> &str {
     path.trim_end_matches('/').rsplit('/').next().unwrap_or_default()
+}
+
+/// Celery's pool workers leave the command out of their title; the title of their parent has it:
+/// `[celeryd: celery@host:MainProcess] -active- (-A proj worker)`.
+fn complete_celery_title(proc: &ProcFs, process: &Process, title: &mut String) {
+    if !title.starts_with("[celery") || title.contains('(') {
+        return;
+    }
+    let parent = process.parent().and_then(|parent| proc.argv(parent).ok()).unwrap_or_default();
+    let Some(first) = parent.first().filter(|first| first.starts_with("[celery")) else { return };
+    if let Some(at) = first.find('(') {
+        title.push(' ');
+        title.push_str(first.get(at..).unwrap_or_default());
+    }
+}
+
+/// The process is the bookkeeper of `multiprocessing`, which runs nothing of the program.
+#[must_use]
+pub fn is_resource_tracker(argv: &[String]) -> bool {
+    let tracker = |word: &String| {
+        word.starts_with("from multiprocessing.resource_tracker")
+            || word.starts_with("from multiprocessing.semaphore_tracker")
+    };
+    argv.iter().skip(1).take(8).any(tracker)
 }
 
 fn is_multiprocessing(argv: &[String]) -> bool {

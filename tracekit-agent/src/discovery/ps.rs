@@ -87,7 +87,10 @@ fn list(inspector: &Inspector, args: &PsArgs, out: &mut impl Write) -> io::Resul
             Ok(inspected) => rows.push(row(&inspected)),
             Err(InspectError::NotFound { .. }) => {}
             Err(error) => {
-                denied += usize::from(matches!(error, InspectError::Denied { .. }));
+                // The kernel also refuses what is exiting this moment.
+                let refused_alive = matches!(error, InspectError::Denied { .. })
+                    && inspector.proc.stat(pid).is_ok_and(|stat| !stat.zombie);
+                denied += usize::from(refused_alive);
                 let starting = matches!(error, InspectError::NotReady { .. });
                 if args.all || starting {
                     rows.push(refused(pid, &error));

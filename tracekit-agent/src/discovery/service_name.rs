@@ -68,10 +68,10 @@ fn derived(process: &Process, launch: &Launch) -> Option<String> {
         return Some(name.to_owned());
     }
     let tool = launch.tool();
-    if matches!(tool, Some("manage")) && matches!(launch.program, Program::Script(_)) {
-        if let Some(directory) = directory_of_script(process, launch) {
-            return Some(directory);
-        }
+    if tool == Some("manage")
+        && let Some(directory) = directory_of_script(process, launch)
+    {
+        return Some(directory);
     }
     if let Some(settings) = process.variable("DJANGO_SETTINGS_MODULE") {
         return settings.split('.').next().map(str::to_owned);

@@ -4,6 +4,7 @@ use std::path::Path;
 
 use aya::maps::MapType;
 use aya::programs::ProgramType;
+use aya::sys::BpfHelper;
 use procfs::sys::kernel::Version;
 use rustix::process::{Resource, getrlimit};
 
@@ -36,6 +37,7 @@ pub(super) fn checks(proc: &ProcFs) -> Vec<Check> {
     checks.extend(capabilities::checks(status.capabilities));
     checks.push(raw_tracepoints());
     checks.push(ring_buffer());
+    checks.push(memory_reads());
     checks.push(memlock(version));
     checks.push(uprobes(Path::new("/sys/bus/event_source/devices/uprobe")));
     checks.push(perf_event_paranoid(text_of(&proc.path("sys/kernel/perf_event_paranoid")).as_deref()));
@@ -93,7 +95,9 @@ fn lockdown(text: Option<&str>) -> Check {
             "boot with lockdown=integrity or lockdown=none",
         ),
         Some(mode) => Check::ok(ID, format!("lockdown={mode} does not stand in the way")),
-        None => Check::ok(ID, "no lockdown, or securityfs is not mounted"),
+        None => {
+            Check::ok(ID, "the lockdown mode is not readable (securityfs); what it forbids is tried below")
+        }
     }
 }
 
@@ -108,6 +112,23 @@ fn raw_tracepoints() -> Check {
 fn ring_buffer() -> Check {
     let supported = aya::sys::is_map_supported(MapType::RingBuf).map_err(|error| error_chain(&error));
     probe("bpf.ringbuf", "ring buffers", supported)
+}
+
+/// `lockdown=confidentiality` takes `bpf_probe_read_kernel` away; without securityfs only the try tells.
+fn memory_reads() -> Check {
+    let helper = |helper| aya::sys::is_helper_supported(ProgramType::RawTracePoint, helper);
+    let supported = helper(BpfHelper::BPF_FUNC_probe_read_user)
+        .and_then(|user| Ok(user && helper(BpfHelper::BPF_FUNC_probe_read_kernel)?))
+        .map_err(|error| error_chain(&error));
+    match supported {
+        Ok(false) => Check::fail(
+            "bpf.read_memory",
+            ExitCode::Unsupported,
+            "programs may not read memory: lockdown=confidentiality",
+            "boot with lockdown=integrity or lockdown=none",
+        ),
+        other => probe("bpf.read_memory", "programs that read memory", other),
+    }
 }
 
 fn error_chain(error: &dyn std::error::Error) -> String {
