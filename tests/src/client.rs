@@ -30,10 +30,10 @@ impl Request {
         Self { method: "GET".into(), target: target.into(), ..Self::default() }
     }
 
-    /// The bytes of it.
+    /// The bytes of it, for the server at `host` (`address:port`).
     #[must_use]
-    pub fn bytes(&self) -> Vec<u8> {
-        let mut head = format!("{} {} HTTP/1.1\r\nHost: shop.test\r\n", self.method, self.target);
+    pub fn bytes(&self, host: &str) -> Vec<u8> {
+        let mut head = format!("{} {} HTTP/1.1\r\nHost: {host}\r\n", self.method, self.target);
         head.push_str("User-Agent: tracekit-tests/1\r\n");
         for (name, value) in &self.headers {
             head.push_str(&format!("{name}: {value}\r\n"));
@@ -94,7 +94,7 @@ impl Connection {
             Some(stream) if is_open(stream.get_ref()) => stream,
             _ => BufReader::new(connect(self.address)?),
         };
-        stream.get_mut().write_all(&request.bytes()).context("send the request")?;
+        stream.get_mut().write_all(&request.bytes(&self.address.to_string())).context("send the request")?;
         if let Some(patience) = request.abandon_after {
             std::thread::sleep(patience);
             return Ok(None);

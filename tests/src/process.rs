@@ -1,7 +1,6 @@
 //! A child process that cannot outlive its owner.
 
 use std::fs::File;
-use std::io::Write as _;
 use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
@@ -217,10 +216,6 @@ impl Drop for Process {
     fn drop(&mut self) {
         if self.stop(Duration::from_secs(5)).is_err() {
             self.signal_group(libc::SIGKILL);
-        }
-        if std::thread::panicking() {
-            // The log is part of a failed test's output; nothing can be done if stderr is gone.
-            let _ = std::io::stderr().write_all(self.log_tail().as_bytes());
         }
     }
 }

@@ -45,6 +45,20 @@ impl Stage {
         Ok(Self { logs, postgres: None, mariadb: None, redis: None, backend: None })
     }
 
+    /// Runs one test on an empty stage. If it fails, the ends of all logs follow on standard error.
+    ///
+    /// # Errors
+    /// Those of the test.
+    pub fn run(name: &str, test: impl FnOnce(Self) -> Result<()>) -> Result<()> {
+        let stage = Self::new(name)?;
+        let logs = stage.logs.clone();
+        let result = test(stage);
+        if result.is_err() {
+            eprintln!("{}", log_tails(&logs));
+        }
+        result
+    }
+
     /// Directory of the logs.
     #[must_use]
     pub fn logs(&self) -> &Path {
@@ -111,4 +125,24 @@ impl Stage {
         }
         variables
     }
+}
+
+/// The last lines of every log of a stage that has any.
+fn log_tails(logs: &Path) -> String {
+    let mut files: Vec<PathBuf> = std::fs::read_dir(logs)
+        .map(|entries| entries.filter_map(|entry| Some(entry.ok()?.path())).collect())
+        .unwrap_or_default();
+    files.retain(|path| path.extension().is_some_and(|extension| extension == "err"));
+    files.sort();
+    let mut text = String::new();
+    for file in files {
+        let content = std::fs::read(&file).unwrap_or_default();
+        let content = String::from_utf8_lossy(&content).into_owned();
+        let lines: Vec<&str> = content.lines().collect();
+        if !lines.is_empty() {
+            let tail = &lines[lines.len().saturating_sub(15)..];
+            text.push_str(&format!("--- {}\n{}\n", file.display(), tail.join("\n")));
+        }
+    }
+    text
 }
