@@ -32,6 +32,13 @@ def product(number):
     return jsonify(id=rows[0][0], name=rows[0][1], cached=seen is not None)
 
 
+@app.get("/bench")
+def bench():
+    """One SQL and one Redis call."""
+    rows = database.query("SELECT name FROM products WHERE id = %s", (1,))
+    return jsonify(name=rows[0][0], visits=cache.incr("visits"))
+
+
 @app.post("/orders")
 def order():
     note = request.get_data(as_text=True)[:100]

@@ -70,12 +70,25 @@ impl Setup {
         }
     }
 
-    /// Starts it and waits for the first answer.
+    /// Starts it on a free port and waits for the first answer.
     ///
     /// # Errors
     /// It does not start, or `cargo xtask setup` has not run.
     pub fn start(self, logs: &Path, environment: &Environment, tracing: &Tracing) -> Result<App> {
-        let port = free_port()?;
+        self.start_on(free_port()?, logs, environment, tracing)
+    }
+
+    /// Starts it on this port of 127.0.0.1 and waits for the first answer.
+    ///
+    /// # Errors
+    /// As [`Setup::start`].
+    pub fn start_on(
+        self,
+        port: u16,
+        logs: &Path,
+        environment: &Environment,
+        tracing: &Tracing,
+    ) -> Result<App> {
         let mut arguments: Vec<String> = Vec::new();
         let (venv, program) = match self {
             Self::PlainHttp => ("python", None),

@@ -3,6 +3,7 @@
 mod bench;
 mod demo;
 mod setup;
+mod sink;
 mod test;
 
 use std::process::ExitCode;
