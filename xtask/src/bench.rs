@@ -242,9 +242,10 @@ fn markdown(arguments: &Overhead, samples: &BTreeMap<Variant, Vec<Sample>>) -> R
         let lost = if *variant == Variant::Untraced {
             "–".into()
         } else {
+            // Requests that wrk gave up at its end have spans but are not counted by it.
             let requests: f64 = samples.iter().map(|sample| sample.requests).sum();
-            let spans: f64 = samples.iter().map(|sample| sample.server_spans).sum();
-            format!("{:.0} of {requests:.0}", (requests - spans).max(0.0))
+            let lost: f64 = samples.iter().map(|sample| (sample.requests - sample.server_spans).max(0.0)).sum();
+            format!("{lost:.0} of {requests:.0}")
         };
         text.push_str(&format!(
             "| {} | {} | {} | {} | {} | {} | {lost} |\n",
