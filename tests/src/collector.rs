@@ -15,9 +15,9 @@ use crate::stage::Stage;
 /// A running collector.
 #[derive(Debug)]
 pub struct Collector {
-    /// Port of the gRPC listener, if there is one.
+    /// Port of the gRPC listener.
     pub grpc: u16,
-    /// Port of the HTTP listener, if there is one.
+    /// Port of the HTTP listener.
     pub http: u16,
     /// The collector's process.
     pub process: Process,
@@ -58,7 +58,7 @@ impl Collector {
         Ok(Self { grpc, http, process, file })
     }
 
-    /// Every line that it wrote: spans, and metrics with their `signal`.
+    /// Every line that it wrote: spans, and data points of metrics, which have a `metric`.
     ///
     /// # Errors
     /// A line is not JSON.

@@ -143,16 +143,18 @@ impl Comparison<'_> {
     fn tree(&mut self, id: &str, sdk: &Tree, agent: &Tree) {
         self.span(id, &sdk.server, &agent.server);
         // What only one side shows by a rule is set aside first; the rest has to match in order.
-        let (extra, seen): (Vec<&Span>, Vec<&Span>) = agent.children.iter().partition(|span| {
-            self.is_permitted(&Site { key: "extra span", sdk: None, agent: Some(span) })
-        });
+        let (extra, seen): (Vec<&Span>, Vec<&Span>) = agent
+            .children
+            .iter()
+            .partition(|span| self.is_permitted(&Site { key: "extra span", sdk: None, agent: Some(span) }));
         for span in extra {
             let site = Site { key: "extra span", sdk: None, agent: Some(span) };
             self.note(format!("extra client span {:?}", signature(span)), site, id, &span.to_string());
         }
-        let (absent, expected): (Vec<&Span>, Vec<&Span>) = sdk.children.iter().partition(|span| {
-            self.is_permitted(&Site { key: "missing span", sdk: Some(span), agent: None })
-        });
+        let (absent, expected): (Vec<&Span>, Vec<&Span>) = sdk
+            .children
+            .iter()
+            .partition(|span| self.is_permitted(&Site { key: "missing span", sdk: Some(span), agent: None }));
         for span in absent {
             let site = Site { key: "missing span", sdk: Some(span), agent: None };
             self.note(format!("missing client span {:?}", signature(span)), site, id, &span.to_string());
@@ -162,11 +164,21 @@ impl Comparison<'_> {
                 (Some(sdk), Some(agent)) => self.span(id, sdk, agent),
                 (Some(sdk), None) => {
                     let site = Site { key: "missing span", sdk: Some(sdk), agent: None };
-                    self.note(format!("missing client span {:?}", signature(sdk)), site, id, &sdk.to_string());
+                    self.note(
+                        format!("missing client span {:?}", signature(sdk)),
+                        site,
+                        id,
+                        &sdk.to_string(),
+                    );
                 }
                 (None, Some(agent)) => {
                     let site = Site { key: "extra span", sdk: None, agent: Some(agent) };
-                    self.note(format!("extra client span {:?}", signature(agent)), site, id, &agent.to_string());
+                    self.note(
+                        format!("extra client span {:?}", signature(agent)),
+                        site,
+                        id,
+                        &agent.to_string(),
+                    );
                 }
                 (None, None) => {}
             }

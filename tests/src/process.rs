@@ -205,7 +205,12 @@ impl Process {
             let lines: Vec<&str> = content.lines().collect();
             let tail = &lines[lines.len().saturating_sub(20)..];
             if !tail.is_empty() {
-                text.push_str(&format!("--- {} {stream} ({})\n{}\n", self.name, path.display(), tail.join("\n")));
+                text.push_str(&format!(
+                    "--- {} {stream} ({})\n{}\n",
+                    self.name,
+                    path.display(),
+                    tail.join("\n")
+                ));
             }
         }
         text

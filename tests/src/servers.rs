@@ -135,7 +135,11 @@ impl MariaDb {
         let mut command = as_user("mysql", Path::new("/usr/sbin/mariadbd"));
         command.arg("--no-defaults").arg(format!("--datadir={}", files.display()));
         command.arg(format!("--socket={}", socket.display())).arg(format!("--port={port}"));
-        command.args(["--bind-address=127.0.0.1", "--skip-name-resolve", "--innodb-flush-log-at-trx-commit=0"]);
+        command.args([
+            "--bind-address=127.0.0.1",
+            "--skip-name-resolve",
+            "--innodb-flush-log-at-trx-commit=0",
+        ]);
         command.arg(format!("--pid-file={}", data.path().join("pid").display()));
         let mut server = Process::start("mariadb", logs, command)?;
         let client = |sql: &str| {

@@ -37,6 +37,9 @@ pub struct Span {
     /// Attributes of the resource.
     #[serde(default)]
     pub resource: BTreeMap<String, Value>,
+    /// How it came to the collector: `transport`, `encoding`, `headers`.
+    #[serde(default)]
+    pub request: Value,
 }
 
 fn integer<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<u64, D::Error> {
@@ -48,7 +51,7 @@ fn integer<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<u64, D::
 }
 
 impl Span {
-    /// The complete lines of a file; a last line that is still being written is left out.
+    /// The spans of a file; other lines and a last line that is still being written are left out.
     ///
     /// # Errors
     /// The file cannot be read or a line is not a span.
@@ -57,6 +60,7 @@ impl Span {
         let complete = text.rfind('\n').map_or("", |end| &text[..end]);
         complete
             .lines()
+            .filter(|line| line.contains("\"span_id\""))
             .map(|line| {
                 let mut span: Self =
                     serde_json::from_str(line).with_context(|| format!("not a span: {line}"))?;
@@ -77,7 +81,8 @@ impl Span {
     #[must_use]
     pub fn is_error(&self) -> bool {
         let code = self.status.get("code").unwrap_or(&self.status);
-        code.as_u64() == Some(2) || code.as_str().is_some_and(|text| text.to_ascii_lowercase().ends_with("error"))
+        code.as_u64() == Some(2)
+            || code.as_str().is_some_and(|text| text.to_ascii_lowercase().ends_with("error"))
     }
 
     /// Whether it is the span of a request that was served.

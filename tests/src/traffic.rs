@@ -124,7 +124,8 @@ pub fn send(plan: &[Planned], port: u16, clients: usize) -> Result<()> {
                         let what = || format!("{} {}", request.method, request.target);
                         let response = connection.send(request).with_context(what)?;
                         if response.as_ref().map(|response| response.status) != planned.expected {
-                            let body = response.as_ref().map(|r| String::from_utf8_lossy(&r.body).into_owned());
+                            let body =
+                                response.as_ref().map(|r| String::from_utf8_lossy(&r.body).into_owned());
                             let got = response.map(|response| response.status);
                             return Err(anyhow!(
                                 "{}: expected status {:?}, got {got:?}: {}",

@@ -23,7 +23,10 @@ fn is_driver_statement(span: &Span) -> bool {
     let text = span.text("db.query.text").unwrap_or_else(|| span.name.clone()).to_ascii_uppercase();
     let first = text.split_whitespace().next().unwrap_or("").trim_end_matches(';');
     let sql = span.text("db.system.name").is_some_and(|system| system != "redis");
-    sql && matches!(first, "BEGIN" | "COMMIT" | "ROLLBACK" | "SET" | "START" | "SAVEPOINT" | "RELEASE" | "DEALLOCATE")
+    sql && matches!(
+        first,
+        "BEGIN" | "COMMIT" | "ROLLBACK" | "SET" | "START" | "SAVEPOINT" | "RELEASE" | "DEALLOCATE"
+    )
 }
 
 /// Commands by which redis-py opens a connection.
@@ -67,26 +70,33 @@ const PERMITTED: &[Permitted] = &[
     // --- What comes with part D: reading the interpreter.
     Permitted {
         reason: "http.route needs the framework's objects: part D",
-        matches: |site| site.key == "http.route" && is_server(site) && site.agent_text("http.route").is_empty(),
+        matches: |site| {
+            site.key == "http.route" && is_server(site) && site.agent_text("http.route").is_empty()
+        },
     },
     Permitted {
         reason: "the route in the name: part D; until then the method alone, as the conventions say",
         matches: |site| {
-            site.key == "name" && is_server(site) && site.agent.is_some_and(|span| {
-                span.name == site.sdk_text("http.request.method") && !span.attributes.contains_key("http.route")
-            })
+            site.key == "name"
+                && is_server(site)
+                && site.agent.is_some_and(|span| {
+                    span.name == site.sdk_text("http.request.method")
+                        && !span.attributes.contains_key("http.route")
+                })
         },
     },
     // --- Where the SDK does not follow the conventions.
     Permitted {
         reason: "the SDK names database spans by the operation; the conventions prefer db.query.summary",
         matches: |site| {
-            site.key == "name" && is_database(site) && site.agent.zip(site.sdk).is_some_and(|(agent, sdk)| {
-                let operation = sdk.name.split_whitespace().next().unwrap_or("");
-                agent.name.split_whitespace().next() == Some(operation)
-                    || Some(&agent.name) == agent.text("db.query.summary").as_ref()
-                    || Some(&agent.name) == agent.text("db.operation.name").as_ref()
-            })
+            site.key == "name"
+                && is_database(site)
+                && site.agent.zip(site.sdk).is_some_and(|(agent, sdk)| {
+                    let operation = sdk.name.split_whitespace().next().unwrap_or("");
+                    agent.name.split_whitespace().next() == Some(operation)
+                        || Some(&agent.name) == agent.text("db.query.summary").as_ref()
+                        || Some(&agent.name) == agent.text("db.operation.name").as_ref()
+                })
         },
     },
     Permitted {
@@ -129,7 +139,9 @@ const PERMITTED: &[Permitted] = &[
         reason: "Django's instrumentation calls a 404 an error; the conventions leave a server's 4xx unset",
         matches: |site| {
             let status = site.sdk_text("http.response.status_code");
-            site.key == "status" && is_server(site) && status.starts_with('4')
+            site.key == "status"
+                && is_server(site)
+                && status.starts_with('4')
                 && !site.agent.is_some_and(Span::is_error)
         },
     },

@@ -86,7 +86,7 @@ impl Scenario<'_> {
 
     fn keep_alive(&mut self, stream: &mut dyn Stream) -> Result<()> {
         for path in ["/first", "/second", "/status/404", "/status/500"] {
-            let status = path.strip_prefix("/status/").map_or(200, |code| code.parse().unwrap());
+            let status = path.strip_prefix("/status/").and_then(|code| code.parse().ok()).unwrap_or(200);
             let target = self.target("GET", path, status);
             stream.write_all(format!("GET {target} HTTP/1.1\r\nHost: a\r\n\r\n").as_bytes())?;
             read_answer(stream)?;
@@ -137,9 +137,7 @@ impl Scenario<'_> {
             format!("POST {big} HTTP/1.1\r\nHost: a\r\nContent-Length: 300000\r\n\r\n").into_bytes();
         // A body that looks like requests must not become spans.
         bytes.extend(b"GET /wrong?id=wrong HTTP/1.1\r\n\r\n".iter().cycle().take(300_000));
-        bytes.extend(
-            format!("GET {after} HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n").into_bytes(),
-        );
+        bytes.extend(format!("GET {after} HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n").into_bytes());
         self.exchange(&[&bytes])?;
 
         let pieces = self.target("GET", "/pieces", 200);
@@ -274,7 +272,15 @@ fn asynchronous(event_loop: &str) -> Result<()> {
         let stage = stage.with_redis()?;
         let port = free_port()?;
         let mut command = Command::new(paths::venv("web", "uvicorn")?);
-        command.args(["asgi:app", "--port", &port.to_string(), "--loop", event_loop, "--log-level", "warning"]);
+        command.args([
+            "asgi:app",
+            "--port",
+            &port.to_string(),
+            "--loop",
+            event_loop,
+            "--log-level",
+            "warning",
+        ]);
         command.current_dir(paths::apps()).envs(stage.environment());
         let app = App::start("uvicorn", stage.logs(), command, port, 0)?;
         let agent = Agent::attach(&stage, &app.pids())?;
@@ -332,7 +338,8 @@ fn incoming_traceparent_is_honoured() -> Result<()> {
                 ("traceparent".into(), traceparent.into()),
                 ("tracestate".into(), "vendor=opaque".into()),
             ];
-            send_once(port, &Request { headers, close: true, ..Request::get(&format!("/?id={id}")) }).map(drop)
+            send_once(port, &Request { headers, close: true, ..Request::get(&format!("/?id={id}")) })
+                .map(drop)
         };
         send("good", "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01")?;
         // W3C Trace Context, 3.2.2: all zeroes are invalid, and so is the version ff.

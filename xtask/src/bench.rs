@@ -244,7 +244,8 @@ fn markdown(arguments: &Overhead, samples: &BTreeMap<Variant, Vec<Sample>>) -> R
         } else {
             // Requests that wrk gave up at its end have spans but are not counted by it.
             let requests: f64 = samples.iter().map(|sample| sample.requests).sum();
-            let lost: f64 = samples.iter().map(|sample| (sample.requests - sample.server_spans).max(0.0)).sum();
+            let lost: f64 =
+                samples.iter().map(|sample| (sample.requests - sample.server_spans).max(0.0)).sum();
             format!("{lost:.0} of {requests:.0}")
         };
         text.push_str(&format!(
@@ -268,9 +269,9 @@ fn markdown(arguments: &Overhead, samples: &BTreeMap<Variant, Vec<Sample>>) -> R
 fn machine() -> Result<String> {
     let kernel = output_of(Command::new("uname").args(["-r", "-m"]))?;
     let cpu_info = std::fs::read_to_string("/proc/cpuinfo").context("read /proc/cpuinfo")?;
-    let model = cpu_info
-        .lines()
-        .find_map(|line| line.strip_prefix("model name")?.split_once(':').map(|(_, name)| name.trim().to_owned()));
+    let model = cpu_info.lines().find_map(|line| {
+        line.strip_prefix("model name")?.split_once(':').map(|(_, name)| name.trim().to_owned())
+    });
     let cores = std::thread::available_parallelism().map_or(0, std::num::NonZero::get);
     let venv = tracekit_tests::paths::venv("otel", "python")?;
     let versions = output_of(Command::new(venv).args([

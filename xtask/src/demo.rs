@@ -61,7 +61,10 @@ pub fn run(arguments: &Arguments) -> Result<()> {
     visit(&app, Duration::ZERO)?;
     let pids = app.pids();
     let shown: Vec<String> = pids.iter().map(u32::to_string).collect();
-    step(&format!("the shop has been serving for a while; attach: tracekit attach --pid {}", shown.join(" --pid ")));
+    step(&format!(
+        "the shop has been serving for a while; attach: tracekit attach --pid {}",
+        shown.join(" --pid ")
+    ));
     let ready = stage.logs().join("agent.ready");
     let mut command = agent::command(&["attach", "--print", "pretty"])?;
     for pid in &shown {

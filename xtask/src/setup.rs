@@ -135,8 +135,8 @@ fn make_virtual_environment(name: &str, requirements: &Path) -> Result<()> {
 /// Of the file, those that it includes with `-r`, and the interpreter.
 fn requirements_hash(requirements: &Path) -> Result<String> {
     let mut hasher = DefaultHasher::new();
-    let text = std::fs::read_to_string(requirements)
-        .with_context(|| format!("read {}", requirements.display()))?;
+    let text =
+        std::fs::read_to_string(requirements).with_context(|| format!("read {}", requirements.display()))?;
     text.hash(&mut hasher);
     for included in text.lines().filter_map(|line| line.strip_prefix("-r ")) {
         std::fs::read_to_string(requirements.with_file_name(included.trim()))
