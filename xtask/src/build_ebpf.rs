@@ -38,7 +38,8 @@ struct Toolchain {
 ///
 /// # Errors
 /// No toolchain, a failed build, or a difference.
-pub fn run(root: &Path, args: &BuildEbpfArgs) -> Result<()> {
+pub fn run(args: &BuildEbpfArgs) -> Result<()> {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().context("xtask is in the repository")?;
     let linker = find_linker()?;
     let toolchain = Toolchain::find(&root.join(TOOLCHAIN))?;
     let built = strip(&build(root, &toolchain, &linker)?)?;
