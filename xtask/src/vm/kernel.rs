@@ -17,14 +17,18 @@ pub struct Kernel {
     pub suite: &'static str,
     /// What its version must begin with.
     series: &'static str,
+    /// Boot parameters beside those that every guest gets.
+    pub parameters: &'static str,
 }
 
-/// The oldest kernel supported, those of Debian's current releases, and what comes next.
-pub const KERNELS: [Kernel; 4] = [
-    Kernel { name: "5.10", suite: "bullseye", series: "5.10." },
-    Kernel { name: "6.1", suite: "bookworm", series: "6.1." },
-    Kernel { name: "6.12", suite: "trixie", series: "6.12." },
-    Kernel { name: "newest", suite: "sid", series: "" },
+/// The oldest kernel supported, those of Debian's current releases, one as hardened hosts run it, and what comes next.
+pub const KERNELS: [Kernel; 5] = [
+    Kernel { name: "5.10", suite: "bullseye", series: "5.10.", parameters: "" },
+    Kernel { name: "6.1", suite: "bookworm", series: "6.1.", parameters: "" },
+    Kernel { name: "6.12", suite: "trixie", series: "6.12.", parameters: "" },
+    // What a machine that boots with Secure Boot does by itself (kernel_lockdown(7)).
+    Kernel { name: "6.12-lockdown", suite: "trixie", series: "6.12.", parameters: "lockdown=integrity" },
+    Kernel { name: "newest", suite: "sid", series: "", parameters: "" },
 ];
 
 impl Kernel {
@@ -32,7 +36,7 @@ impl Kernel {
     ///
     /// The cloud flavour has the same options as the generic one where BPF is concerned, and is a third of its size.
     pub fn fetch(&self, root: &Path, arch: Arch, mirrors: &Mirrors) -> Result<PathBuf> {
-        let directory = root.join("kernels").join(format!("{}-{}", self.name, arch.debian()));
+        let directory = root.join("kernels").join(format!("{}-{}", self.suite, arch.debian()));
         let image = directory.join("vmlinuz");
         let stamp = directory.join("package");
         let kept = fs::read_to_string(&stamp).ok().filter(|_| image.is_file());
@@ -48,7 +52,7 @@ impl Kernel {
         if kept.is_some_and(|kept| kept == package.pinned()) {
             return Ok(image);
         }
-        println!("downloading Linux {}: {}", self.name, package.pinned());
+        println!("downloading {}", package.pinned());
         let unpacked = directory.join("unpacked");
         if directory.exists() {
             fs::remove_dir_all(&directory).with_context(|| format!("removing {}", directory.display()))?;

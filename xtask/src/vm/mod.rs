@@ -68,7 +68,7 @@ pub struct VmArgs {
 pub fn run(args: VmArgs) -> Result<()> {
     if args.list {
         for kernel in &KERNELS {
-            println!("{:<8} Debian {}", kernel.name, kernel.suite);
+            println!("{:<14} Debian {:<9} {}", kernel.name, kernel.suite, kernel.parameters);
         }
         return Ok(());
     }
@@ -88,6 +88,7 @@ pub fn run(args: VmArgs) -> Result<()> {
             None => Mirrors::of_this_machine()?,
         },
         initramfs: PathBuf::new(),
+        downloads: Mutex::new(()),
         args: &args,
     };
     fs::create_dir_all(&bench.root).with_context(|| format!("creating {}", bench.root.display()))?;
@@ -149,6 +150,7 @@ struct Bench<'a> {
     root: PathBuf,
     mirrors: Mirrors,
     initramfs: PathBuf,
+    downloads: Mutex<()>,
     args: &'a VmArgs,
 }
 
@@ -164,7 +166,12 @@ impl Bench<'_> {
         let arch = self.args.arch;
         Ok(Guest {
             arch,
-            kernel: kernel.fetch(&self.root, arch, &self.mirrors)?,
+            kernel: {
+                // Two kernels may come from one suite, and apt takes one at a time.
+                let _turn = self.downloads.lock().unwrap_or_else(PoisonError::into_inner);
+                kernel.fetch(&self.root, arch, &self.mirrors)?
+            },
+            parameters: kernel.parameters,
             initramfs: self.initramfs.clone(),
             log: self.root.join(format!("{}-{}.log", kernel.name, arch.debian())),
             cpus: self.args.cpus,
@@ -227,7 +234,7 @@ fn summarize(verdicts: &[Verdict], arch: Arch, elapsed: Duration) -> Result<()> 
     let suffix = if arch == Arch::NATIVE { String::new() } else { format!("_{}", arch.debian()) };
     for verdict in verdicts {
         let result = if verdict.failure.is_none() { "ok" } else { "FAILED" };
-        println!("test vm::linux_{}{suffix} ... {result}", verdict.kernel.replace('.', "_"));
+        println!("test vm::linux_{}{suffix} ... {result}", verdict.kernel.replace(['.', '-'], "_"));
     }
     let failed = verdicts.iter().filter(|verdict| verdict.failure.is_some()).count();
     let result = if failed == 0 { "ok" } else { "FAILED" };

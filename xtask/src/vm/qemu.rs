@@ -69,6 +69,8 @@ pub struct Guest {
     pub arch: Arch,
     /// The kernel's boot image.
     pub kernel: PathBuf,
+    /// Kernel parameters beside those that every guest gets.
+    pub parameters: &'static str,
     /// The root file system.
     pub initramfs: PathBuf,
     /// Where its console is written to.
@@ -85,7 +87,7 @@ impl Guest {
         let log = File::create(&self.log).with_context(|| format!("creating {}", self.log.display()))?;
         let errors = log.try_clone().with_context(|| format!("writing {}", self.log.display()))?;
         let mut child = self
-            .command("")
+            .command(&[])
             .stdin(Stdio::null())
             .stdout(log)
             .stderr(errors)
@@ -110,14 +112,14 @@ impl Guest {
     /// Boots it with this terminal as its console; a shell follows the check.
     pub fn shell(&self) -> Result<()> {
         let status =
-            self.command(" vm.shell").status().with_context(|| format!("starting {}", self.arch.qemu()))?;
+            self.command(&["vm.shell"]).status().with_context(|| format!("starting {}", self.arch.qemu()))?;
         if !status.success() {
             bail!("the emulator ended with {status}");
         }
         Ok(())
     }
 
-    fn command(&self, parameters: &str) -> Command {
+    fn command(&self, parameters: &[&str]) -> Command {
         let mut command = Command::new(self.arch.qemu());
         command
             // Processors take turns in one thread: with a thread each, TCG now and then breaks while a kernel patches
@@ -130,7 +132,12 @@ impl Guest {
             .arg("-initrd")
             .arg(&self.initramfs)
             .arg("-append")
-            .arg(format!("console={} quiet panic=-1{parameters}", self.arch.console()));
+            .arg(format!(
+                "console={} quiet panic=-1 {} {}",
+                self.arch.console(),
+                self.parameters,
+                parameters.join(" ")
+            ));
         command
     }
 
