@@ -41,7 +41,7 @@ pub struct VmArgs {
     /// After the check leave the guest up with a shell on this terminal; needs exactly one --kernel.
     #[arg(long)]
     keep: bool,
-    /// Architecture of the guests; the agent for another than this machine's must be given with --agent.
+    /// Architecture of the guests. For another than this machine's the agent is cross-compiled.
     #[arg(long, value_enum, default_value_t = Arch::NATIVE)]
     arch: Arch,
     /// Check this binary instead of building one. It must run with the libraries of Debian bookworm.
@@ -76,7 +76,7 @@ pub fn run(args: VmArgs) -> Result<()> {
         .iter()
         .filter(|kernel| args.kernels.is_empty() || args.kernels.iter().any(|name| name == kernel.name))
         .collect();
-    require_programs(args.arch)?;
+    require_programs(&args)?;
     let start = Instant::now();
     let workspace =
         Path::new(env!("CARGO_MANIFEST_DIR")).parent().context("xtask stands in the workspace")?;
@@ -94,8 +94,7 @@ pub fn run(args: VmArgs) -> Result<()> {
     fs::create_dir_all(&bench.root).with_context(|| format!("creating {}", bench.root.display()))?;
     let agent = match &args.agent {
         Some(path) => path.clone(),
-        None if args.arch == Arch::NATIVE => build_agent(workspace, &target)?,
-        None => bail!("an agent for {} is not built here: give the binary with --agent", args.arch.debian()),
+        None => build_agent(workspace, &target, args.arch)?,
     };
     println!("preparing the root file system");
     let scripts = workspace.join("tests/vm");
@@ -110,19 +109,20 @@ pub fn run(args: VmArgs) -> Result<()> {
 }
 
 /// Fails with the command to run if a program that is needed is not installed.
-fn require_programs(arch: Arch) -> Result<()> {
+fn require_programs(args: &VmArgs) -> Result<()> {
     let path = std::env::var_os("PATH").unwrap_or_default();
     let installed =
         |program: &&str| std::env::split_paths(&path).any(|folder| folder.join(program).is_file());
-    let needed = ["apt-get", "dpkg-deb", "cpio", arch.qemu()];
+    let mut needed = vec!["apt-get", "dpkg-deb", "cpio", args.arch.qemu()];
+    let native = args.arch == Arch::NATIVE;
+    if !native && args.agent.is_none() {
+        needed.push(args.arch.cross_compiler());
+    }
     let missing: Vec<&str> = needed.into_iter().filter(|program| !installed(program)).collect();
     if missing.is_empty() {
         return Ok(());
     }
-    let mut packages = PACKAGES.to_vec();
-    if !packages.contains(&arch.qemu_package()) {
-        packages.push(arch.qemu_package());
-    }
+    let packages = if native { PACKAGES } else { args.arch.cross_packages() };
     bail!(
         "not found: {}; on Debian run `apt-get install --no-install-recommends {}`",
         missing.join(", "),
@@ -131,18 +131,27 @@ fn require_programs(arch: Arch) -> Result<()> {
 }
 
 /// Builds the agent as it is released.
-fn build_agent(workspace: &Path, target: &Path) -> Result<PathBuf> {
-    println!("building the agent");
-    let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
-    let status = Command::new(cargo)
+fn build_agent(workspace: &Path, target: &Path, arch: Arch) -> Result<PathBuf> {
+    println!("building the agent for {}", arch.debian());
+    let mut cargo = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+    cargo
         .args(["build", "--release", "--package", "tracekit-agent", "--bin", "tracekit"])
-        .current_dir(workspace)
-        .status()
-        .context("starting cargo")?;
+        .current_dir(workspace);
+    let mut built = target.to_path_buf();
+    if arch != Arch::NATIVE {
+        let triple = arch.target();
+        let variable = format!("CARGO_TARGET_{}_LINKER", triple.to_uppercase().replace('-', "_"));
+        cargo.args(["--target", triple]).env(variable, arch.cross_compiler());
+        built.push(triple);
+    }
+    let status = cargo.status().context("starting cargo")?;
+    if !status.success() && arch != Arch::NATIVE {
+        bail!("building the agent failed: {status}; it needs `rustup target add {}`", arch.target());
+    }
     if !status.success() {
         bail!("building the agent failed: {status}");
     }
-    Ok(target.join("release/tracekit"))
+    Ok(built.join("release/tracekit"))
 }
 
 /// What all guests of a run share.

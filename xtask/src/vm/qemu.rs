@@ -39,11 +39,27 @@ impl Arch {
         }
     }
 
-    /// The Debian package that has the emulator.
-    pub fn qemu_package(self) -> &'static str {
+    /// Rust's name of it.
+    pub fn target(self) -> &'static str {
         match self {
-            Self::Amd64 => "qemu-system-x86",
-            Self::Arm64 => "qemu-system-arm",
+            Self::Amd64 => "x86_64-unknown-linux-gnu",
+            Self::Arm64 => "aarch64-unknown-linux-gnu",
+        }
+    }
+
+    /// The C compiler that builds and links for it on another machine.
+    pub fn cross_compiler(self) -> &'static str {
+        match self {
+            Self::Amd64 => "x86_64-linux-gnu-gcc",
+            Self::Arm64 => "aarch64-linux-gnu-gcc",
+        }
+    }
+
+    /// What a Debian machine of another architecture needs to build for it and to emulate it.
+    pub fn cross_packages(self) -> &'static [&'static str] {
+        match self {
+            Self::Amd64 => &["qemu-system-x86", "gcc-x86-64-linux-gnu", "libc6-dev-amd64-cross", "cpio"],
+            Self::Arm64 => &["qemu-system-arm", "gcc-aarch64-linux-gnu", "libc6-dev-arm64-cross", "cpio"],
         }
     }
 
