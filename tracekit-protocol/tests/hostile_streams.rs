@@ -113,8 +113,14 @@ fn role_of(capture: &Capture) -> Option<Role> {
     capture.play().iter().find_map(|e| if let Event::Begin(begin) = e { Some(begin.role) } else { None })
 }
 
+/// `PROPTEST_CASES` sets how many cases are tried.
+fn config() -> ProptestConfig {
+    let cases = std::env::var("PROPTEST_CASES").ok().and_then(|n| n.parse().ok()).unwrap_or(1500);
+    ProptestConfig { cases, failure_persistence: None, ..ProptestConfig::default() }
+}
+
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 1500, failure_persistence: None, ..ProptestConfig::default() })]
+    #![proptest_config(config())]
 
     #[test]
     fn hostile_streams_do_no_harm(
