@@ -64,6 +64,8 @@ struct Exchange {
     answering: bool,
     /// Bytes were missed that may have been the response.
     answer_lost: bool,
+    /// Bytes were missed that may have been the next request.
+    next_lost: bool,
 }
 
 impl Connection {
@@ -98,7 +100,9 @@ impl Connection {
                         self.requests.begin_head();
                         continue;
                     }
-                    if self.requests.drift(bytes) {
+                    if self.requests.state == State::Seek {
+                        self.miss_requests(at, events);
+                    } else if self.requests.drift(bytes) {
                         self.requests.state = State::Seek;
                     }
                     return;
@@ -124,6 +128,7 @@ impl Connection {
                                 }
                                 Err(_) => {
                                     self.requests.state = before.into();
+                                    self.miss_requests(at, events);
                                     return;
                                 }
                             }
@@ -137,6 +142,7 @@ impl Connection {
                             if self.requests.restart(at) && first {
                                 continue;
                             }
+                            self.miss_requests(at, events);
                             return;
                         }
                     }
@@ -173,7 +179,10 @@ impl Connection {
                 match progress {
                     GapProgress::More => {}
                     GapProgress::Done { left_over: 0 } => self.requests.state = State::Boundary,
-                    GapProgress::Done { .. } => self.requests.state = State::Seek,
+                    GapProgress::Done { .. } => {
+                        self.requests.state = State::Seek;
+                        self.miss_requests(at, events);
+                    }
                     GapProgress::Broken => {
                         self.lose_request_size();
                         self.requests.state = State::Adrift { chunked };
@@ -181,8 +190,13 @@ impl Connection {
                 }
             }
             State::Head { .. } => self.cut_request(at, events),
-            State::Boundary => self.requests.state = State::Seek,
-            State::Seek | State::Adrift { .. } => {}
+            State::Boundary | State::Seek => {
+                self.requests.state = State::Seek;
+                self.miss_requests(at, events);
+            }
+            // A call of its own may as well be the next request.
+            State::Adrift { .. } if at.first_of_call => self.miss_requests(at, events),
+            State::Adrift { .. } => {}
         }
         self.requests.tail.clear();
     }
@@ -198,6 +212,15 @@ impl Connection {
             _ => self.requests.state = State::Seek,
         }
         self.requests.tail.clear();
+        self.miss_requests(at, events);
+    }
+
+    /// Bytes are missing, or make no sense, that may have been requests.
+    fn miss_requests(&mut self, at: &Moment, events: &mut Vec<Event>) {
+        self.finish_overtaken(at, events);
+        if let Some(last) = self.queue.back_mut() {
+            last.next_lost = true;
+        }
     }
 
     /// May bytes that look like a request be one? While a request whose end is unknown has no answer,
@@ -214,6 +237,7 @@ impl Connection {
             head::close_cut_head(&head).and_then(|cut| head::request(&cut, self.limits.headers).ok());
         let Some(parsed) = parsed else {
             self.requests.state = before.into();
+            self.miss_requests(at, events);
             return;
         };
         let chunked = matches!(parsed.body, Body::Chunked(_));
@@ -268,6 +292,7 @@ impl Connection {
             last_response_byte: 0,
             answering: false,
             answer_lost: false,
+            next_lost: false,
         });
         self.requests.exchange = Some(id);
         self.requests.state = match head.body {
@@ -276,7 +301,7 @@ impl Connection {
         };
     }
 
-    /// A new request was sent: answers whose end was not seen are over.
+    /// A new request was sent, or may have been: answers whose end was not seen are over.
     fn finish_overtaken(&mut self, now: &Moment, events: &mut Vec<Event>) {
         while let Some(front) = self.queue.front() {
             if front.answering && self.responses.adrift() {
@@ -325,6 +350,8 @@ impl Connection {
                             self.responses.state = State::Seek;
                             self.finish(Outcome::Complete, Some(now), events);
                         }
+                    } else {
+                        self.lose_response(at, events);
                     }
                     return;
                 }
@@ -415,9 +442,8 @@ impl Connection {
                 }
             }
             State::Head { .. } => self.cut_response(at, events),
-            State::Boundary => self.lose_response(at, events),
+            State::Boundary | State::Seek => self.lose_response(at, events),
             State::Adrift { .. } => self.touch_response(now, None),
-            State::Seek => {}
         }
         self.responses.tail.clear();
     }
@@ -461,6 +487,10 @@ impl Connection {
         {
             front.answer_lost = true;
             self.responses.state = State::Seek;
+            if front.next_lost {
+                // The next answer seen may be that to the request that was missed.
+                self.finish(Outcome::Unknown, Some(at.entered), events);
+            }
         } else if self.queue.is_empty() {
             self.responses.state = State::Seek;
         }
