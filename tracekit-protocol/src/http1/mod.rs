@@ -261,8 +261,8 @@ impl Connection {
         }
         let id = self.next_id;
         self.next_id += 1;
-        let traceparent = single_field(&head.fields, "traceparent");
-        let tracestate = joined_field(&head.fields, "tracestate");
+        let traceparent = head::single_field(&head.fields, "traceparent");
+        let tracestate = head::joined_field(&head.fields, "tracestate");
         let start = self.role.request_start(first);
         events.push(Event::Begin(Begin {
             id,
@@ -702,21 +702,4 @@ impl Parser for Connection {
     fn buffered(&self) -> usize {
         self.requests.buffered() + self.responses.buffered() + self.retained
     }
-}
-
-/// The value of a field that must not be repeated; `None` too if it is (W3C Trace Context, 3.2).
-fn single_field(fields: &head::Fields, name: &str) -> Option<String> {
-    let mut values = fields.iter().filter(|(n, _)| n.eq_ignore_ascii_case(name));
-    let (_, value) = values.next()?;
-    values.next().is_none().then(|| value.clone())
-}
-
-/// The values of a field, repeated ones joined by a comma (RFC 9110, 5.3).
-fn joined_field(fields: &head::Fields, name: &str) -> Option<String> {
-    let values: Vec<&str> = fields
-        .iter()
-        .filter(|(n, _)| n.eq_ignore_ascii_case(name))
-        .map(|(_, value)| value.as_str())
-        .collect();
-    (!values.is_empty()).then(|| values.join(","))
 }
