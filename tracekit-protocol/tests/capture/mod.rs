@@ -1,6 +1,7 @@
 //! Recordings, and ways to play them to a parser.
 
 #![allow(dead_code, reason = "each test file uses a part")]
+#![allow(clippy::unwrap_used, reason = "helpers of tests")]
 
 use std::path::PathBuf;
 
@@ -24,7 +25,8 @@ impl Capture {
 
     pub fn load(name: &str) -> Self {
         let path = Self::directory().join(format!("{name}.jsonl"));
-        let text = std::fs::read_to_string(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
+        let text =
+            std::fs::read_to_string(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
         let mut lines = text.lines().map(|line| serde_json::from_str::<Value>(line).unwrap());
         let head = lines.next().unwrap();
         let mut capture = Self {
@@ -36,8 +38,7 @@ impl Capture {
         for line in lines {
             match (line["dir"].as_str(), line["close"].as_str()) {
                 (Some(direction), _) => {
-                    let direction =
-                        if direction == "out" { Direction::Outbound } else { Direction::Inbound };
+                    let direction = if direction == "out" { Direction::Outbound } else { Direction::Inbound };
                     capture.records.push((direction, bytes(line["hex"].as_str().unwrap())));
                 }
                 (_, Some(close)) => {
@@ -53,7 +54,9 @@ impl Capture {
     pub fn all() -> Vec<Self> {
         let mut names: Vec<String> = std::fs::read_dir(Self::directory())
             .unwrap()
-            .filter_map(|entry| entry.unwrap().file_name().into_string().unwrap().strip_suffix(".jsonl").map(str::to_owned))
+            .filter_map(|entry| {
+                entry.unwrap().file_name().into_string().unwrap().strip_suffix(".jsonl").map(str::to_owned)
+            })
             .filter(|name| name.starts_with("postgres_") || name.starts_with("mysql_"))
             .collect();
         names.sort();
@@ -141,7 +144,9 @@ pub fn describe(events: &[Event]) -> Vec<String> {
                 say(format!("{rows} affected"));
             }
             if let Some(error) = &sql.error {
-                say(format!("error {} {}", error.code, error.sqlstate.as_deref().unwrap_or_default()).trim_end().to_owned());
+                say(format!("error {} {}", error.code, error.sqlstate.as_deref().unwrap_or_default())
+                    .trim_end()
+                    .to_owned());
             }
             if sql.cancelled {
                 say("cancelled".to_owned());

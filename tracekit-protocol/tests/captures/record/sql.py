@@ -30,7 +30,7 @@ import time
 # Only one scenario wants encryption.
 os.environ["PGSSLMODE"] = "disable"
 PG_PORT, MY_PORT = 54329, 33069
-OUT = pathlib.Path(sys.argv[1])
+OUT = pathlib.Path(sys.argv[1]).resolve()
 ONLY = set(sys.argv[2:])
 
 
@@ -334,10 +334,8 @@ def pymysql_text(port):
         pass
     connection.ping()
     cursor.execute("SELECT seq, repeat('x', 40) FROM seq_1_to_400")
-    with tempfile.NamedTemporaryFile("w", suffix=".tsv") as file:
-        file.write("".join(f"{n}\trow {n}\n" for n in range(30)))
-        file.flush()
-        cursor.execute(f"LOAD DATA LOCAL INFILE '{file.name}' INTO TABLE copied".replace(file.name, file.name))
+    pathlib.Path("rows.tsv").write_text("".join(f"{n}\trow {n}\n" for n in range(30)))
+    cursor.execute("LOAD DATA LOCAL INFILE 'rows.tsv' INTO TABLE copied")
     connection.select_db("other")
     cursor.execute("SELECT DATABASE()")
     cursor.execute("USE shop")
@@ -381,11 +379,11 @@ def connector_pure(port):
     connection.close()
 
 
-@scenario("mysql", "mysql-connector-python (C)", "libmysqlclient: text and prepared statements, change of user")
-def connector_c(port):
+@scenario("mysql", "mysql-connector-python (pure)", "change of user, and of database with it")
+def connector_change_user(port):
     import mysql.connector
 
-    connection = mysql.connector.connect(use_pure=False, ssl_disabled=True, **my(port))
+    connection = mysql.connector.connect(use_pure=True, ssl_disabled=True, **my(port))
     cursor = connection.cursor()
     cursor.execute("SELECT id, name FROM users")
     cursor.fetchall()
@@ -503,6 +501,9 @@ def main():
     with tempfile.TemporaryDirectory() as directory:
         directory = pathlib.Path(directory)
         directory.chmod(0o755)
+        os.chdir(directory)
+        # mysql-connector-python tells the server the name of its host.
+        socket.gethostname = lambda: "client"
         servers = []
         try:
             servers += [postgres(directory), mariadb(directory)]
