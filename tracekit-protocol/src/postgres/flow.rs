@@ -130,10 +130,10 @@ impl Flow {
             b'B' => self.bind(frame),
             b'D' => {
                 let mut group = self.open.clone().unwrap_or_else(|| self.group(frame, None));
-                if group.statement.is_none() {
-                    if let Some((b'S', name)) = named(&frame.body) {
-                        group.statement = self.statements.get(name);
-                    }
+                if group.statement.is_none()
+                    && let Some((b'S', name)) = named(&frame.body)
+                {
+                    group.statement = self.statements.get(name);
                 }
                 self.push(Op::Step { step: Step::Describe, group, replaced: None });
             }

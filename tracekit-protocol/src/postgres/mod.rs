@@ -121,7 +121,7 @@ impl Connection {
                         return;
                     }
                 }
-                while !data.is_empty() && self.phase != Phase::Opaque {
+                while !data.is_empty() && self.phase != Phase::Opaque && !self.requests_lost {
                     let limits = self.limits;
                     let startup = matches!(self.phase, Phase::Startup | Phase::Encryption);
                     let message = self.requests.next(&mut data, at, |header| {
@@ -159,13 +159,19 @@ impl Connection {
                 Phase::Messages
             }
             // A cancel request has a connection of its own, and no answer.
-            Some(Startup::Cancel) | None => Phase::Opaque,
+            Some(Startup::Cancel) => Phase::Opaque,
+            // The few bytes that were seen only looked like one.
+            None => {
+                self.requests_lost = true;
+                self.answers_lost = true;
+                Phase::Fresh
+            }
         };
     }
 
     /// The client's message boundaries are unknown; does a call that starts with `data` start at one?
     fn join(&mut self, data: &[u8], at: &Moment, events: &mut Vec<Event>) -> bool {
-        if self.phase == Phase::Fresh && message::is_startup(data) == Some(true) {
+        if self.phase == Phase::Fresh && message::is_startup(data) != Some(false) {
             self.phase = Phase::Startup;
             self.requests = Framer::new(STARTUP_HEADER);
             self.requests_lost = false;
@@ -175,7 +181,7 @@ impl Connection {
         if message::prove_requests(data) != Proof::Requests {
             return false;
         }
-        if !self.answers_lost && !(self.quiet && self.flow.idle()) && self.phase != Phase::Fresh {
+        if !(self.answers_lost || self.quiet && self.flow.idle()) {
             // The answer to something unseen is under way.
             return false;
         }
@@ -205,8 +211,9 @@ impl Connection {
 
     fn lose_requests(&mut self) {
         if matches!(self.phase, Phase::Startup | Phase::Encryption) {
-            // Whether it became encrypted is unknown.
-            self.phase = Phase::Opaque;
+            // If there was a start-up packet, whether it led to encryption is unknown.
+            self.phase = Phase::Fresh;
+            self.answers_lost = true;
         }
         self.requests_lost = true;
     }
