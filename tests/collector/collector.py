@@ -15,7 +15,8 @@ One line for each span:
      "trace_id": "hex", "span_id": "hex", "parent_span_id": "hex" or null, "trace_state": "…", "flags": 257,
      "name": "…", "kind": "SPAN_KIND_SERVER", "start_time_unix_nano": 1, "end_time_unix_nano": 2,
      "attributes": {…}, "status": {"code": "STATUS_CODE_UNSET", "message": ""}, "events": […], "links": […],
-     "request": {"transport": "grpc" or "http", "encoding": "gzip" or "identity", "headers": {…}}}
+     "request": {"transport": "grpc" or "http", "encoding": "gzip", "identity", or null for gRPC, which does
+                 not tell, "headers": {…}}}
 One line for each metric data point:
     {"metric": "…", "unit": "…", "description": "…", "type": "histogram" or "sum" or "gauge",
      "temporality": "AGGREGATION_TEMPORALITY_CUMULATIVE", "monotonic": true, "attributes": {…},
@@ -231,9 +232,8 @@ def grpc_server(receiver, port, tls):
 
         def handle(_self, request, context):
             headers = {key: text for key, text in context.invocation_metadata() if isinstance(text, str)}
-            encoding = headers.get("grpc-encoding", "identity")
             try:
-                refused = receiver.receive(path, request, "grpc", encoding, headers)
+                refused = receiver.receive(path, request, "grpc", None, headers)
             except Refused as error:
                 context.abort(error.grpc_code, str(error))
             except ValueError as error:

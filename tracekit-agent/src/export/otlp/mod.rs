@@ -18,8 +18,8 @@ use prost::Message;
 use tokio::time::Instant;
 
 pub use failure::Failure;
-pub use retry::Stop;
-use retry::{Backoff, WarningGate};
+use retry::Backoff;
+pub use retry::{Stop, WarningGate};
 
 use super::config::{OtlpConfig, Protocol};
 

@@ -166,6 +166,8 @@ fn refused_requests_and_spans_are_counted() {
         Summary { exported: 1, dropped_export_failed: 2, dropped_rejected: 1, ..Summary::default() };
     assert_eq!(summary, expected);
     assert_eq!(summary.dropped(), 3);
+    let text = "1 spans exported, 2 dropped: export failed, 1 dropped: rejected by the collector";
+    assert_eq!(summary.to_string(), text);
 }
 
 #[test]

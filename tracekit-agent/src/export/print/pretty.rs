@@ -107,8 +107,10 @@ impl Drawing<'_> {
         title(&mut row, span, times, Paint::Plain, &self.layout);
         duration(&mut row, total, Paint::Plain, &self.layout);
         row.push(Paint::Plain, "  ", self.layout.width);
-        let cells = bar(self.root, span.start_unix_nano, end, self.layout.bar);
-        row.push(if failed(span) { Paint::Red } else { Paint::Cyan }, &cells, self.layout.width);
+        let (before, busy, after) = bar(self.root, span.start_unix_nano, end, self.layout.bar);
+        row.push(Paint::Dim, &"·".repeat(before), self.layout.width);
+        row.push(if failed(span) { Paint::Red } else { Paint::Cyan }, &"━".repeat(busy), self.layout.width);
+        row.push(Paint::Dim, &"·".repeat(after), self.layout.width);
         detail(&mut row, span, &self.layout);
         row.end();
     }
@@ -238,17 +240,16 @@ fn detail(row: &mut Row<'_>, span: &Span, layout: &Layout) {
     }
 }
 
-/// When in the root's time something ran.
-fn bar(root: &Span, start: u64, end: u64, cells: usize) -> String {
+/// When in the root's time something ran: cells before, during and after it, `cells` in all.
+fn bar(root: &Span, start: u64, end: u64, cells: usize) -> (usize, usize, usize) {
+    if cells == 0 {
+        return (0, 0, 0);
+    }
     let total = root.duration_nanos().max(1) as f64;
     let cell = |at: u64| at.saturating_sub(root.start_unix_nano) as f64 / total * cells as f64;
-    let first = (cell(start).floor() as usize).min(cells.saturating_sub(1));
-    let last = (cell(end).ceil() as usize).clamp(first + 1, cells.max(first + 1));
-    let mut bar = String::with_capacity(cells * 3);
-    for n in 0..cells {
-        bar.push(if (first..last).contains(&n) { '━' } else { '·' });
-    }
-    bar
+    let first = (cell(start).floor() as usize).min(cells - 1);
+    let last = (cell(end).ceil() as usize).clamp(first + 1, cells);
+    (first, last - first, cells - last)
 }
 
 /// Time of day with milliseconds.
