@@ -34,14 +34,13 @@ impl Failure {
     pub fn connection(error: &(dyn Error + 'static), unreachable: bool) -> Self {
         let error = chain(error);
         let lower = error.to_ascii_lowercase();
-        let certificate =
-            ["certificate", "unknownissuer", "handshake", "invalidcontenttype", "corrupt message"]
-                .iter()
-                .any(|word| lower.contains(word));
+        let certificate = lower.contains("certificate");
+        // What TLS says when the other side does not speak it.
+        let no_tls = lower.contains("corrupt message");
         let cause = match (certificate, unreachable) {
             (true, _) => Cause::Certificate,
-            (false, true) => Cause::Unreachable,
-            (false, false) => Cause::Broken,
+            (false, true) if !no_tls => Cause::Unreachable,
+            (false, _) => Cause::Broken,
         };
         Self { error, retryable: true, retry_after: None, unreachable, cause }
     }
@@ -175,10 +174,12 @@ mod tests {
     fn remedies_name_what_to_set() {
         let refused = std::io::Error::from(std::io::ErrorKind::ConnectionRefused);
         let certificate = std::io::Error::other("invalid peer certificate: UnknownIssuer");
+        let plain = std::io::Error::other("received corrupt message of type InvalidContentType");
         for (failure, remedy) in [
             (Failure::connection(&refused, true), "OTEL_TRACES_EXPORTER=none"),
             (Failure::connection(&refused, false), "OTEL_EXPORTER_OTLP_PROTOCOL"),
             (Failure::connection(&certificate, true), "OTEL_EXPORTER_OTLP_CERTIFICATE"),
+            (Failure::connection(&plain, true), "with or without TLS"),
             (Failure::http(401, "", None), "OTEL_EXPORTER_OTLP_HEADERS"),
             (Failure::http(404, "", None), "OTEL_EXPORTER_OTLP_ENDPOINT"),
             (Failure::grpc(&Status::unimplemented(""), None), "OTEL_EXPORTER_OTLP_PROTOCOL"),

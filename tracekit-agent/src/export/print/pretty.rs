@@ -367,4 +367,32 @@ mod tests {
             assert_eq!(format_duration(Duration::from_micros(micros)), text);
         }
     }
+
+    proptest::proptest! {
+        /// Names and times come from the network and from clocks that jump.
+        #[test]
+        fn hostile_spans_keep_to_their_lines(
+            text in ".{0,60}", service in "\\PC{0,30}|.{0,5}", width in 0..200_usize,
+            start in 0..u64::MAX, end in 0..u64::MAX, root in 0..u64::MAX, color: bool,
+        ) {
+            let shop = resource(&service);
+            let mut tree = leaf(server_span(1, &text, &shop));
+            Arc::get_mut(&mut tree.span).unwrap().start_unix_nano = root;
+            let mut child = sql_span(2, Some(1), &shop);
+            (child.start_unix_nano, child.end_unix_nano) = (start, end);
+            child.attributes[2].1 = Value::from(text.clone());
+            child.attributes.push(("error.type", Value::from(text.clone())));
+            child.status = Status::Error(Some(text.clone()));
+            child.name = text;
+            tree.children = vec![leaf(child)];
+            let mut out = String::new();
+            render(&tree, &Style { color, width, utc: false }, &mut out);
+            let plain = regex::Regex::new("\x1b\\[[0-9]+m").unwrap().replace_all(&out, "").into_owned();
+            assert_eq!(plain.matches('\n').count(), 2);
+            for line in plain.lines() {
+                assert!(!line.contains(char::is_control), "{line:?}");
+                assert!(super::width(line) <= width.max(40), "{line:?}");
+            }
+        }
+    }
 }
