@@ -21,7 +21,8 @@ One line for each metric data point:
     {"metric": "…", "unit": "…", "description": "…", "type": "histogram" or "sum" or "gauge",
      "temporality": "AGGREGATION_TEMPORALITY_CUMULATIVE", "monotonic": true, "attributes": {…},
      "start_time_unix_nano": 1, "time_unix_nano": 2, "value": 3,
-     "count": 1, "sum": 0.1, "min": 0.1, "max": 0.1, "bounds": […], "buckets": […], resource, scope … as above}
+     "count": 1, "sum": 0.1, "min": 0.1, "max": 0.1, "bounds": […], "buckets": […],
+     "exemplars": [{"trace_id": "hex", "span_id": "hex", "value": 0.1}], resource, scope … as above}
 """
 
 import argparse
@@ -152,6 +153,14 @@ def points(request):
                             "max": point.max,
                             "bounds": list(point.explicit_bounds),
                             "buckets": list(point.bucket_counts),
+                            "exemplars": [
+                                {
+                                    "trace_id": exemplar.trace_id.hex(),
+                                    "span_id": exemplar.span_id.hex(),
+                                    "value": exemplar.as_double,
+                                }
+                                for exemplar in point.exemplars
+                            ],
                         }
                     else:
                         line["value"] = getattr(point, point.WhichOneof("value"))
