@@ -83,7 +83,7 @@ impl Stop {
     }
 }
 
-/// Lets one warning through in [`WARNING_INTERVAL`].
+/// Lets one warning through in half a minute.
 #[derive(Debug, Default)]
 pub struct WarningGate {
     last: Option<Instant>,
