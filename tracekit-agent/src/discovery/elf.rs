@@ -423,6 +423,62 @@ mod tests {
         assert_eq!(versions, [(PythonVersion::parse("3.12.4").unwrap(), 2)]);
     }
 
+    /// A linked, static, fully stripped executable in miniature: one segment, `.PyRuntime`, no symbols.
+    fn stripped_static(cookie: &[u8], version: u64, free_threaded: u64) -> Vec<u8> {
+        const NAMES: &[u8] = b"\0.PyRuntime\0.shstrtab\0";
+        const RUNTIME: u64 = 120;
+        const ADDRESS: u64 = 0x40_0000;
+        let mut file = b"\x7fELF\x02\x01\x01".to_vec();
+        file.resize(16, 0);
+        let names_at = RUNTIME + 24;
+        let sections_at = names_at + NAMES.len() as u64;
+        let half = |file: &mut Vec<u8>, values: &[u16]| {
+            file.extend(values.iter().flat_map(|value| value.to_le_bytes()));
+        };
+        let word = |file: &mut Vec<u8>, values: &[u32]| {
+            file.extend(values.iter().flat_map(|value| value.to_le_bytes()));
+        };
+        let long = |file: &mut Vec<u8>, values: &[u64]| {
+            file.extend(values.iter().flat_map(|value| value.to_le_bytes()));
+        };
+        half(&mut file, &[elf::ET_EXEC, elf::EM_X86_64]);
+        word(&mut file, &[1]);
+        long(&mut file, &[ADDRESS, 64, sections_at]);
+        word(&mut file, &[0]);
+        half(&mut file, &[64, 56, 1, 64, 3, 2]);
+        word(&mut file, &[elf::PT_LOAD, elf::PF_R]);
+        long(&mut file, &[0, ADDRESS, ADDRESS, sections_at, sections_at, 4096]);
+        file.extend(cookie);
+        long(&mut file, &[version, free_threaded]);
+        file.extend(NAMES);
+        for (name, kind, address, offset, size) in [
+            (0, elf::SHT_NULL, 0, 0, 0),
+            (1, elf::SHT_PROGBITS, ADDRESS + RUNTIME, RUNTIME, 24),
+            (12, elf::SHT_STRTAB, 0, names_at, NAMES.len() as u64),
+        ] {
+            word(&mut file, &[name, kind]);
+            long(&mut file, &[0, address, offset, size]);
+            word(&mut file, &[0, 0]);
+            long(&mut file, &[1, 0]);
+        }
+        file
+    }
+
+    #[test]
+    fn static_stripped_and_free_threaded() {
+        let facts = read_facts(stripped_static(b"xdebugpy", 0x030E_01F0, 1).as_slice(), true);
+        assert_eq!(facts.evidence, Some(Evidence::RuntimeSection));
+        let version = PythonVersion::parse("3.14.1").unwrap();
+        assert_eq!(facts.version, Some((version, VersionSource::DebugOffsets)));
+        assert_eq!((facts.free_threaded, facts.has_symtab), (Some(true), false));
+        // Before 3.13 the runtime begins with something else.
+        let facts = read_facts(stripped_static(b"whatever", 0x030E_01F0, 1).as_slice(), true);
+        assert_eq!(
+            (facts.evidence, facts.version, facts.free_threaded),
+            (Some(Evidence::RuntimeSection), None, None)
+        );
+    }
+
     proptest! {
         #![proptest_config(ProptestConfig::with_cases(48))]
         /// Headers, tables and sizes of a real interpreter overwritten at random: no panic, no huge read.

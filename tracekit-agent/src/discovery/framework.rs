@@ -400,7 +400,7 @@ mod tests {
     #[test]
     fn the_resource_tracker_serves_nothing() {
         let tree = Constructed::new();
-        tree.write("10/cmdline", b"python\0-m\0uvicorn\0main:app\0--workers\02\0");
+        tree.write("10/cmdline", b"python\0-m\0uvicorn\0main:app\0--workers\x002\0");
         let mut tracker = process(11, "");
         tracker.argv = ["python", "-c", "from multiprocessing.resource_tracker import main;main(4)"]
             .map(str::to_owned)

@@ -45,7 +45,10 @@ pub(super) fn checks(proc: &ProcFs) -> Vec<Check> {
     let namespace = std::fs::read_link(proc.path("self/ns/pid")).ok();
     checks.push(pid_namespace(namespace.as_deref().and_then(Path::to_str)));
     checks.push(hidepid(proc));
-    checks.push(yama(text_of(&proc.path("sys/kernel/yama/ptrace_scope")).as_deref(), status.capabilities));
+    checks.push(yama(
+        text_of(&proc.path("sys/kernel/yama/ptrace_scope")).as_deref(),
+        status.may_read_processes(),
+    ));
     checks
 }
 
@@ -246,16 +249,15 @@ fn hidepid(proc: &ProcFs) -> Check {
     }
 }
 
-fn yama(text: Option<&str>, effective: u64) -> Check {
+fn yama(text: Option<&str>, may_read_processes: bool) -> Check {
     const ID: &str = "kernel.yama";
-    const CAP_SYS_PTRACE: u64 = 1 << 19;
     match text {
         Some("3") => Check::warning(
             ID,
             "kernel.yama.ptrace_scope=3: no process may attach to another by ptrace",
             "reading through /proc is not affected; it can be lowered only by a reboot",
         ),
-        Some(scope @ ("1" | "2")) if effective & CAP_SYS_PTRACE == 0 => Check::warning(
+        Some(scope @ ("1" | "2")) if !may_read_processes => Check::warning(
             ID,
             format!("kernel.yama.ptrace_scope={scope} restricts reading other processes"),
             "grant CAP_SYS_PTRACE",
@@ -283,8 +285,8 @@ mod tests {
         assert_eq!(lockdown(Some("none [integrity] confidentiality")).level, Level::Ok);
         assert_eq!(lockdown(Some("none integrity [confidentiality]")).level, Level::Fail);
         assert_eq!(lockdown(None).level, Level::Ok);
-        assert_eq!(yama(Some("1"), 0).level, Level::Warning);
-        assert_eq!(yama(Some("1"), u64::MAX).level, Level::Ok);
+        assert_eq!(yama(Some("1"), false).level, Level::Warning);
+        assert_eq!(yama(Some("1"), true).level, Level::Ok);
         assert_eq!(pid_namespace(Some(INITIAL_PID_NAMESPACE)).level, Level::Ok);
         assert_eq!(pid_namespace(Some("pid:[4026532000]")).level, Level::Fail);
         assert_eq!(probe("x", "maps", Err("EPERM".into())).code, ExitCode::NotPermitted);
