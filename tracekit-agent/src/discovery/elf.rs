@@ -143,7 +143,8 @@ pub fn read_facts<R: ReadAt + ?Sized>(file: &R, named_python: bool) -> BinaryFac
     let mut symbols = Symbols::default();
     elf.read_symbols(elf::SHT_DYNSYM, &mut symbols);
     let section = elf.section_named(b".PyRuntime").map(|section| section.sh_addr.get(LE));
-    if symbols.runtime.is_none() && section.is_none() && facts.has_symtab {
+    // A full symbol table can be huge, and any program may have one: not worth it without a reason.
+    if symbols.runtime.is_none() && section.is_none() && named_python {
         elf.read_symbols(elf::SHT_SYMTAB, &mut symbols);
     }
     let runtime = symbols.runtime.or(section);

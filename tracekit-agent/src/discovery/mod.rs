@@ -127,6 +127,7 @@ impl Inspector {
         self.proc
             .pids()
             .into_iter()
+            .filter(|pid| selector.may_match(&self.proc, *pid))
             .filter_map(|pid| self.inspect(pid).ok())
             .filter(|inspected| selector.matches(inspected))
             .collect()
