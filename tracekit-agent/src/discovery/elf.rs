@@ -102,6 +102,8 @@ type Symbol = elf::Sym64<LE>;
 
 struct Elf<'a, R: ?Sized> {
     file: &'a R,
+    /// `ET_EXEC`, `ET_DYN`
+    kind: u16,
     sections: Vec<Section>,
     segments: Vec<Segment>,
     names: Vec<u8>,
@@ -166,6 +168,30 @@ pub fn read_facts<R: ReadAt + ?Sized>(file: &R, named_python: bool) -> BinaryFac
     facts
 }
 
+/// The address at which a running process has the first of these dynamic symbols that the file defines.
+/// `start` and `offset` are those of one mapping of the file.
+pub fn run_time_address<R: ReadAt + ?Sized>(
+    file: &R,
+    names: &[&[u8]],
+    start: u64,
+    offset: u64,
+) -> Option<u64> {
+    let elf = Elf::open(file)?;
+    let address = elf.defined_symbol(names)?;
+    if elf.kind == elf::ET_EXEC {
+        return Some(address);
+    }
+    let segment = elf.segments.iter().find(|segment| {
+        let from = segment.p_offset.get(LE);
+        segment.p_type.get(LE) == elf::PT_LOAD
+            && offset >= from & !0xfff
+            && offset < from.saturating_add(segment.p_filesz.get(LE))
+    })?;
+    // Segments are mapped by whole pages, so the addresses that belong to `start` are rounded down as well.
+    let linked = segment.p_vaddr.get(LE).wrapping_sub(segment.p_offset.get(LE)).wrapping_add(offset);
+    Some(address.wrapping_add(start.wrapping_sub(linked)))
+}
+
 fn table<T: Pod + Copy>(bytes: &[u8]) -> Vec<T> {
     slice_from_bytes::<T>(bytes, bytes.len() / std::mem::size_of::<T>())
         .map_or_else(|()| Vec::new(), |(items, _)| items.to_vec())
@@ -181,7 +207,13 @@ impl<'a, R: ReadAt + ?Sized> Elf<'a, R> {
     fn open(file: &'a R) -> Option<Self> {
         let header = file.read_at(0, std::mem::size_of::<elf::FileHeader64<LE>>()).ok()?;
         let header = *table::<elf::FileHeader64<LE>>(&header).first()?;
-        let mut elf = Self { file, sections: Vec::new(), segments: Vec::new(), names: Vec::new() };
+        let mut elf = Self {
+            file,
+            kind: header.e_type.get(LE),
+            sections: Vec::new(),
+            segments: Vec::new(),
+            names: Vec::new(),
+        };
         // e_shnum == 0 would mean more than 65 279 sections: no interpreter has that.
         elf.sections = elf.headers(header.e_shoff.get(LE), header.e_shnum.get(LE));
         elf.segments = elf.headers(header.e_phoff.get(LE), header.e_phnum.get(LE));
@@ -218,6 +250,18 @@ impl<'a, R: ReadAt + ?Sized> Elf<'a, R> {
 
     fn linked_strings(&self, section: &Section) -> Option<Vec<u8>> {
         self.contents(self.sections.get(section.sh_link.get(LE) as usize)?, MAX_TABLE)
+    }
+
+    fn defined_symbol(&self, names: &[&[u8]]) -> Option<u64> {
+        let section = self.section_of_type(elf::SHT_DYNSYM)?;
+        let strings = self.linked_strings(section)?;
+        let symbols = table::<Symbol>(&self.contents(section, MAX_TABLE)?);
+        let found = symbols.iter().find(|symbol| {
+            symbol.st_shndx.get(LE) != elf::SHN_UNDEF
+                && string_at(&strings, u64::from(symbol.st_name.get(LE)))
+                    .is_some_and(|name| names.contains(&name))
+        })?;
+        Some(found.st_value.get(LE))
     }
 
     fn read_symbols(&self, kind: u32, found: &mut Symbols) {
@@ -496,12 +540,14 @@ mod tests {
             // Keep it an ELF file, so that the parser gets further.
             bytes[..6].copy_from_slice(b"\x7fELF\x02\x01");
             let _ = read_facts(bytes.as_slice(), true);
+            let _ = run_time_address(bytes.as_slice(), &[b"environ"], 0x7f00_0000_0000, 4096);
         }
 
         #[test]
         fn random_bytes(mut bytes in proptest::collection::vec(any::<u8>(), 64..600)) {
             bytes[..6].copy_from_slice(b"\x7fELF\x02\x01");
             let _ = read_facts(bytes.as_slice(), true);
+            let _ = run_time_address(bytes.as_slice(), &[b"environ"], 0x7f00_0000_0000, 4096);
         }
     }
 }

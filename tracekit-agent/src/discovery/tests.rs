@@ -14,7 +14,7 @@ struct Running(Child);
 impl Running {
     fn start(python: &Path, code: &str, env: &[(&str, &str)]) -> Self {
         let code =
-            format!("import sys\nsys.stdout.write('up\\n'); sys.stdout.flush()\n{code}\nsys.stdin.read()");
+            format!("import sys\n{code}\nsys.stdout.write('up\\n'); sys.stdout.flush()\nsys.stdin.read()");
         let mut child = Command::new(python)
             .args(["-c", &code])
             .envs(env.iter().copied())
@@ -166,6 +166,33 @@ fn an_executable_that_was_deleted_under_the_process() {
     let inspected = inspect(running.pid()).unwrap();
     assert!(inspected.process.exe_deleted && inspected.interpreter.binary.deleted);
     assert_eq!(inspected.interpreter.version_text(), reported_version(Path::new(SYSTEM_PYTHON)));
+}
+
+/// What `setproctitle` does, without the package: the environment is moved by `putenv`-like means of the C
+/// library, and the block of the kernel is overwritten.
+#[test]
+fn the_environment_behind_a_title() {
+    let code = "\
+import ctypes, os
+libc = ctypes.CDLL(None)
+environ = ctypes.POINTER(ctypes.c_char_p).in_dll(libc, 'environ')
+count = 0
+while environ[count] is not None: count += 1
+kept = (ctypes.c_char_p * (count + 1))(*[ctypes.create_string_buffer(environ[i]).value for i in range(count)], None)
+ctypes.c_void_p.in_dll(libc, 'environ').value = ctypes.addressof(kept)
+start, end, _, env_end = [int(f) for f in open('/proc/self/stat').read().rsplit(')', 1)[1].split()[45:49]]
+title = b'gunicorn: master [app:wsgi]'
+ctypes.memset(start, 0, env_end - start)
+ctypes.memmove(start, title, len(title))";
+    let env = [("OTEL_SERVICE_NAME", "behind"), ("PADDING", "x")];
+    for python in std::iter::once(PathBuf::from(SYSTEM_PYTHON))
+        .chain(pyenv().into_iter().filter(|(name, _)| name.starts_with("3.")).map(|(_, path)| path))
+    {
+        let running = Running::start(&python, code, &env);
+        let inspected = Inspector::default().examine(running.pid()).unwrap();
+        assert_eq!(inspected.process.argv, ["gunicorn: master [app:wsgi]"], "{}", python.display());
+        assert_eq!(inspected.service.name, "behind", "{}", python.display());
+    }
 }
 
 #[test]
