@@ -6,7 +6,7 @@ use aya::maps::MapType;
 use aya::programs::ProgramType;
 use aya::sys::BpfHelper;
 use procfs::sys::kernel::Version;
-use rustix::process::{Resource, getrlimit};
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 use super::{Check, capabilities};
 use crate::discovery::proc_fs::{ProcFs, Status, read_bounded};
@@ -27,6 +27,11 @@ fn text_of(path: &Path) -> Option<String> {
 pub(super) fn checks(proc: &ProcFs) -> Vec<Check> {
     let kernel = text_of(&proc.path("sys/kernel/osrelease"));
     let version = kernel.as_deref().and_then(|text| text.parse::<Version>().ok()).map(|v| (v.major, v.minor));
+    if version.is_some_and(|version| version < MEMCG_ACCOUNTING) {
+        // As attaching does; if it is refused, the check of the limit says so.
+        let unlimited = Rlimit { current: None, maximum: None };
+        let _ = setrlimit(Resource::Memlock, unlimited);
+    }
     let status = read_bounded(&proc.path("self/status"), 64 << 10).unwrap_or_default();
     let status = Status::parse(&String::from_utf8_lossy(&status));
     let mut checks = vec![
