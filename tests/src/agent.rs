@@ -1,0 +1,112 @@
+//! The agent as a child process.
+
+use std::path::PathBuf;
+use std::process::Command;
+use std::time::Duration;
+
+use anyhow::{Result, bail};
+
+use crate::paths;
+use crate::process::{Process, wait_for};
+use crate::span::Span;
+use crate::stage::Stage;
+
+/// A running `tracekit attach` or `tracekit run` that prints its spans as JSON lines.
+#[derive(Debug)]
+pub struct Agent {
+    /// The agent's process.
+    pub process: Process,
+}
+
+/// `tracekit` with `arguments`, without any OTLP settings of the caller's environment.
+///
+/// # Errors
+/// The agent has not been built.
+pub fn command(arguments: &[&str]) -> Result<Command> {
+    let mut command = Command::new(paths::agent()?);
+    for (key, _) in std::env::vars_os() {
+        if key.to_str().is_some_and(|name| name.starts_with("OTEL_")) {
+            command.env_remove(key);
+        }
+    }
+    command.args(arguments);
+    Ok(command)
+}
+
+impl Agent {
+    /// Attaches to `pids` and waits until the agent says that it has.
+    ///
+    /// # Errors
+    /// The agent ends or is not ready after 20 s.
+    pub fn attach(stage: &Stage, pids: &[u32]) -> Result<Self> {
+        Self::start(stage, "agent", &["attach"], pids, &[])
+    }
+
+    /// Starts `tracekit <verb> --pid … --print jsonl` with further environment variables and waits for it.
+    ///
+    /// # Errors
+    /// As [`Agent::attach`].
+    pub fn start(
+        stage: &Stage,
+        name: &str,
+        verb: &[&str],
+        pids: &[u32],
+        environment: &[(&str, String)],
+    ) -> Result<Self> {
+        let ready: PathBuf = stage.logs().join(format!("{name}.ready"));
+        if ready.exists() {
+            std::fs::remove_file(&ready)?;
+        }
+        let mut command = command(verb)?;
+        for pid in pids {
+            command.args(["--pid", &pid.to_string()]);
+        }
+        command.args(["--print", "jsonl", "--ready-file"]).arg(&ready);
+        command.envs(environment.iter().map(|(key, value)| (key, value)));
+        let mut process = Process::start(name, stage.logs(), command)?;
+        process.ready(Duration::from_secs(20), || Ok(ready.exists().then_some(())))?;
+        Ok(Self { process })
+    }
+
+    /// The spans that it has printed so far.
+    ///
+    /// # Errors
+    /// A line is not a span.
+    pub fn spans(&self) -> Result<Vec<Span>> {
+        Span::read_lines(self.process.stdout_path())
+    }
+
+    /// Waits until `enough` says that the spans are all there.
+    ///
+    /// # Errors
+    /// `limit` has passed; says how many spans there are.
+    pub fn spans_when(&self, limit: Duration, enough: impl Fn(&[Span]) -> bool) -> Result<Vec<Span>> {
+        let result = wait_for("spans of the agent", limit, || {
+            let spans = self.spans()?;
+            Ok(enough(&spans).then_some(spans))
+        });
+        match result {
+            Ok(spans) => Ok(spans),
+            Err(error) => bail!("{error:#}; there are {}:\n{}", self.spans()?.len(), listing(&self.spans()?)),
+        }
+    }
+
+    /// Asks it to end and gives all spans that it printed.
+    ///
+    /// # Errors
+    /// It does not end with status 0 in time.
+    pub fn finish(mut self) -> Result<Vec<Span>> {
+        let status = self.process.stop(Duration::from_secs(15))?;
+        if !status.success() {
+            bail!("the agent ended with {status}:\n{}", self.process.log_tail());
+        }
+        self.spans()
+    }
+}
+
+/// The last spans, one a line, for messages.
+#[must_use]
+pub fn listing(spans: &[Span]) -> String {
+    let lines: Vec<String> = spans.iter().rev().take(40).rev().map(ToString::to_string).collect();
+    lines.join("\n")
+}

@@ -1,0 +1,257 @@
+//! The agent and the OpenTelemetry SDK on the same requests: same spans, parents, names and attributes.
+//!
+//! Every setup runs twice with the same 200 mixed requests: under `opentelemetry-instrument`, and unmodified with
+//! the agent attached after it has served requests. `PERMITTED` is the whole list of differences that are right.
+
+use std::time::Duration;
+
+use anyhow::{Result, bail};
+use tracekit_tests::agent::Agent;
+use tracekit_tests::app::{Setup, Tracing};
+use tracekit_tests::collector::Collector;
+use tracekit_tests::compare::{Permitted, Site, compare, report, trees};
+use tracekit_tests::process::free_port;
+use tracekit_tests::span::Span;
+use tracekit_tests::stage::Stage;
+use tracekit_tests::traffic::{Planned, plan, send};
+
+const REQUESTS: usize = 200;
+const SEED: u64 = 20_261;
+
+/// SQL that drivers send on their own, without a cursor's `execute`, which is what the SDK traces.
+fn is_driver_statement(span: &Span) -> bool {
+    let text = span.text("db.query.text").unwrap_or_else(|| span.name.clone()).to_ascii_uppercase();
+    let first = text.split_whitespace().next().unwrap_or("").trim_end_matches(';');
+    let sql = span.text("db.system.name").is_some_and(|system| system != "redis");
+    sql && matches!(
+        first,
+        "BEGIN" | "COMMIT" | "ROLLBACK" | "SET" | "START" | "SAVEPOINT" | "RELEASE" | "DEALLOCATE"
+    )
+}
+
+/// Commands by which redis-py opens a connection.
+fn is_redis_handshake(span: &Span) -> bool {
+    let name = span.text("db.operation.name").unwrap_or_else(|| span.name.clone());
+    span.text("db.system.name").is_some_and(|system| system == "redis")
+        && (name.starts_with("CLIENT ") || name.starts_with("HELLO") || name == "CLIENT")
+}
+
+fn is_database(site: &Site<'_>) -> bool {
+    site.sdk.is_some_and(|span| span.attributes.contains_key("db.system.name"))
+}
+
+fn is_server(site: &Site<'_>) -> bool {
+    site.sdk.is_some_and(Span::is_server)
+}
+
+/// `?`, `%s` and `$1` all stand for a value.
+fn placeholders(text: &str) -> String {
+    let mut result = String::new();
+    let mut rest = text.replace("%s", "?");
+    while let Some(at) = rest.find('$') {
+        result.push_str(&rest[..at]);
+        let tail = rest[at + 1..].trim_start_matches(|c: char| c.is_ascii_digit());
+        result.push_str(if tail.len() + 1 < rest.len() - at { "?" } else { "$" });
+        rest = tail.to_owned();
+    }
+    result + &rest
+}
+
+const PERMITTED: &[Permitted] = &[
+    // --- What the wire shows and the SDK does not.
+    Permitted {
+        reason: "the driver's own BEGIN, COMMIT, SET …: on the wire, but not by a cursor's execute",
+        matches: |site| site.key == "extra span" && site.agent.is_some_and(is_driver_statement),
+    },
+    Permitted {
+        reason: "redis-py's own CLIENT SETINFO, HELLO when it opens a connection",
+        matches: |site| site.key == "extra span" && site.agent.is_some_and(is_redis_handshake),
+    },
+    // --- What comes with part D: reading the interpreter.
+    Permitted {
+        reason: "http.route needs the framework's objects: part D",
+        matches: |site| {
+            site.key == "http.route" && is_server(site) && site.agent_text("http.route").is_empty()
+        },
+    },
+    Permitted {
+        reason: "the route in the name: part D; until then the method alone, as the conventions say",
+        matches: |site| {
+            site.key == "name"
+                && is_server(site)
+                && site.agent.is_some_and(|span| {
+                    span.name == site.sdk_text("http.request.method")
+                        && !span.attributes.contains_key("http.route")
+                })
+        },
+    },
+    // --- Where the SDK does not follow the conventions.
+    Permitted {
+        reason: "the SDK names database spans by the operation; the conventions prefer db.query.summary",
+        matches: |site| {
+            site.key == "name"
+                && is_database(site)
+                && site.agent.zip(site.sdk).is_some_and(|(agent, sdk)| {
+                    let operation = sdk.name.split_whitespace().next().unwrap_or("");
+                    agent.name.split_whitespace().next() == Some(operation)
+                        || Some(&agent.name) == agent.text("db.query.summary").as_ref()
+                        || Some(&agent.name) == agent.text("db.operation.name").as_ref()
+                })
+        },
+    },
+    Permitted {
+        reason: "db.redis.* are the SDK's own; network.transport is not of the database conventions",
+        matches: |site| {
+            is_database(site) && (site.key.starts_with("db.redis.") || site.key == "network.transport")
+        },
+    },
+    Permitted {
+        reason: "placeholders: the driver's %s is $1, ? or a redacted literal on the wire",
+        matches: |site| {
+            site.key == "db.query.text"
+                && placeholders(&site.sdk_text(site.key)) == placeholders(&site.agent_text(site.key))
+        },
+    },
+    Permitted {
+        reason: "Redis pipelines: MULTI and EXEC are on the wire, separators differ",
+        matches: |site| {
+            let words = |text: String| -> Vec<String> {
+                let words = text.split(|c: char| !c.is_ascii_alphabetic()).map(str::to_owned);
+                words.filter(|word| !word.is_empty() && word != "MULTI" && word != "EXEC").collect()
+            };
+            site.key == "db.query.text"
+                && site.sdk_text("db.system.name") == "redis"
+                && words(site.sdk_text(site.key)) == words(site.agent_text(site.key))
+        },
+    },
+    Permitted {
+        reason: "the server says on the wire that it is MariaDB; PyMySQL's instrumentation cannot know",
+        matches: |site| site.key == "db.system.name" && site.agent_text(site.key) == "mariadb",
+    },
+    Permitted {
+        reason: "the name of the exception class is the interpreter's; the wire says that it timed out or closed",
+        matches: |site| {
+            let (sdk, agent) = (site.sdk_text("error.type"), site.agent_text("error.type"));
+            site.key == "error.type" && sdk.starts_with(|c: char| c.is_ascii_uppercase()) && !agent.is_empty()
+        },
+    },
+    Permitted {
+        reason: "Django's instrumentation calls a 404 an error; the conventions leave a server's 4xx unset",
+        matches: |site| {
+            let status = site.sdk_text("http.response.status_code");
+            site.key == "status"
+                && is_server(site)
+                && status.starts_with('4')
+                && !site.agent.is_some_and(Span::is_error)
+        },
+    },
+    Permitted {
+        reason: "the client has gone: whether the write of the answer already fails is a race",
+        matches: |site| {
+            matches!(site.key, "status" | "http.response.status_code")
+                && site.sdk_text("url.path").starts_with("/sleep")
+        },
+    },
+    Permitted {
+        reason: "the reference span of http.client ends with the head; the body that broke off comes later",
+        matches: |site| site.key == "status" && site.sdk_text("url.full").contains("/half"),
+    },
+    // --- What was said on the connection before the agent came.
+    Permitted {
+        reason: "the database's name is said once, when the connection opens, which was before the attach",
+        matches: |site| site.key == "db.namespace" && site.agent_text(site.key).is_empty(),
+    },
+    Permitted {
+        reason: "prepared before the attach: later executions carry only the statement's name",
+        matches: |site| {
+            matches!(site.key, "db.query.text" | "name")
+                && is_database(site)
+                && site.agent.is_some_and(|span| !span.attributes.contains_key("db.query.text"))
+                && site.sdk_text("db.system.name") == "postgresql"
+        },
+    },
+    // --- Attributes that the conventions do not require and the wire has no use for.
+    Permitted {
+        reason: "client.port is another one in every run, and opt-in",
+        matches: |site| site.key == "client.port",
+    },
+];
+
+fn requests(setup: Setup) -> (Vec<Planned>, Vec<Planned>, usize) {
+    // One client for each worker of gunicorn's sync class: a kept connection would block nothing there.
+    let clients = if setup == Setup::FlaskSync || setup == Setup::Django { 2 } else { 4 };
+    (plan(SEED + 1, 40), plan(SEED, REQUESTS), clients)
+}
+
+fn has_all(spans: &[Span], plan: &[Planned]) -> bool {
+    let trees = trees(spans);
+    plan.iter().all(|planned| trees.contains_key(&planned.id))
+}
+
+fn sdk_run(stage: &Stage, setup: Setup, port: u16) -> Result<Vec<Span>> {
+    let (warm_up, requests, clients) = requests(setup);
+    let collector = Collector::start(stage, "collector", &[])?;
+    let tracing = Tracing::Sdk { collector: collector.http, stdlib: true };
+    let app = setup.start_on(port, &stage.logs().join("sdk"), &stage.environment(), &tracing)?;
+    send(&warm_up, app.port, clients)?;
+    send(&requests, app.port, clients)?;
+    app.stop()?;
+    collector.spans_when(Duration::from_secs(10), |spans| has_all(spans, &requests))
+}
+
+fn agent_run(stage: &Stage, setup: Setup, port: u16) -> Result<Vec<Span>> {
+    let (warm_up, requests, clients) = requests(setup);
+    let app = setup.start_on(port, &stage.logs().join("agent"), &stage.environment(), &Tracing::None)?;
+    send(&warm_up, app.port, clients)?;
+    let agent = Agent::attach(stage, &app.pids())?;
+    send(&requests, app.port, clients)?;
+    // A missing span is for the comparison to report, so the time-out is not an error here.
+    let waited = agent.spans_when(Duration::from_secs(5), |spans| has_all(spans, &requests));
+    let spans = agent.finish()?;
+    if waited.is_err() && spans.is_empty() {
+        bail!("the agent saw nothing of {REQUESTS} requests");
+    }
+    Ok(spans)
+}
+
+/// Both runs have the same servers and the same port, so that addresses compare.
+fn parity(setup: Setup) -> Result<()> {
+    Stage::run(&format!("parity-{}", setup.name()), |stage| {
+        let stage = match setup {
+            Setup::PlainHttp => stage.with_mariadb()?,
+            _ => stage.with_postgres()?,
+        };
+        let stage = stage.with_redis()?.with_backend()?;
+        let port = free_port()?;
+        let sdk = sdk_run(&stage, setup, port)?;
+        let agent = agent_run(&stage, setup, port)?;
+        let ids: Vec<String> = requests(setup).1.into_iter().map(|planned| planned.id).collect();
+        let differences = compare(&ids, &sdk, &agent, PERMITTED);
+        let (text, failed) = report(setup.name(), &differences);
+        println!("{text}");
+        if failed {
+            bail!("the agent's spans differ from the SDK's; see above");
+        }
+        Ok(())
+    })
+}
+
+#[test]
+fn flask_gunicorn_sync_psycopg2() -> Result<()> {
+    parity(Setup::FlaskSync)
+}
+
+#[test]
+fn flask_gunicorn_gthread_psycopg3() -> Result<()> {
+    parity(Setup::FlaskGthread)
+}
+
+#[test]
+fn django_gunicorn_psycopg3() -> Result<()> {
+    parity(Setup::Django)
+}
+
+#[test]
+fn plain_http_server_pymysql() -> Result<()> {
+    parity(Setup::PlainHttp)
+}

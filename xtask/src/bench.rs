@@ -1,0 +1,327 @@
+//! `cargo xtask bench`: what tracing costs, measured.
+
+use std::collections::BTreeMap;
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, Result, bail};
+use tracekit_tests::agent;
+use tracekit_tests::app::{App, Setup, Tracing};
+use tracekit_tests::process::{Process, cpu_seconds, resident_kib, run as output_of};
+use tracekit_tests::stage::Stage;
+
+use crate::setup::{self, build_agent, step};
+use crate::sink::Sink;
+
+/// Benchmarks.
+#[derive(Debug, clap::Subcommand)]
+pub enum Bench {
+    /// Throughput, latency and cost of Flask/gunicorn untraced, with the agent, and with the OpenTelemetry SDK.
+    Overhead(Overhead),
+}
+
+/// How long to measure.
+#[derive(Debug, clap::Args)]
+pub struct Overhead {
+    /// Rounds; each runs every variant once, in turn.
+    #[arg(long, default_value_t = 5)]
+    rounds: usize,
+    /// Seconds of load for a variant in a round.
+    #[arg(long, default_value_t = 10)]
+    seconds: u64,
+    /// Connections that wrk keeps open.
+    #[arg(long, default_value_t = 4)]
+    connections: usize,
+    /// Leave the agent out (to try the benchmark itself).
+    #[arg(long)]
+    without_agent: bool,
+}
+
+/// Runs a benchmark.
+///
+/// # Errors
+/// Something does not start, or requests fail under load.
+pub fn run(bench: &Bench) -> Result<()> {
+    setup::run(&setup::Arguments::minimal())?;
+    match bench {
+        Bench::Overhead(arguments) => overhead(arguments),
+    }
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Variant {
+    Untraced,
+    Agent,
+    Sdk,
+}
+
+impl Variant {
+    fn label(self) -> &'static str {
+        match self {
+            Self::Untraced => "agent off",
+            Self::Agent => "agent on",
+            Self::Sdk => "opentelemetry-instrument",
+        }
+    }
+}
+
+/// One run of wrk, and what the agent used meanwhile.
+#[derive(Debug, Clone, Default)]
+struct Sample {
+    requests: f64,
+    requests_per_second: f64,
+    p50_ms: f64,
+    p99_ms: f64,
+    agent_cpu_percent: f64,
+    agent_rss_mib: f64,
+    server_spans: f64,
+}
+
+/// The path that wrk asks for: one SQL and one Redis call.
+const TARGET: &str = "/bench";
+
+fn overhead(arguments: &Overhead) -> Result<()> {
+    let mut variants = vec![Variant::Untraced, Variant::Sdk];
+    if !arguments.without_agent {
+        build_agent()?;
+        variants.insert(1, Variant::Agent);
+    }
+    let stage = Stage::new("bench-overhead")?.with_postgres()?.with_redis()?;
+    let sink = Sink::start()?;
+    let mut samples: BTreeMap<Variant, Vec<Sample>> = BTreeMap::new();
+    for round in 1..=arguments.rounds {
+        // The order turns, so that no variant always has the warmest or the coldest machine.
+        variants.rotate_left(1);
+        for &variant in &variants {
+            step(&format!("round {round} of {}: {}", arguments.rounds, variant.label()));
+            let sample = measure(&stage, &sink, variant, arguments)?;
+            eprintln!(
+                "    {:.0} requests/s, p50 {:.2} ms, p99 {:.2} ms",
+                sample.requests_per_second, sample.p50_ms, sample.p99_ms
+            );
+            samples.entry(variant).or_default().push(sample);
+        }
+    }
+    print!("{}", markdown(arguments, &samples)?);
+    Ok(())
+}
+
+fn measure(stage: &Stage, sink: &Sink, variant: Variant, arguments: &Overhead) -> Result<Sample> {
+    let tracing = match variant {
+        Variant::Sdk => Tracing::Sdk { collector: sink.port, stdlib: false },
+        _ => Tracing::None,
+    };
+    let app = Setup::FlaskSync.start(stage.logs(), &stage.environment(), &tracing)?;
+    wrk(&app, Duration::from_secs(2), arguments.connections)?;
+    let mut agent = match variant {
+        Variant::Agent => Some(attach(stage, &app, sink)?),
+        _ => None,
+    };
+    // The agent's own start is not part of what it costs from then on.
+    std::thread::sleep(Duration::from_millis(500));
+    let pid = agent.as_ref().map(Process::pid);
+    let (cpu_before, started) = (pid.and_then(cpu_seconds), Instant::now());
+    let spans_before = sink.server_spans();
+    let mut sample = wrk(&app, Duration::from_secs(arguments.seconds), arguments.connections)?;
+    let elapsed = started.elapsed().as_secs_f64();
+    if let (Some(pid), Some(before)) = (pid, cpu_before) {
+        let used = cpu_seconds(pid).context("the agent ended under load")? - before;
+        sample.agent_cpu_percent = used / elapsed * 100.0;
+        sample.agent_rss_mib = resident_kib(pid).unwrap_or(0) as f64 / 1024.0;
+    }
+    if let Some(agent) = &mut agent {
+        let status = agent.stop(Duration::from_secs(20))?;
+        if !status.success() {
+            bail!("the agent ended with {status}:\n{}", agent.log_tail());
+        }
+    }
+    app.stop()?;
+    if variant != Variant::Untraced {
+        std::thread::sleep(Duration::from_secs(1));
+        sample.server_spans = (sink.server_spans() - spans_before) as f64;
+    }
+    Ok(sample)
+}
+
+fn attach(stage: &Stage, app: &App, sink: &Sink) -> Result<Process> {
+    let ready = stage.logs().join("agent.ready");
+    if ready.exists() {
+        std::fs::remove_file(&ready)?;
+    }
+    let mut command = agent::command(&["attach", "--print", "none"])?;
+    for pid in app.pids() {
+        command.args(["--pid", &pid.to_string()]);
+    }
+    command.arg("--ready-file").arg(&ready);
+    command.env("OTEL_EXPORTER_OTLP_ENDPOINT", format!("http://127.0.0.1:{}", sink.port));
+    command.env("OTEL_EXPORTER_OTLP_PROTOCOL", "http/protobuf").env("OTEL_METRICS_EXPORTER", "none");
+    let mut process = Process::start("agent", stage.logs(), command)?;
+    process.ready(Duration::from_secs(20), || Ok(ready.exists().then_some(())))?;
+    Ok(process)
+}
+
+fn wrk(app: &App, duration: Duration, connections: usize) -> Result<Sample> {
+    let text = output_of(
+        Command::new("wrk")
+            .args(["--threads", "1", "--connections", &connections.to_string(), "--latency", "--duration"])
+            .arg(format!("{}s", duration.as_secs()))
+            .arg(format!("http://127.0.0.1:{}{TARGET}", app.port)),
+    )?;
+    parse_wrk(&text).with_context(|| format!("cannot read what wrk said:\n{text}"))
+}
+
+/// From wrk's text report.
+fn parse_wrk(text: &str) -> Result<Sample> {
+    let mut sample = Sample::default();
+    for line in text.lines() {
+        let words: Vec<&str> = line.split_whitespace().collect();
+        match words.as_slice() {
+            ["50%", value] => sample.p50_ms = milliseconds(value)?,
+            ["99%", value] => sample.p99_ms = milliseconds(value)?,
+            ["Requests/sec:", value] => sample.requests_per_second = value.parse()?,
+            [count, "requests", "in", ..] => sample.requests = count.parse()?,
+            ["Non-2xx", ..] => bail!("requests failed: {line}"),
+            ["Socket", "errors:", "connect", connect, "read", read, "write", write, ..]
+                if [connect, read, write].iter().any(|count| count.trim_end_matches(',') != "0") =>
+            {
+                bail!("requests failed: {line}")
+            }
+            _ => {}
+        }
+    }
+    if sample.requests_per_second == 0.0 || sample.p99_ms == 0.0 {
+        bail!("no result");
+    }
+    Ok(sample)
+}
+
+fn milliseconds(text: &str) -> Result<f64> {
+    let (number, unit) = text.split_at(text.find(|c: char| c.is_ascii_alphabetic()).unwrap_or(text.len()));
+    let factor = match unit {
+        "us" => 1e-3,
+        "ms" => 1.0,
+        "s" => 1e3,
+        _ => bail!("no time: {text}"),
+    };
+    Ok(number.parse::<f64>()? * factor)
+}
+
+fn median(samples: &[Sample], field: impl Fn(&Sample) -> f64) -> f64 {
+    let mut values: Vec<f64> = samples.iter().map(field).collect();
+    values.sort_by(f64::total_cmp);
+    let middle = values.len() / 2;
+    match (values.len() % 2, values.get(middle), values.get(middle.wrapping_sub(1))) {
+        (0, Some(high), Some(low)) => f64::midpoint(*high, *low),
+        (_, Some(value), _) => *value,
+        _ => f64::NAN,
+    }
+}
+
+fn markdown(arguments: &Overhead, samples: &BTreeMap<Variant, Vec<Sample>>) -> Result<String> {
+    let base = samples.get(&Variant::Untraced).context("no baseline")?;
+    let mut text = format!(
+        "{}\n\nFlask under gunicorn (2 sync workers), one SQL and one Redis call a request; wrk with 1 thread and \
+         {} connections; {} rounds of {} s for each variant, interleaved, application restarted every time; \
+         medians, in brackets the ratio to \"agent off\".\n\n",
+        machine()?,
+        arguments.connections,
+        arguments.rounds,
+        arguments.seconds
+    );
+    text.push_str("| variant | requests/s | p50 ms | p99 ms | agent CPU, % of a core | agent RSS MiB | server spans lost |\n");
+    text.push_str("|---|---|---|---|---|---|---|\n");
+    for (variant, samples) in samples {
+        let with_ratio = |field: fn(&Sample) -> f64| {
+            let (value, reference) = (median(samples, field), median(base, field));
+            format!("{value:.2} ({:.3})", value / reference)
+        };
+        let is_agent = *variant == Variant::Agent;
+        let of_agent = |field: fn(&Sample) -> f64| {
+            if is_agent { format!("{:.1}", median(samples, field)) } else { "–".into() }
+        };
+        let lost = if *variant == Variant::Untraced {
+            "–".into()
+        } else {
+            // Requests that wrk gave up at its end have spans but are not counted by it.
+            let requests: f64 = samples.iter().map(|sample| sample.requests).sum();
+            let lost: f64 =
+                samples.iter().map(|sample| (sample.requests - sample.server_spans).max(0.0)).sum();
+            format!("{lost:.0} of {requests:.0}")
+        };
+        text.push_str(&format!(
+            "| {} | {} | {} | {} | {} | {} | {lost} |\n",
+            variant.label(),
+            with_ratio(|sample| sample.requests_per_second),
+            with_ratio(|sample| sample.p50_ms),
+            with_ratio(|sample| sample.p99_ms),
+            of_agent(|sample| sample.agent_cpu_percent),
+            of_agent(|sample| sample.agent_rss_mib),
+        ));
+    }
+    text.push_str(
+        "\nwrk, the databases, the collector and the agent share the machine's cores with the application, so the \
+         ratios hold the CPU time that the agent takes as well as what its probes add to every system call.\n",
+    );
+    Ok(text)
+}
+
+/// Kernel, processor and versions that the numbers belong to.
+fn machine() -> Result<String> {
+    let kernel = output_of(Command::new("uname").args(["-r", "-m"]))?;
+    let cpu_info = std::fs::read_to_string("/proc/cpuinfo").context("read /proc/cpuinfo")?;
+    let model = cpu_info.lines().find_map(|line| {
+        line.strip_prefix("model name")?.split_once(':').map(|(_, name)| name.trim().to_owned())
+    });
+    let cores = std::thread::available_parallelism().map_or(0, std::num::NonZero::get);
+    let venv = tracekit_tests::paths::venv("otel", "python")?;
+    let versions = output_of(Command::new(venv).args([
+        "-c",
+        "import sys; from importlib.metadata import version as v; print('Python ' + sys.version.split()[0] + ''.join(\
+         f', {p} {v(p)}' for p in ('Flask', 'gunicorn', 'psycopg2-binary', 'redis', 'opentelemetry-sdk')))",
+    ]))?;
+    let model = model.unwrap_or_else(|| "unknown processor".into());
+    Ok(format!("Linux {}, {model}, {cores} cores; {}", kernel.trim(), versions.trim()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const REPORT: &str = "Running 2s test @ http://127.0.0.1:8000/bench
+  1 threads and 4 connections
+  Thread Stats   Avg      Stdev     Max   +/- Stdev
+    Latency     2.71ms    1.02ms  20.11ms   92.11%
+    Req/Sec     1.49k    98.21     1.60k    80.00%
+  Latency Distribution
+     50%    2.53ms
+     75%    2.80ms
+     90%  950.00us
+     99%    1.02s
+  2984 requests in 2.00s, 524.51KB read
+Requests/sec:   1490.21
+Transfer/sec:    261.94KB
+";
+
+    #[test]
+    fn reads_the_report_of_wrk() {
+        let sample = parse_wrk(REPORT).unwrap();
+        assert_eq!((sample.p50_ms, sample.p99_ms), (2.53, 1020.0));
+        assert_eq!((sample.requests, sample.requests_per_second), (2984.0, 1490.21));
+    }
+
+    #[test]
+    fn failed_requests_spoil_the_measurement() {
+        let failed = format!("{REPORT}  Non-2xx or 3xx responses: 12\n");
+        assert!(parse_wrk(&failed).is_err());
+        let closed = format!("{REPORT}  Socket errors: connect 0, read 3, write 0, timeout 0\n");
+        assert!(parse_wrk(&closed).is_err());
+    }
+
+    #[test]
+    fn median_of_even_and_odd_counts() {
+        let samples: Vec<Sample> =
+            [3.0, 1.0, 2.0, 10.0].iter().map(|&p50_ms| Sample { p50_ms, ..Sample::default() }).collect();
+        assert_eq!(median(&samples, |sample| sample.p50_ms), 2.5);
+        assert_eq!(median(&samples[..3], |sample| sample.p50_ms), 2.0);
+    }
+}
