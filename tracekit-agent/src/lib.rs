@@ -1,3 +1,12 @@
 //! The agent of tracekit: see `docs/architecture.md` for how data flows through these modules.
 
+pub mod agent;
+pub mod cli;
+pub mod discovery;
+pub mod doctor;
+pub mod exit;
+pub mod export;
+pub mod net;
+pub mod probes;
+pub mod redact;
 pub mod trace;

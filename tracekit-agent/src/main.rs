@@ -1,1 +1,5 @@
-fn main() {}
+//! The `tracekit` binary.
+
+fn main() -> std::process::ExitCode {
+    tracekit_agent::cli::main().into()
+}

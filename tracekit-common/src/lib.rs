@@ -1,1 +1,11 @@
+//! What the kernel side and the user side of tracekit share: event records, map keys and values, and
+//! the codes that both know.
+//!
+//! Everything is `repr(C)` without implicit padding, so that a record is the same bytes on both sides.
 
+#![no_std]
+#![forbid(unsafe_op_in_unsafe_fn)]
+
+pub mod event;
+pub mod map;
+pub mod syscall;

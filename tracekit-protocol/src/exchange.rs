@@ -1,5 +1,7 @@
 //! What parsers emit: one request and its answer.
 
+use crate::{Direction, Moment};
+
 /// The part the traced process plays on a connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Role {
@@ -7,6 +9,36 @@ pub enum Role {
     Server,
     /// It sends requests.
     Client,
+}
+
+impl Role {
+    /// Which way requests go.
+    #[must_use]
+    pub fn request_direction(self) -> Direction {
+        match self {
+            Self::Server => Direction::Inbound,
+            Self::Client => Direction::Outbound,
+        }
+    }
+
+    /// When a request starts whose first byte was transferred `at`: a server has it when the read
+    /// returns, a client starts to wait when it enters the write.
+    #[must_use]
+    pub fn request_start(self, at: &Moment) -> u64 {
+        match self {
+            Self::Server => at.returned,
+            Self::Client => at.entered,
+        }
+    }
+
+    /// When an answer starts whose first byte was transferred `at`.
+    #[must_use]
+    pub fn answer_start(self, at: &Moment) -> u64 {
+        match self {
+            Self::Server => at.entered,
+            Self::Client => at.returned,
+        }
+    }
 }
 
 /// Something that happened on a connection.
@@ -198,9 +230,12 @@ pub struct Redis {
     /// Connection set-up that the client library does on its own (HELLO, AUTH, CLIENT SETINFO, SELECT
     /// before the first other command).
     pub handshake: bool,
-    /// How many commands this exchange stands for: more than one for a pipeline or a transaction
-    /// (`MULTI` … `EXEC`), whose commands are then in `batch`.
+    /// The commands of a pipeline (`command` is then `PIPELINE`) or of a transaction sent in one go
+    /// (`command` is then `MULTI`; `MULTI` and `EXEC` themselves are left out). Empty for a single
+    /// command. Bounded by [`crate::Limits::in_flight`].
     pub batch: Vec<RedisCommand>,
+    /// How many commands the batch had in truth; 0 for a single command.
+    pub batch_size: u64,
 }
 
 /// One command of a pipeline.

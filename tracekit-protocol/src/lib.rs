@@ -15,15 +15,19 @@
 #![forbid(unsafe_code)]
 
 pub mod exchange;
+mod framing;
 pub mod http1;
 pub mod mysql;
 pub mod postgres;
 pub mod redis;
 pub mod session;
 pub mod sql;
+#[cfg(test)]
+mod wire;
+mod statement;
 
 pub use exchange::{Begin, End, Event, Outcome, Request, Role};
-pub use session::Session;
+pub use session::{Protocol, Session};
 
 /// Which way bytes went, seen from the traced process.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -120,4 +124,19 @@ pub trait Parser: Send {
 
     /// The connection ended (or was half closed); finishes what is in flight.
     fn close(&mut self, close: Close, at: &Moment, events: &mut Vec<Event>);
+
+    /// Ends the exchanges whose answer has begun but whose last byte can't be told from its framing,
+    /// because bytes are missing. For callers that know that the connection has been quiet for a while.
+    fn settle(&mut self, _events: &mut Vec<Event>) {}
+
+    /// True once nothing more can be learnt from the stream (upgraded, encrypted, replication …). All
+    /// exchanges have ended then.
+    fn is_opaque(&self) -> bool {
+        false
+    }
+
+    /// Bytes of the stream held in memory now: what [`Limits`] bounds.
+    fn buffered(&self) -> usize {
+        0
+    }
 }

@@ -1,10 +1,12 @@
 //! Every chore of this repository: `cargo xtask help`.
 
 mod bench;
+mod build_ebpf;
 mod demo;
 mod setup;
 mod sink;
 mod test;
+mod vm;
 
 use std::process::ExitCode;
 
@@ -29,6 +31,10 @@ enum Chore {
     /// Measure.
     #[command(subcommand)]
     Bench(bench::Bench),
+    /// Build the kernel object, or check the committed one.
+    BuildEbpf(build_ebpf::BuildEbpfArgs),
+    /// Boot Debian's kernels in QEMU and check that the agent works in each.
+    Vm(vm::VmArgs),
 }
 
 fn main() -> ExitCode {
@@ -37,6 +43,8 @@ fn main() -> ExitCode {
         Chore::Test(arguments) => test::run(&arguments),
         Chore::Demo(arguments) => demo::run(&arguments),
         Chore::Bench(bench) => bench::run(&bench),
+        Chore::BuildEbpf(arguments) => build_ebpf::run(&arguments),
+        Chore::Vm(arguments) => vm::run(arguments),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,

@@ -1,3 +1,9 @@
 //! Messages and their context → spans.
 
+mod attributes;
+pub mod context;
+pub mod correlator;
+pub mod database;
+pub mod http;
+pub mod peer;
 pub mod span;

@@ -1,0 +1,266 @@
+//! The running agent: reads records, keeps the set of processes, hands spans out.
+//!
+//! One thread does it all, in the order in which things happened; parsing and correlation take a few
+//! microseconds a record. What may take long (export, printing) has threads of its own.
+
+mod clock;
+mod world;
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::{Duration, Instant},
+};
+
+use crate::{
+    discovery::{Change, Inspected, Inspector, Selector, Tracker},
+    export::{Counter, Counters, Handle, Sampler},
+    net::{Connections, Verdict},
+    probes::{
+        Losses, ProbeError, ProbeOptions, Probes, Records,
+        record::{self, ProcessEvent, Record},
+    },
+    trace::{correlator::Correlator, peer::ServiceMap},
+};
+use clock::monotonic_nanos;
+use world::World;
+
+/// How long records may wait in the ring buffer: as live as a person can tell, and 50 wake-ups a second.
+const POLL: Duration = Duration::from_millis(20);
+/// How often the clock, the losses and the set of processes are looked at.
+const HOUSEKEEPING: Duration = Duration::from_secs(1);
+/// How often all processes are looked at, for what events did not tell.
+const RESCAN: Duration = Duration::from_secs(10);
+
+/// What to trace and how.
+#[derive(Debug)]
+pub struct AgentConfig {
+    /// Which processes.
+    pub selector: Selector,
+    /// Name of the service, for all of them.
+    pub service_name: Option<String>,
+    /// Names of the services at the other ends.
+    pub services: ServiceMap,
+    /// Which traces are exported.
+    pub sampler: Sampler,
+    /// Also processes that start later; otherwise those that run now, and their children.
+    pub follow: bool,
+    /// Size of the ring buffer in bytes.
+    pub ring_bytes: u32,
+}
+
+/// Why the agent ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Ended {
+    /// It was told to.
+    Stopped,
+    /// All traced processes have exited.
+    ProcessesGone,
+}
+
+/// The running agent.
+pub struct Agent {
+    probes: Probes,
+    records: Records,
+    connections: Connections,
+    correlator: Correlator,
+    tracker: Tracker,
+    world: World,
+    spans: Handle,
+    counters: Arc<Counters>,
+    losses: Losses,
+    follow: bool,
+}
+
+impl Agent {
+    /// Loads the kernel side and selects the processes that run now.
+    ///
+    /// # Errors
+    /// The kernel lacks something, or the caller a privilege.
+    pub fn start(config: AgentConfig, spans: Handle, counters: Arc<Counters>) -> Result<Self, ProbeError> {
+        let options = ProbeOptions { ring_bytes: config.ring_bytes, follow_all: config.follow };
+        let (probes, records) = Probes::load(options)?;
+        let mut agent = Self {
+            probes,
+            records,
+            connections: Connections::default(),
+            correlator: Correlator::new(config.services),
+            tracker: Tracker::new(Inspector::default(), config.selector),
+            world: World::new(config.service_name, config.sampler),
+            spans,
+            counters,
+            losses: Losses::default(),
+            follow: config.follow,
+        };
+        let changes = agent.tracker.rescan();
+        agent.apply(changes);
+        Ok(agent)
+    }
+
+    /// The processes that are traced.
+    pub fn selected(&self) -> impl Iterator<Item = &Arc<Inspected>> {
+        self.tracker.selected()
+    }
+
+    /// Works until told to stop, or (unless it follows new processes) until nothing is left to trace.
+    pub fn run(&mut self, stop: &AtomicBool) -> Ended {
+        let mut housekeeping = Instant::now() + HOUSEKEEPING;
+        let mut rescan = Instant::now() + RESCAN;
+        while !stop.load(Ordering::Relaxed) {
+            self.records.wait(POLL);
+            self.drain();
+            let now = Instant::now();
+            if self.tracker.pending().is_some_and(|due| due <= now) {
+                let changes = self.tracker.poll(now);
+                self.apply(changes);
+            }
+            if now >= housekeeping {
+                housekeeping = now + HOUSEKEEPING;
+                self.world.tick();
+                self.count_losses();
+            }
+            if now >= rescan {
+                rescan = now + RESCAN;
+                if self.follow {
+                    let changes = self.tracker.rescan();
+                    self.apply(changes);
+                }
+            }
+            if !self.follow && self.tracker.pending().is_none() && self.tracker.selected().next().is_none() {
+                return Ended::ProcessesGone;
+            }
+        }
+        // What was in the ring buffer when the signal came.
+        self.drain();
+        self.count_losses();
+        Ended::Stopped
+    }
+
+    fn drain(&mut self) {
+        let Self { probes, records, connections, correlator, tracker, world, spans, counters, .. } = self;
+        let mut step = Step { probes, connections, correlator, tracker, world, spans, counters };
+        let count = records.drain(|bytes| match record::decode(bytes) {
+            Some(record) => step.take(record),
+            None => tracing::error!(length = bytes.len(), "malformed record from the kernel side; please report this"),
+        });
+        counters.add(Counter::EventsReceived, count);
+    }
+
+    fn count_losses(&mut self) {
+        let now = self.probes.losses();
+        let lost = now.ring_full - self.losses.ring_full;
+        if lost > 0 {
+            self.counters.add(Counter::EventsLost, lost);
+            tracing::warn!(
+                lost,
+                "the ring buffer was full, so spans may be missing: make it larger (--ring-bytes), \
+                 give the agent more CPU, or trace fewer processes"
+            );
+        }
+        self.losses = now;
+    }
+
+    fn apply(&mut self, changes: Vec<Change>) {
+        let Self { probes, connections, correlator, tracker, world, spans, counters, .. } = self;
+        Step { probes, connections, correlator, tracker, world, spans, counters }.apply(changes);
+    }
+}
+
+/// What handling one record needs of the agent.
+struct Step<'a> {
+    probes: &'a mut Probes,
+    connections: &'a mut Connections,
+    correlator: &'a mut Correlator,
+    tracker: &'a mut Tracker,
+    world: &'a mut World,
+    spans: &'a Handle,
+    counters: &'a Counters,
+}
+
+impl Step<'_> {
+    fn take(&mut self, record: Record<'_>) {
+        match record {
+            Record::Connection { id, local, remote } => {
+                self.counters.add(Counter::ConnectionsTracked, 1);
+                self.connections.opened(id, local, remote);
+            }
+            Record::Data(data) => {
+                let Self { connections, correlator, world, spans, .. } = self;
+                let verdict = connections.data(&data, |connection, event| {
+                    if let Some(span) = correlator.event(connection, event, *world) {
+                        spans.submit(span);
+                    }
+                });
+                if verdict == Verdict::Ignore {
+                    self.counters.add(Counter::ConnectionsOpaque, 1);
+                    self.probes.ignore(data.id);
+                }
+            }
+            Record::Close { id, time, tid, close } => {
+                let Self { connections, correlator, world, spans, .. } = self;
+                connections.closed(id, close, time, tid, |connection, event| {
+                    if let Some(span) = correlator.event(connection, event, *world) {
+                        spans.submit(span);
+                    }
+                });
+            }
+            Record::Process(event) => self.process(event),
+        }
+    }
+
+    fn process(&mut self, event: ProcessEvent) {
+        let changes = match event {
+            ProcessEvent::Fork { parent, child } => {
+                self.world.forked(parent, child);
+                self.tracker.on_fork(parent, child)
+            }
+            ProcessEvent::Exec(pid) => {
+                let changes = self.tracker.on_exec(pid, Instant::now());
+                if self.tracker.get(pid).is_none() {
+                    // Inherited the selection by fork, and is something else now.
+                    self.probes.deselect(pid);
+                }
+                changes
+            }
+            ProcessEvent::Exit(pid) => {
+                self.forget(pid);
+                self.tracker.on_exit(pid)
+            }
+        };
+        self.apply(changes);
+    }
+
+    fn apply(&mut self, changes: Vec<Change>) {
+        for change in changes {
+            match change {
+                Change::Selected(inspected) => {
+                    let pid = inspected.pid();
+                    self.world.add(&inspected);
+                    match self.probes.select(pid) {
+                        Ok(()) => tracing::info!(pid, service = self.world.service_name(pid), "tracing"),
+                        Err(error) => tracing::error!(pid, %error, "can't trace this process"),
+                    }
+                }
+                Change::Deselected(pid) => {
+                    self.probes.deselect(pid);
+                    self.forget(pid);
+                    tracing::info!(pid, "not tracing any more");
+                }
+            }
+        }
+    }
+
+    /// Ends what is in flight in a process that is gone.
+    fn forget(&mut self, pid: u32) {
+        let Self { connections, correlator, world, spans, .. } = self;
+        connections.process_gone(pid, monotonic_nanos(), |connection, event| {
+            if let Some(span) = correlator.event(connection, event, *world) {
+                spans.submit(span);
+            }
+        });
+        correlator.process_gone(pid);
+        world.remove(pid);
+    }
+}

@@ -1,0 +1,59 @@
+//! The command line.
+
+mod trace;
+
+use clap::{Parser, Subcommand};
+use tracing_subscriber::EnvFilter;
+
+use crate::{
+    discovery::ps::{self, PsArgs},
+    doctor::{self, DoctorArgs},
+    exit::{ExitCode, code_of},
+};
+
+/// Zero-code tracing for running Python processes: HTTP, SQL and Redis spans by eBPF. The process is not
+/// edited, restarted, stopped or written to.
+#[derive(Debug, Parser)]
+#[command(name = "tracekit", version, propagate_version = true, arg_required_else_help = true)]
+struct Cli {
+    #[command(subcommand)]
+    verb: Verb,
+}
+
+#[derive(Debug, Subcommand)]
+enum Verb {
+    /// Trace processes that run now, and their children, until Ctrl-C
+    Attach(trace::AttachArgs),
+    /// Trace every matching process of the host, also those that start later
+    Run(trace::RunArgs),
+    /// List the Python processes of the host
+    Ps(PsArgs),
+    /// Check what tracing needs of this host, and of a process
+    Doctor(DoctorArgs),
+}
+
+/// Runs the command line; errors are printed.
+#[must_use]
+pub fn main() -> ExitCode {
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) => {
+            // Help and version are no errors; if nobody reads them any more there is nobody to tell.
+            let _ = error.print();
+            return if error.use_stderr() { ExitCode::Usage } else { ExitCode::Ok };
+        }
+    };
+    let filter = EnvFilter::try_from_env("TRACEKIT_LOG").unwrap_or_else(|_| EnvFilter::new("tracekit=warn,tracekit_agent=warn"));
+    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_target(false).init();
+
+    let result = match cli.verb {
+        Verb::Attach(args) => trace::attach(&args),
+        Verb::Run(args) => trace::run(&args),
+        Verb::Ps(args) => ps::run(&args),
+        Verb::Doctor(args) => doctor::run(&args),
+    };
+    result.unwrap_or_else(|error| {
+        eprintln!("tracekit: {error:#}");
+        code_of(&error)
+    })
+}

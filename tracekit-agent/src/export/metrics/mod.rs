@@ -1,0 +1,4 @@
+//! Metrics made from spans ([`red`]) and about the agent itself ([`counters`]).
+
+pub mod counters;
+pub mod red;

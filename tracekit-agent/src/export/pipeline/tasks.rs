@@ -1,0 +1,137 @@
+//! The two export loops.
+
+use std::sync::Arc;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use tokio::sync::oneshot;
+use tokio::time::Instant;
+
+use super::queue::Queue;
+use crate::export::SCOPE_VERSION;
+use crate::export::config::{BatchConfig, MetricReaderConfig};
+use crate::export::metrics::counters::{Counter, Counters};
+use crate::export::metrics::red::RedMetrics;
+use crate::export::otlp::{Exporter, Outcome, Stop, encode};
+use crate::trace::span::{Resource, Value};
+
+/// `OTEL_BSP_SCHEDULE_DELAY=0` means "at once", but not a request for each span.
+const MIN_DELAY: Duration = Duration::from_millis(10);
+
+/// Sends spans when a batch is complete or has waited long enough.
+pub struct SpanTask {
+    pub exporter: Exporter,
+    pub queue: Arc<Queue>,
+    pub batch: BatchConfig,
+    pub counters: Arc<Counters>,
+    pub stop: Stop,
+}
+
+impl SpanTask {
+    pub async fn run(mut self) {
+        let delay = self.batch.schedule_delay.max(MIN_DELAY);
+        loop {
+            let mut due = 0;
+            tokio::select! {
+                () = self.queue.complete() => {}
+                () = tokio::time::sleep(delay) => due = self.queue.len(),
+                () = self.stop.wait() => {}
+            }
+            while due > 0 || self.queue.has_batch() || self.stop.requested() {
+                let batch = self.queue.take_batch();
+                let spans = batch.len();
+                if spans == 0 {
+                    break;
+                }
+                due = due.saturating_sub(spans);
+                let request = encode::trace_request(batch);
+                if self.export(request, spans as u64).await == Outcome::Stopped {
+                    return;
+                }
+            }
+            if self.stop.requested() {
+                return;
+            }
+        }
+    }
+
+    async fn export(&mut self, request: Vec<u8>, spans: u64) -> Outcome {
+        let retried = || self.counters.add(Counter::ExportRetries, 1);
+        let budget = self.batch.export_timeout;
+        let outcome = self.exporter.export(request, spans, budget, &mut self.stop, retried).await;
+        match outcome {
+            Outcome::Accepted { rejected } => {
+                self.counters.add(Counter::SpansExported, spans - rejected.min(spans));
+                self.counters.add(Counter::SpansDroppedRejected, rejected);
+            }
+            Outcome::Failed => self.counters.add(Counter::SpansDroppedExportFailed, spans),
+            Outcome::Stopped => self.counters.add(Counter::SpansDroppedShutdown, spans),
+        }
+        self.queue.settle();
+        outcome
+    }
+}
+
+/// Sends all metrics from time to time, and once more at the end.
+pub struct MetricTask {
+    pub exporter: Exporter,
+    pub metrics: Arc<RedMetrics>,
+    pub reader: MetricReaderConfig,
+    pub counters: Arc<Counters>,
+    pub stop: Stop,
+    /// Of the agent.
+    pub resource: Resource,
+    pub start_unix_nano: u64,
+}
+
+impl MetricTask {
+    /// `spans_done` resolves when the last spans are sent, so that the last metrics count them.
+    pub async fn run(mut self, spans_done: oneshot::Receiver<()>) {
+        loop {
+            tokio::select! {
+                () = tokio::time::sleep(self.reader.interval) => {}
+                () = self.stop.wait() => break,
+            }
+            self.export().await;
+        }
+        let left = self.stop.deadline().map(|end| end.saturating_duration_since(Instant::now()));
+        // An error means that there are no spans to wait for.
+        let _ = tokio::time::timeout(left.unwrap_or_default() / 2, spans_done).await;
+        self.export().await;
+    }
+
+    async fn export(&mut self) {
+        let now = unix_nanos();
+        let mut metrics = self.metrics.collect(now);
+        let own = self.counters.to_otlp(self.start_unix_nano, now);
+        metrics.push(encode::resource_metrics(&self.resource, own));
+        let request = encode::metrics_request(metrics);
+        let retried = || self.counters.add(Counter::ExportRetries, 1);
+        match self.exporter.export(request, u64::MAX, self.reader.timeout, &mut self.stop, retried).await {
+            Outcome::Accepted { rejected } => self.counters.add(Counter::MetricPointsRejected, rejected),
+            Outcome::Failed | Outcome::Stopped => self.counters.add(Counter::MetricExportsFailed, 1),
+        }
+    }
+}
+
+/// Now, in nanoseconds since the Unix epoch.
+pub fn unix_nanos() -> u64 {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    u64::try_from(now.as_nanos()).unwrap_or(u64::MAX)
+}
+
+/// What the agent says of itself in its own metrics. The instance id keeps the sums of agents apart.
+pub fn agent_resource() -> Resource {
+    let kernel = |file: &str| {
+        let text = std::fs::read_to_string(format!("/proc/sys/kernel/{file}")).ok()?;
+        Some(text.trim().to_owned()).filter(|text| !text.is_empty())
+    };
+    let attributes = [
+        ("service.name", Some(Value::from("tracekit"))),
+        ("service.version", Some(Value::from(SCOPE_VERSION))),
+        ("service.instance.id", kernel("random/uuid").map(Value::from)),
+        ("host.name", kernel("hostname").map(Value::from)),
+        ("process.pid", Some(Value::Int(i64::from(std::process::id())))),
+    ];
+    let attributes = attributes.into_iter().filter_map(|(key, value)| Some((key.to_owned(), value?)));
+    Resource { attributes: attributes.collect() }
+}

@@ -1,0 +1,249 @@
+//! The kernel side: load, attach, select processes, read records.
+
+mod btf;
+mod layout;
+pub mod record;
+
+use std::{fs, io, os::fd::AsRawFd, time::Duration};
+
+use aya::{
+    Ebpf, EbpfError, EbpfLoader,
+    maps::{Array, HashMap, MapData, MapError, PerCpuArray, RingBuf},
+    programs::{ProgramError, RawTracePoint},
+};
+use thiserror::Error;
+use tracekit_common::map::{ConnectionKey, ConnectionState, IGNORE, LOSSES};
+
+use self::{btf::Btf, record::ConnectionId};
+
+/// The kernel object: built by `cargo xtask build-ebpf` from `tracekit-ebpf`.
+static OBJECT: &[u8] = aya::include_bytes_aligned!("../../../tracekit-ebpf/object/tracing.bpf.o");
+
+/// Where the kernel describes its types.
+const VMLINUX: &str = "/sys/kernel/btf/vmlinux";
+
+/// Program and tracepoint, in the order of attaching: processes are followed before data flows.
+const PROGRAMS: &[(&str, &str)] = &[
+    ("process_fork", "sched_process_fork"),
+    ("process_exec", "sched_process_exec"),
+    ("process_exit", "sched_process_exit"),
+    ("sys_enter", "sys_enter"),
+    ("sys_exit", "sys_exit"),
+];
+
+/// Why tracing can't start.
+#[derive(Debug, Error)]
+pub enum ProbeError {
+    /// No type information.
+    #[error(
+        "can't read {VMLINUX}: {0}. tracekit needs a kernel built with CONFIG_DEBUG_INFO_BTF (5.10 or newer)"
+    )]
+    NoBtf(#[source] io::Error),
+    /// Unusable type information.
+    #[error("{0}")]
+    Btf(#[from] btf::BtfError),
+    /// Members that must be there are not.
+    #[error("this kernel lacks what tracekit reads: {}", .0.join(", "))]
+    Layout(Vec<String>),
+    /// The caller may not use BPF.
+    #[error(
+        "not permitted to {what}: run as root, or with CAP_BPF and CAP_PERFMON (and CAP_SYS_PTRACE, \
+         CAP_DAC_READ_SEARCH to inspect processes). `tracekit doctor` says what is missing"
+    )]
+    NotPermitted {
+        /// What was tried.
+        what: String,
+    },
+    /// The object can't be loaded.
+    #[error("load the kernel object: {0}")]
+    Load(#[source] EbpfError),
+    /// A program was refused.
+    #[error("{program}: {source}")]
+    Program {
+        /// Which.
+        program: &'static str,
+        /// Why.
+        #[source]
+        source: Box<ProgramError>,
+    },
+    /// A map operation failed.
+    #[error("map {map}: {source}")]
+    Map {
+        /// Which.
+        map: &'static str,
+        /// Why.
+        #[source]
+        source: MapError,
+    },
+}
+
+/// How to load.
+#[derive(Debug, Clone, Copy)]
+pub struct ProbeOptions {
+    /// Size of the ring buffer in bytes: a power of two and a multiple of the page size.
+    pub ring_bytes: u32,
+    /// Report every `exec` of the host, not only those of selected processes.
+    pub follow_all: bool,
+}
+
+impl Default for ProbeOptions {
+    fn default() -> Self {
+        Self { ring_bytes: 8 * 1024 * 1024, follow_all: false }
+    }
+}
+
+/// The loaded kernel side. Dropping it detaches everything; so does the kernel if the agent dies.
+pub struct Probes {
+    // The links live in the programs, those in here.
+    _ebpf: Ebpf,
+    selected: HashMap<MapData, u32, u32>,
+    connections: HashMap<MapData, ConnectionKey, ConnectionState>,
+    losses: PerCpuArray<MapData, u64>,
+}
+
+/// What [`Probes::losses`] counts, since the load.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Losses {
+    /// Records that found no room in the ring buffer.
+    pub ring_full: u64,
+    /// Captures that failed because memory of the process could not be read.
+    pub fault: u64,
+}
+
+/// The reader's end of the ring buffer.
+pub struct Records {
+    ring: RingBuf<MapData>,
+}
+
+fn not_permitted(error: &(dyn std::error::Error + 'static)) -> bool {
+    let mut source = Some(error);
+    while let Some(error) = source {
+        let code = error.downcast_ref::<io::Error>().and_then(io::Error::raw_os_error);
+        if matches!(code, Some(libc::EPERM | libc::EACCES)) {
+            return true;
+        }
+        source = error.source();
+    }
+    false
+}
+
+impl Probes {
+    /// Loads and attaches. No process is selected yet.
+    ///
+    /// # Errors
+    /// The kernel lacks something, or the caller a privilege.
+    pub fn load(options: ProbeOptions) -> Result<(Self, Records), ProbeError> {
+        let image = fs::read(VMLINUX).map_err(ProbeError::NoBtf)?;
+        let globals =
+            layout::globals(&Btf::parse(&image, &layout::structures())?).map_err(ProbeError::Layout)?;
+        drop(image);
+
+        let follow_all = u32::from(options.follow_all);
+        let mut loader = EbpfLoader::new();
+        loader.map_max_entries("EVENTS", options.ring_bytes);
+        loader.override_global("FOLLOW_ALL", &follow_all, true);
+        for (name, value) in &globals {
+            loader.override_global(name, value, true);
+        }
+        let mut ebpf = loader.load(OBJECT).map_err(|error| {
+            if not_permitted(&error) {
+                ProbeError::NotPermitted { what: "create BPF maps".to_owned() }
+            } else {
+                ProbeError::Load(error)
+            }
+        })?;
+
+        let mut syscalls: Array<_, u32> = take(&mut ebpf, "SYSCALLS")?;
+        for (number, class) in layout::syscalls() {
+            syscalls.set(number, class, 0).map_err(|source| ProbeError::Map { map: "SYSCALLS", source })?;
+        }
+        let selected = take(&mut ebpf, "SELECTED")?;
+        let connections = take(&mut ebpf, "CONNECTIONS")?;
+        let losses = take(&mut ebpf, "LOSS_COUNTS")?;
+        let ring = take(&mut ebpf, "EVENTS")?;
+        for (program, tracepoint) in PROGRAMS {
+            attach(&mut ebpf, program, tracepoint)?;
+        }
+        Ok((Self { _ebpf: ebpf, selected, connections, losses }, Records { ring }))
+    }
+
+    /// Starts tracing a process.
+    ///
+    /// # Errors
+    /// The map is full.
+    pub fn select(&mut self, tgid: u32) -> Result<(), ProbeError> {
+        self.selected.insert(tgid, 1, 0).map_err(|source| ProbeError::Map { map: "SELECTED", source })
+    }
+
+    /// Stops tracing a process.
+    pub fn deselect(&mut self, tgid: u32) {
+        // It may have exited, and then the kernel side has removed it.
+        let _ = self.selected.remove(&tgid);
+    }
+
+    /// Stops capturing a connection that nobody can read.
+    pub fn ignore(&mut self, id: ConnectionId) {
+        let key = ConnectionKey { inode: id.inode, tgid: id.tgid, reserved: 0 };
+        if let Ok(mut state) = self.connections.get(&key, 0) {
+            state.flags |= IGNORE;
+            // BPF_EXIST: it may have been closed since. Offsets that move meanwhile don't matter any more.
+            let _ = self.connections.insert(key, state, 2);
+        }
+    }
+
+    /// What the kernel side had to drop.
+    #[must_use]
+    pub fn losses(&self) -> Losses {
+        let sum = |index: u32| self.losses.get(&index, 0).map_or(0, |counts| counts.iter().sum());
+        const { assert!(LOSSES == 2) };
+        Losses { ring_full: sum(0), fault: sum(1) }
+    }
+}
+
+fn take<T: TryFrom<aya::maps::Map, Error = MapError>>(
+    ebpf: &mut Ebpf,
+    map: &'static str,
+) -> Result<T, ProbeError> {
+    let data = ebpf
+        .take_map(map)
+        .ok_or(ProbeError::Map { map, source: MapError::InvalidName { name: map.to_owned() } })?;
+    T::try_from(data).map_err(|source| ProbeError::Map { map, source })
+}
+
+fn attach(ebpf: &mut Ebpf, program: &'static str, tracepoint: &str) -> Result<(), ProbeError> {
+    let wrap = |source: ProgramError| {
+        // The verifier, too, says EACCES; but it says why.
+        let judged = matches!(&source, ProgramError::LoadError { verifier_log, .. } if !verifier_log.to_string().is_empty());
+        if !judged && not_permitted(&source) {
+            ProbeError::NotPermitted { what: format!("load or attach the program {program}") }
+        } else {
+            ProbeError::Program { program, source: Box::new(source) }
+        }
+    };
+    let loaded = ebpf.program_mut(program).ok_or_else(|| wrap(ProgramError::NotLoaded))?;
+    let loaded: &mut RawTracePoint = loaded.try_into().map_err(wrap)?;
+    loaded.load().map_err(wrap)?;
+    loaded.attach(tracepoint).map_err(wrap)?;
+    Ok(())
+}
+
+impl Records {
+    /// Waits until the kernel side wakes the reader or the time is over. The kernel side wakes only when
+    /// much is waiting, so a short time is the rule.
+    pub fn wait(&self, time: Duration) {
+        let timeout = i32::try_from(time.as_millis()).unwrap_or(i32::MAX);
+        let mut poll = libc::pollfd { fd: self.ring.as_raw_fd(), events: libc::POLLIN, revents: 0 };
+        // SAFETY: one valid `pollfd`. Any error (a signal) is a short wait, which is harmless.
+        unsafe { libc::poll(&raw mut poll, 1, timeout) };
+    }
+
+    /// Gives all waiting records to `take`; returns how many there were.
+    pub fn drain(&mut self, mut take: impl FnMut(&[u8])) -> u64 {
+        let mut count = 0;
+        while let Some(item) = self.ring.next() {
+            take(&item);
+            count += 1;
+        }
+        count
+    }
+}

@@ -1,0 +1,3 @@
+//! What must not leave the agent.
+
+pub mod url;

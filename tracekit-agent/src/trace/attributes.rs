@@ -1,0 +1,41 @@
+//! Attributes that several kinds of spans share.
+
+use super::span::{Attributes, Value};
+use crate::probes::record::Endpoint;
+
+/// Sets an attribute if there is a value.
+pub fn put<V: Into<Value>>(attributes: &mut Attributes, key: &'static str, value: Option<V>) {
+    if let Some(value) = value {
+        attributes.push((key, value.into()));
+    }
+}
+
+/// `server.address` and `server.port` of the end that serves.
+pub fn server(attributes: &mut Attributes, end: Option<&Endpoint>) {
+    match end {
+        Some(Endpoint::Ip(address)) => {
+            attributes.push(("server.address", address.ip().to_string().into()));
+            attributes.push(("server.port", i64::from(address.port()).into()));
+        }
+        Some(Endpoint::Unix(Some(path))) => {
+            attributes.push(("server.address", path.to_string_lossy().into_owned().into()));
+        }
+        Some(Endpoint::Unix(None)) | None => {}
+    }
+}
+
+/// `network.peer.address`, `network.peer.port`, `network.transport` of the other end.
+pub fn peer(attributes: &mut Attributes, end: Option<&Endpoint>) {
+    match end {
+        Some(Endpoint::Ip(address)) => {
+            attributes.push(("network.peer.address", address.ip().to_string().into()));
+            attributes.push(("network.peer.port", i64::from(address.port()).into()));
+        }
+        Some(Endpoint::Unix(path)) => {
+            let path = path.as_ref().map(|path| path.to_string_lossy().into_owned());
+            put(attributes, "network.peer.address", path);
+            attributes.push(("network.transport", "unix".into()));
+        }
+        None => {}
+    }
+}

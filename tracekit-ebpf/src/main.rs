@@ -1,0 +1,32 @@
+//! Kernel side of tracekit.
+//!
+//! Four raw tracepoints; nothing here writes to a process, overrides a return value or sends a signal:
+//! * `sys_enter`, `sys_exit`: what selected processes send and receive on stream sockets ([`socket`]);
+//! * `sched_process_fork`, `sched_process_exec`, `sched_process_exit`: which processes are selected
+//!   ([`process`]).
+//!
+//! Kernel structures are read with `bpf_probe_read_kernel` at offsets that the user side takes from the
+//! running kernel's BTF ([`layout`]). Programs must pass the verifier of Linux 5.10: constant loop
+//! bounds, no `bpf_loop`, 512 bytes of stack.
+
+#![no_std]
+#![no_main]
+
+mod capture;
+mod layout;
+mod maps;
+mod process;
+mod read;
+mod socket;
+mod syscall;
+
+#[cfg(not(test))]
+#[panic_handler]
+fn panic(_: &core::panic::PanicInfo<'_>) -> ! {
+    loop {}
+}
+
+/// The helpers used are for GPL-compatible programs.
+#[unsafe(link_section = "license")]
+#[unsafe(no_mangle)]
+static LICENSE: [u8; 4] = *b"GPL\0";

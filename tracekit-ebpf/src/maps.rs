@@ -1,0 +1,81 @@
+//! Maps.
+
+use aya_ebpf::{
+    bindings::{BPF_RB_FORCE_WAKEUP, BPF_RB_NO_WAKEUP},
+    macros::map,
+    maps::{Array, HashMap, LruHashMap, PerCpuArray, RingBuf},
+};
+use tracekit_common::{
+    event::{HEAD_MAX, TAIL_MAX},
+    map::{ConnectionKey, ConnectionState, LOSSES, Loss},
+    syscall::TABLE,
+};
+
+/// Records for the user side. Its size is set at load.
+#[map]
+pub static EVENTS: RingBuf = RingBuf::with_byte_size(8 * 1024 * 1024, 0);
+
+/// Selected processes by thread group.
+#[map]
+pub static SELECTED: HashMap<u32, u32> = HashMap::with_max_entries(16 * 1024, 0);
+
+/// What each system call number does: codes of `tracekit_common::syscall`.
+#[map]
+pub static SYSCALLS: Array<u32> = Array::with_max_entries(TABLE, 0);
+
+/// Entry times of write calls that have not returned yet, by thread.
+#[map]
+pub static ENTERED: LruHashMap<u32, u64> = LruHashMap::with_max_entries(16 * 1024, 0);
+
+/// Connections that were met.
+#[map]
+pub static CONNECTIONS: LruHashMap<ConnectionKey, ConnectionState> =
+    LruHashMap::with_max_entries(64 * 1024, 0);
+
+/// Records lost, by `Loss`.
+#[map]
+pub static LOSS_COUNTS: PerCpuArray<u64> = PerCpuArray::with_max_entries(LOSSES, 0);
+
+/// Room for what the verifier takes for the largest record: its bounds are powers of two, so it believes
+/// that a copy of up to twice `HEAD_MAX` may begin just below `HEAD_MAX`.
+pub const SCRATCH: usize = 64 + 3 * HEAD_MAX + 2 * TAIL_MAX;
+
+/// Where records are put together.
+#[map]
+pub static BUFFER: PerCpuArray<[u8; SCRATCH]> = PerCpuArray::with_max_entries(1, 0);
+
+/// The reader polls; it is woken early when this many bytes wait.
+const WAKE_AT: u64 = 512 * 1024;
+/// `BPF_RB_AVAIL_DATA` of `bpf_ringbuf_query`.
+const AVAILABLE: u64 = 0;
+
+/// Counts a loss.
+#[inline(always)]
+pub fn lose(loss: Loss) {
+    if let Some(count) = LOSS_COUNTS.get_ptr_mut(loss as u32) {
+        // SAFETY: the pointer is to this CPU's value and programs are not preempted by themselves.
+        unsafe { *count += 1 };
+    }
+}
+
+/// Flags for the next record: a wake-up for each would cost the traced thread more than the copy.
+#[inline(always)]
+pub fn wakeup() -> u64 {
+    if EVENTS.query(AVAILABLE) > WAKE_AT {
+        u64::from(BPF_RB_FORCE_WAKEUP)
+    } else {
+        u64::from(BPF_RB_NO_WAKEUP)
+    }
+}
+
+/// Sends a record of fixed size.
+#[inline(always)]
+pub fn send<T: 'static>(record: T) {
+    match EVENTS.reserve::<T>(0) {
+        Some(mut slot) => {
+            slot.write(record);
+            slot.submit(wakeup());
+        }
+        None => lose(Loss::RingFull),
+    }
+}
