@@ -267,20 +267,23 @@ fn align<'a>(left: &[&'a Span], right: &[&'a Span]) -> Vec<(Option<&'a Span>, Op
     pairs
 }
 
-/// A table of the differences for people; the second value says whether any is not permitted.
+/// The differences for people, those that are right by their reason; the second value says whether any is not.
 #[must_use]
 pub fn report(title: &str, differences: &[Difference]) -> (String, bool) {
     let mut text = format!("== {title}: what differs between the SDK and the agent\n");
+    let mut reasons: BTreeMap<&str, Vec<String>> = BTreeMap::new();
     let mut failed = false;
-    for difference in differences {
-        let Difference { what, permitted, count, example } = difference;
+    for Difference { what, permitted, count, example } in differences {
         match permitted {
-            Some(reason) => text.push_str(&format!("  permitted {count:4} × {what} ({reason})\n")),
+            Some(reason) => reasons.entry(reason).or_default().push(format!("{count} × {what}")),
             None => {
                 failed = true;
-                text.push_str(&format!("  DIFFERS   {count:4} × {what}\n                   {example}\n"));
+                text.push_str(&format!("  DIFFERS {count} × {what}\n          {example}\n"));
             }
         }
+    }
+    for (reason, list) in reasons {
+        text.push_str(&format!("  permitted: {reason}\n      {}\n", list.join("\n      ")));
     }
     if differences.is_empty() {
         text.push_str("  nothing\n");
