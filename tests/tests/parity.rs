@@ -37,7 +37,7 @@ fn is_server(site: &Site<'_>) -> bool {
     site.sdk.is_some_and(Span::is_server)
 }
 
-/// `?`, `%s`, `$1` and a literal number all stand for a value.
+/// `?`, `%s`, `$1` and a literal number stand for a value.
 fn placeholders(text: &str) -> String {
     let mut result = String::new();
     let mut characters = text.replace("%s", "?").chars().collect::<Vec<_>>().into_iter().peekable();
@@ -117,7 +117,6 @@ const PERMITTED: &[Permitted] = &[
             site.key == "db.query.text"
                 && placeholders(&site.sdk_text(site.key)) == placeholders(&site.agent_text(site.key))
         },
-    },
     },
     Permitted {
         reason: "the server says on the wire that it is MariaDB; PyMySQL's instrumentation cannot know",
