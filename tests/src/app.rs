@@ -123,7 +123,10 @@ impl Setup {
             }
         };
         command.args(arguments).current_dir(paths::apps()).env("PYTHONDONTWRITEBYTECODE", "1");
-        command.env("SHOP_DB", self.driver()).env("DJANGO_SETTINGS_MODULE", "shop_django.settings");
+        command.env("SHOP_DB", self.driver());
+        if self == Self::Django {
+            command.env("DJANGO_SETTINGS_MODULE", "shop_django.settings");
+        }
         command.envs(environment.iter().map(|(key, value)| (key, value)));
         if matches!(tracing, Tracing::Sdk { stdlib: true, .. }) {
             // On the command line opentelemetry-instrument would take it for an option of its own.

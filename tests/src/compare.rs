@@ -207,21 +207,43 @@ impl Comparison<'_> {
 /// What kind of call it is: the system and the first word of the statement, or the HTTP method.
 #[must_use]
 pub fn signature(span: &Span) -> String {
-    let system = span.text("db.system.name").or_else(|| span.text("db.system"));
-    match system {
-        Some(system) => {
-            let text = span.text("db.query.text").or_else(|| span.text("db.statement"));
-            let text = text.or_else(|| span.text("db.operation.name")).unwrap_or_else(|| span.name.clone());
-            let word = text.split_whitespace().next().unwrap_or("").to_ascii_uppercase();
-            format!("{system} {word}")
+    match (system(span), statement_word(span)) {
+        (Some(system), Some(word)) => format!("{system} {word}"),
+        (Some(system), None) => system,
+        (None, _) => {
+            format!("HTTP {}", span.text("http.request.method").unwrap_or_else(|| span.name.clone()))
         }
-        None => format!("HTTP {}", span.text("http.request.method").unwrap_or_else(|| span.name.clone())),
     }
 }
 
-/// Pairs two sequences by the longest common subsequence of their signatures.
+/// `db.system.name`, where MariaDB is MySQL: only the wire knows the difference.
+fn system(span: &Span) -> Option<String> {
+    span.text("db.system.name").map(|system| if system == "mariadb" { "mysql".into() } else { system })
+}
+
+/// The first word of the statement. `MULTI` only opens a transaction of Redis commands.
+fn statement_word(span: &Span) -> Option<String> {
+    let text = span.text("db.query.text").or_else(|| span.text("db.operation.name"))?;
+    let mut words =
+        text.split(|c: char| !c.is_ascii_alphanumeric() && c != '_').filter(|word| !word.is_empty());
+    words.find(|word| !word.eq_ignore_ascii_case("MULTI")).map(str::to_ascii_uppercase)
+}
+
+/// Whether two spans can be of the same call. A statement that was prepared before the attach has no text.
+fn can_be_same(left: &Span, right: &Span) -> bool {
+    match (system(left), system(right)) {
+        (Some(a), Some(b)) => {
+            let words = (statement_word(left), statement_word(right));
+            a == b && (words.0 == words.1 || words.0.is_none() || words.1.is_none())
+        }
+        (None, None) => signature(left) == signature(right),
+        _ => false,
+    }
+}
+
+/// Pairs two sequences by the longest common subsequence of calls that can be the same.
 fn align<'a>(left: &[&'a Span], right: &[&'a Span]) -> Vec<(Option<&'a Span>, Option<&'a Span>)> {
-    let same = |i: usize, j: usize| signature(left[i]) == signature(right[j]);
+    let same = |i: usize, j: usize| can_be_same(left[i], right[j]);
     let mut length = vec![vec![0usize; right.len() + 1]; left.len() + 1];
     for i in (0..left.len()).rev() {
         for j in (0..right.len()).rev() {
@@ -245,23 +267,105 @@ fn align<'a>(left: &[&'a Span], right: &[&'a Span]) -> Vec<(Option<&'a Span>, Op
     pairs
 }
 
-/// A table of the differences for people; the second value says whether any is not permitted.
+/// The differences for people, those that are right by their reason; the second value says whether any is not.
 #[must_use]
 pub fn report(title: &str, differences: &[Difference]) -> (String, bool) {
     let mut text = format!("== {title}: what differs between the SDK and the agent\n");
+    let mut reasons: BTreeMap<&str, Vec<String>> = BTreeMap::new();
     let mut failed = false;
-    for difference in differences {
-        let Difference { what, permitted, count, example } = difference;
+    for Difference { what, permitted, count, example } in differences {
         match permitted {
-            Some(reason) => text.push_str(&format!("  permitted {count:4} × {what} ({reason})\n")),
+            Some(reason) => reasons.entry(reason).or_default().push(format!("{count} × {what}")),
             None => {
                 failed = true;
-                text.push_str(&format!("  DIFFERS   {count:4} × {what}\n                   {example}\n"));
+                text.push_str(&format!("  DIFFERS {count} × {what}\n          {example}\n"));
             }
         }
+    }
+    for (reason, list) in reasons {
+        text.push_str(&format!("  permitted: {reason}\n      {}\n", list.join("\n      ")));
     }
     if differences.is_empty() {
         text.push_str("  nothing\n");
     }
     (text, failed)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    fn span(id: &str, parent: Option<&str>, kind: &str, name: &str, attributes: serde_json::Value) -> Span {
+        serde_json::from_value(json!({
+            "trace_id": "t", "span_id": id, "parent_span_id": parent, "name": name, "kind": kind,
+            "start_time_unix_nano": 1, "end_time_unix_nano": "2", "attributes": attributes,
+        }))
+        .unwrap()
+    }
+
+    fn request() -> Vec<Span> {
+        vec![
+            span("s", None, "server", "GET", json!({"url.query": "id=r1"})),
+            span(
+                "a",
+                Some("s"),
+                "client",
+                "SELECT",
+                json!({"db.system.name": "mysql", "db.query.text": "SELECT 1"}),
+            ),
+            span(
+                "b",
+                Some("s"),
+                "client",
+                "GET",
+                json!({"http.request.method": "GET", "url.full": "http://a/?id=r1"}),
+            ),
+        ]
+    }
+
+    fn differences(sdk: &[Span], agent: &[Span], permitted: &[Permitted]) -> Vec<String> {
+        compare(&["r1".into()], sdk, agent, permitted).into_iter().map(|difference| difference.what).collect()
+    }
+
+    #[test]
+    fn the_same_spans_do_not_differ() {
+        assert_eq!(differences(&request(), &request(), &[]), Vec::<String>::new());
+    }
+
+    #[test]
+    fn every_kind_of_difference_is_found() {
+        let mut agent = request();
+        agent[0].name = "POST".into();
+        assert_eq!(differences(&request(), &agent, &[]), ["server: name"]);
+
+        let mut agent = request();
+        agent[1].attributes.insert("db.query.text".into(), "SELECT 2".into());
+        assert_eq!(differences(&request(), &agent, &[]), ["mysql SELECT: db.query.text"]);
+
+        let agent = request()[..2].to_vec();
+        assert_eq!(differences(&request(), &agent, &[]), ["missing client span \"HTTP GET\""]);
+        assert_eq!(differences(&request()[..2], &request(), &[]), ["extra client span \"HTTP GET\""]);
+
+        let mut agent = request();
+        agent[2].parent_span_id = None;
+        let found = differences(&request(), &agent, &[]);
+        assert_eq!(found, ["client span not under its request", "missing client span \"HTTP GET\""]);
+
+        assert_eq!(differences(&request(), &[], &[]), ["server span missing"]);
+        let twice = [request(), request()].concat();
+        assert_eq!(differences(&request(), &twice, &[]), ["number of server spans: SDK 1, agent 2"]);
+    }
+
+    #[test]
+    fn a_rule_permits_only_its_own_difference() {
+        let rule = Permitted { reason: "text", matches: |site| site.key == "db.query.text" };
+        let mut agent = request();
+        agent[1].attributes.insert("db.query.text".into(), "SELECT 2".into());
+        agent[0].name = "POST".into();
+        let found = compare(&["r1".into()], &request(), &agent, &[rule]);
+        let (_, failed) = report("test", &found);
+        assert!(failed);
+        assert_eq!(found.iter().filter(|difference| difference.permitted.is_some()).count(), 1);
+    }
 }

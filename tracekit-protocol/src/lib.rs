@@ -22,9 +22,9 @@ pub mod postgres;
 pub mod redis;
 pub mod session;
 pub mod sql;
+mod statement;
 #[cfg(test)]
 mod wire;
-mod statement;
 
 pub use exchange::{Begin, End, Event, Outcome, Request, Role};
 pub use session::{Protocol, Session};

@@ -143,7 +143,10 @@ impl Agent {
         let mut step = Step { probes, connections, correlator, tracker, world, spans, counters };
         let count = records.drain(|bytes| match record::decode(bytes) {
             Some(record) => step.take(record),
-            None => tracing::error!(length = bytes.len(), "malformed record from the kernel side; please report this"),
+            None => tracing::error!(
+                length = bytes.len(),
+                "malformed record from the kernel side; please report this"
+            ),
         });
         counters.add(Counter::EventsReceived, count);
     }

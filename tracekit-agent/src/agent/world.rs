@@ -63,7 +63,9 @@ impl World {
     pub fn forked(&mut self, parent: u32, child: u32) {
         let Some(resource) = self.resources.get(&parent) else { return };
         let mut resource = Resource::clone(resource);
-        resource.attributes.retain(|(key, _)| !matches!(key.as_str(), "process.vpid" | "service.instance.id"));
+        resource
+            .attributes
+            .retain(|(key, _)| !matches!(key.as_str(), "process.vpid" | "service.instance.id"));
         for (key, value) in &mut resource.attributes {
             if key == "process.pid" {
                 *value = Value::Int(i64::from(child));

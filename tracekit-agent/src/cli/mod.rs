@@ -43,7 +43,8 @@ pub fn main() -> ExitCode {
             return if error.use_stderr() { ExitCode::Usage } else { ExitCode::Ok };
         }
     };
-    let filter = EnvFilter::try_from_env("TRACEKIT_LOG").unwrap_or_else(|_| EnvFilter::new("tracekit=warn,tracekit_agent=warn"));
+    let filter = EnvFilter::try_from_env("TRACEKIT_LOG")
+        .unwrap_or_else(|_| EnvFilter::new("tracekit=warn,tracekit_agent=warn"));
     tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_target(false).init();
 
     let result = match cli.verb {

@@ -144,7 +144,8 @@ fn trace(
 
     announce(&mut agent.selected(), target.as_deref(), follow);
     if let Some(path) = &args.ready_file {
-        std::fs::write(path, "ready\n").with_context(|| format!("create the ready file {}", path.display()))?;
+        std::fs::write(path, "ready\n")
+            .with_context(|| format!("create the ready file {}", path.display()))?;
     }
     let ended = agent.run(&stop);
     // Detach first: the process is left alone while the last spans leave.
@@ -171,7 +172,8 @@ fn announce(processes: &mut dyn Iterator<Item = &Arc<Inspected>>, target: Option
     let mut processes: Vec<_> = processes.collect();
     processes.sort_by_key(|process| process.pid());
     for process in &processes {
-        let version = process.interpreter.version.as_ref().map_or(String::new(), |(version, _)| format!(" {version}"));
+        let version =
+            process.interpreter.version.as_ref().map_or(String::new(), |(version, _)| format!(" {version}"));
         eprintln!(
             "attached to PID {} ({}{version}, service {})",
             process.pid(),
@@ -190,5 +192,9 @@ fn announce(processes: &mut dyn Iterator<Item = &Arc<Inspected>>, target: Option
 fn report(summary: &Summary, counters: &Counters) {
     let made = counters.get(Counter::SpansFinished);
     let lost = counters.get(Counter::EventsLost);
-    eprintln!("{made} spans, {} exported, {} dropped, {lost} events lost", summary.exported, summary.dropped());
+    eprintln!(
+        "{made} spans, {} exported, {} dropped, {lost} events lost",
+        summary.exported,
+        summary.dropped()
+    );
 }
