@@ -174,9 +174,10 @@ pub struct Report {
     pub lines: Vec<String>,
     /// Every line of the console.
     pub console: Vec<String>,
+    /// The check came to its end.
+    pub done: bool,
     passed: usize,
     failed: usize,
-    done: bool,
     ending: Option<String>,
 }
 
