@@ -312,3 +312,24 @@ proptest! {
         }
     }
 }
+
+/// Joined anywhere, a connection is never taken for another protocol's; a textual one not even where
+/// every few bytes look like the start of a message.
+#[test]
+fn joined_anywhere_the_protocol_is_right_or_unknown() {
+    for capture in CAPTURES.iter() {
+        for start in 0..capture.pieces.len() {
+            let textual = matches!(capture.protocol.as_str(), "http" | "redis");
+            for size in if textual { &[7, usize::MAX][..] } else { &[usize::MAX] } {
+                let mut player = Player::new(Session::new(Limits::default()));
+                for (direction, bytes) in &capture.pieces[start..] {
+                    bytes.chunks(*size).for_each(|call| player.call(*direction, &[Segment::Data(call)]));
+                }
+                if let Some(found) = player.session.protocol() {
+                    let right = found.name().starts_with(&capture.protocol);
+                    assert!(right, "{} from {start} is taken for {found:?}", capture.name);
+                }
+            }
+        }
+    }
+}
