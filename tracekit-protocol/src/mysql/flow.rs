@@ -111,7 +111,7 @@ impl Flow {
         if self.queue.len() >= self.limits.in_flight.max(1) {
             self.give_up(frame.started.entered, events);
         }
-        let start = self.peer.start(&frame.started);
+        let start = self.peer.role.request_start(&frame.started);
         let tid = frame.started.tid;
         let (kind, state) = match *code {
             command::QUERY => {
@@ -149,7 +149,10 @@ impl Flow {
                 self.statements.clear();
                 (Kind::One, State::First)
             }
-            command::BINLOG_DUMP | command::TABLE_DUMP | command::BINLOG_DUMP_GTID => return Said::Stream,
+            command::BINLOG_DUMP | command::TABLE_DUMP | command::BINLOG_DUMP_GTID => {
+                self.give_up(frame.started.entered, events);
+                return Said::Stream;
+            }
             // COM_CREATE_DB … COM_SET_OPTION
             0x05..=0x1b => (Kind::One, State::First),
             _ => return Said::Nonsense,
@@ -199,7 +202,7 @@ impl Flow {
         // Without a command: the end of an answer that was taken for complete, or joined late.
         let Some(command) = self.queue.front_mut() else { return };
         if let Some(exchange) = &mut command.exchange {
-            exchange.answered(&frame.started);
+            exchange.answered(self.peer.role, &frame.started);
         }
         let body = frame.body.as_slice();
         let first = body.first().copied().unwrap_or(0);
@@ -321,7 +324,7 @@ impl Flow {
             command.exchange = Some(exchange);
         }
         if let Some(mut exchange) = command.exchange {
-            exchange.answered(at);
+            exchange.answered(self.peer.role, at);
             exchange.fail(error, cancelled);
             exchange.end(&self.peer, at.returned, Outcome::Complete, events);
         }
