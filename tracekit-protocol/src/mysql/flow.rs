@@ -199,11 +199,9 @@ impl Flow {
         if continuation {
             return;
         }
+        self.note_first_byte(&frame.started);
         // Without a command: the end of an answer that was taken for complete, or joined late.
         let Some(command) = self.queue.front_mut() else { return };
-        if let Some(exchange) = &mut command.exchange {
-            exchange.answered(self.peer.role, &frame.started);
-        }
         let body = frame.body.as_slice();
         let first = body.first().copied().unwrap_or(0);
         if first == message::ERR && !matches!(command.state, State::Definitions(_)) {
@@ -249,6 +247,13 @@ impl Flow {
                     }
                 }
             },
+        }
+    }
+
+    /// Bytes of the answer to the first command in flight came.
+    pub fn note_first_byte(&mut self, at: &Moment) {
+        if let Some(exchange) = self.queue.front_mut().and_then(|command| command.exchange.as_mut()) {
+            exchange.answered(self.peer.role, at);
         }
     }
 

@@ -63,6 +63,8 @@ pub struct Connection {
     tail: Tail,
     /// When the last of the server's bytes were transferred.
     answered: u64,
+    /// When the last of the client's bytes were transferred.
+    asked: u64,
     flow: Flow,
 }
 
@@ -80,6 +82,7 @@ impl Connection {
             answers_lost: true,
             tail: Tail::default(),
             answered: 0,
+            asked: 0,
             flow: Flow::new(role, limits),
         }
     }
@@ -199,6 +202,7 @@ impl Connection {
                     self.restart_answers();
                 }
                 if self.answers_lost {
+                    self.flow.note_first_byte(at);
                     self.tail.push(data);
                     self.find_end_of_answer(at, events);
                     return;
@@ -258,6 +262,7 @@ impl Parser for Connection {
             return;
         }
         if direction == self.asking {
+            self.asked = at.entered;
             self.request(segment, at, events);
         } else {
             self.answered = at.returned;
@@ -273,7 +278,7 @@ impl Parser for Connection {
     }
 
     fn settle(&mut self, events: &mut Vec<Event>) {
-        if self.answers_lost {
+        if self.answers_lost && self.answered >= self.asked {
             self.flow.give_up(self.answered, events);
         }
     }

@@ -298,7 +298,8 @@ impl Flow {
         Ok(())
     }
 
-    fn note_first_byte(&mut self, at: &Moment) {
+    /// Bytes of the answer to the first request in flight came.
+    pub fn note_first_byte(&mut self, at: &Moment) {
         let role = self.peer.role;
         let number = match self.queue.front_mut() {
             Some(Op::Query(exchange) | Op::Execute { exchange, .. }) => {
@@ -384,7 +385,7 @@ impl Flow {
     }
 
     /// Concludes what was complete and only waited for the transaction's end.
-    fn release(&mut self, events: &mut Vec<Event>) {
+    pub fn release(&mut self, events: &mut Vec<Event>) {
         if let Some((exchange, end)) = self.held.take() {
             exchange.end(&self.peer, end, Outcome::Complete, events);
         }

@@ -72,6 +72,8 @@ pub struct Connection {
     tail: Tail,
     /// When the last of the server's bytes were transferred.
     answered: u64,
+    /// When the last of the client's bytes were transferred.
+    asked: u64,
     /// The last thing seen is `ReadyForQuery`.
     quiet: bool,
     flow: Flow,
@@ -91,6 +93,7 @@ impl Connection {
             answers_lost: true,
             tail: Tail::default(),
             answered: 0,
+            asked: 0,
             quiet: false,
             flow: Flow::new(role, limits),
         }
@@ -254,6 +257,7 @@ impl Connection {
                     self.follow_answers(data, at, events);
                 }
                 if self.answers_lost {
+                    self.flow.note_first_byte(at);
                     self.tail.push(data);
                     self.find_end_of_answer(at, events);
                 }
@@ -320,6 +324,7 @@ impl Parser for Connection {
             return;
         }
         if direction == self.asking {
+            self.asked = at.entered;
             self.request(segment, at, events);
         } else {
             self.answered = at.returned;
@@ -335,7 +340,8 @@ impl Parser for Connection {
     }
 
     fn settle(&mut self, events: &mut Vec<Event>) {
-        if self.answers_lost {
+        self.flow.release(events);
+        if self.answers_lost && self.answered >= self.asked {
             self.flow.give_up(self.answered, events);
         }
     }
