@@ -5,8 +5,8 @@
 
 mod capture;
 
-use capture::{Capture, describe, play};
-use tracekit_protocol::{Detection, Role, mysql, postgres};
+use capture::{Capture, describe, moment, play};
+use tracekit_protocol::{Detection, Limits, Role, Segment, Session, mysql, postgres};
 
 fn check(name: &str, expected: &[&str]) {
     let found = describe(&play(&Capture::load(name)));
@@ -293,4 +293,40 @@ fn postgres_psycopg3_pipeline() {
             "COPY copied TO STDOUT | 63 rows",
         ],
     );
+}
+
+#[test]
+fn sessions_find_the_protocol_and_the_same_exchanges() {
+    for capture in Capture::all() {
+        let mut session = Session::new(Limits::default());
+        let mut events = Vec::new();
+        for (n, (direction, data)) in capture.records.iter().enumerate() {
+            session.segment(*direction, Segment::Data(data), &moment(n, true), &mut events);
+        }
+        session.close(capture.close, &moment(capture.records.len(), false), &mut events);
+        assert_eq!(describe(&events), describe(&play(&capture)), "{}", capture.name);
+    }
+}
+
+#[test]
+fn sessions_that_begin_late_find_the_statements_that_follow() {
+    for name in [
+        "postgres_psycopg2_simple",
+        "postgres_psycopg3_extended",
+        "postgres_asyncpg_mixed",
+        "mysql_pymysql_text",
+    ] {
+        let capture = Capture::load(name);
+        let whole = play(&capture).len();
+        let from = capture.records.len() / 2;
+        let mut session = Session::new(Limits::default());
+        let mut events = Vec::new();
+        for (n, (direction, data)) in capture.records.iter().enumerate().skip(from) {
+            session.segment(*direction, Segment::Data(data), &moment(n, true), &mut events);
+        }
+        session.close(capture.close, &moment(capture.records.len(), false), &mut events);
+        let found = describe(&events);
+        assert!(found.len() >= whole / 8, "{name}: {found:?} of {whole}");
+        assert!(found.iter().all(|line| !line.contains("Unknown")), "{name}: {found:#?}");
+    }
 }

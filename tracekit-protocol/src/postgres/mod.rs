@@ -70,6 +70,10 @@ pub struct Connection {
     answers: Framer,
     answers_lost: bool,
     tail: Tail,
+    /// When the last of the server's bytes were transferred.
+    answered: u64,
+    /// When the last of the client's bytes were transferred.
+    asked: u64,
     /// The last thing seen is `ReadyForQuery`.
     quiet: bool,
     flow: Flow,
@@ -79,19 +83,17 @@ impl Connection {
     /// Follows a connection on which the traced process has this role.
     #[must_use]
     pub fn new(role: Role, limits: Limits) -> Self {
-        let asking = match role {
-            Role::Client => Direction::Outbound,
-            Role::Server => Direction::Inbound,
-        };
         Self {
             limits,
             phase: Phase::Fresh,
-            asking,
+            asking: role.request_direction(),
             requests: Framer::new(HEADER),
             requests_lost: true,
             answers: Framer::new(HEADER),
             answers_lost: true,
             tail: Tail::default(),
+            answered: 0,
+            asked: 0,
             quiet: false,
             flow: Flow::new(role, limits),
         }
@@ -255,6 +257,7 @@ impl Connection {
                     self.follow_answers(data, at, events);
                 }
                 if self.answers_lost {
+                    self.flow.note_first_byte(at);
                     self.tail.push(data);
                     self.find_end_of_answer(at, events);
                 }
@@ -321,8 +324,10 @@ impl Parser for Connection {
             return;
         }
         if direction == self.asking {
+            self.asked = at.entered;
             self.request(segment, at, events);
         } else {
+            self.answered = at.returned;
             self.answer(segment, at, events);
         }
     }
@@ -332,5 +337,20 @@ impl Parser for Connection {
         if close != Close::LocalWrite {
             self.phase = Phase::Opaque;
         }
+    }
+
+    fn settle(&mut self, events: &mut Vec<Event>) {
+        self.flow.release(events);
+        if self.answers_lost && self.answered >= self.asked {
+            self.flow.give_up(self.answered, events);
+        }
+    }
+
+    fn is_opaque(&self) -> bool {
+        self.phase == Phase::Opaque
+    }
+
+    fn buffered(&self) -> usize {
+        self.requests.buffered() + self.answers.buffered() + self.tail.bytes().len()
     }
 }

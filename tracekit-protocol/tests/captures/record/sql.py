@@ -9,7 +9,7 @@ connection: first {"protocol", "client", "note"}, then {"dir": "out"|"in", "hex"
 client, at last {"close": "local"|"remote"}.
 
 Needs: psycopg2-binary, psycopg[binary], asyncpg, pg8000, PyMySQL, aiomysql, mysql-connector-python;
-initdb and postgres (PG_BIN, default: where pg_config says), mariadbd and mariadb-install-db.
+initdb and postgres (PG_BIN, default: where pg_config says), mariadbd and mariadb-install-db, openssl.
 Run as root (the servers are started as their own users) or as a user that may start both.
 """
 
