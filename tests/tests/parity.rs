@@ -5,9 +5,10 @@
 
 use std::time::Duration;
 
-use anyhow::{Result, bail};
-use tracekit_tests::agent::Agent;
+use anyhow::{Result, bail, ensure};
+use tracekit_tests::agent::{Agent, listing};
 use tracekit_tests::app::{Setup, Tracing};
+use tracekit_tests::client::{Request, send_once};
 use tracekit_tests::collector::Collector;
 use tracekit_tests::compare::{Permitted, Site, compare, report, trees};
 use tracekit_tests::process::free_port;
@@ -231,6 +232,51 @@ fn parity(setup: Setup) -> Result<()> {
         if failed {
             bail!("the agent's spans differ from the SDK's; see above");
         }
+        Ok(())
+    })
+}
+
+/// psycopg 3 prepares a statement at its sixth execution. The text was sent before the agent came; the spans of the
+/// executions are there nevertheless, under their requests.
+#[test]
+fn statements_prepared_before_the_attach_have_spans() -> Result<()> {
+    Stage::run("parity-prepared", |stage| {
+        let stage = stage.with_postgres()?.with_redis()?.with_backend()?;
+        let app = Setup::FlaskGthread.start(stage.logs(), &stage.environment(), &Tracing::None)?;
+        let ask = |ids: std::ops::Range<usize>| {
+            ids.into_iter().try_for_each(|id| {
+                send_once(
+                    app.port,
+                    &Request { close: true, ..Request::get(&format!("/products/3?id=p{id}")) },
+                )
+                .map(drop)
+            })
+        };
+        ask(0..200)?;
+        let agent = Agent::attach(&stage, &app.pids())?;
+        ask(1000..1030)?;
+        let is_last = |span: &Span| span.request_id().as_deref() == Some("p1029");
+        agent.spans_when(Duration::from_secs(5), |spans| spans.iter().any(is_last))?;
+        let spans = agent.finish()?;
+        let trees = trees(&spans);
+        let mut without_text = 0;
+        for id in 1000..1030 {
+            let [tree] = trees.get(&format!("p{id}")).map_or(&[][..], Vec::as_slice) else {
+                bail!("not one server span for p{id}");
+            };
+            let statements: Vec<&Span> = tree
+                .children
+                .iter()
+                .filter(|span| span.text("db.system.name").as_deref() == Some("postgresql"))
+                .filter(|span| !is_driver_statement(span))
+                .collect();
+            let [statement] = statements.as_slice() else {
+                bail!("p{id} has {} statements:\n{}", statements.len(), listing(&tree.children));
+            };
+            without_text += usize::from(!statement.attributes.contains_key("db.query.text"));
+        }
+        println!("{without_text} of 30 executions of statements whose text was not seen");
+        ensure!(without_text > 0, "no statement was prepared before the attach");
         Ok(())
     })
 }
