@@ -17,7 +17,7 @@ use std::{
 use crate::{
     discovery::{Change, Inspected, Inspector, Selector, Tracker},
     export::{Counter, Counters, Handle, Sampler},
-    net::{Connections, Verdict},
+    net::{Connection, Connections, Verdict},
     probes::{
         Losses, ProbeError, ProbeOptions, Probes, Records,
         record::{self, ProcessEvent, Record},
@@ -25,6 +25,7 @@ use crate::{
     trace::{correlator::Correlator, peer::ServiceMap},
 };
 use clock::monotonic_nanos;
+use tracekit_protocol::Event;
 use world::World;
 
 /// How long records may wait in the ring buffer: as live as a person can tell, and 50 wake-ups a second.
@@ -33,6 +34,9 @@ const POLL: Duration = Duration::from_millis(20);
 const HOUSEKEEPING: Duration = Duration::from_secs(1);
 /// How often all processes are looked at, for what events did not tell.
 const RESCAN: Duration = Duration::from_secs(10);
+
+/// A connection without transfers for this long, in nanoseconds, is quiet.
+const QUIET_NANOS: u64 = 1_000_000_000;
 
 /// What to trace and how.
 #[derive(Debug)]
@@ -120,6 +124,7 @@ impl Agent {
                 housekeeping = now + HOUSEKEEPING;
                 self.world.tick();
                 self.count_losses();
+                self.step().settle_quiet();
             }
             if now >= rescan {
                 rescan = now + RESCAN;
@@ -166,8 +171,21 @@ impl Agent {
     }
 
     fn apply(&mut self, changes: Vec<Change>) {
+        self.step().apply(changes);
+    }
+
+    fn step(&mut self) -> Step<'_> {
         let Self { probes, connections, correlator, tracker, world, spans, counters, .. } = self;
-        Step { probes, connections, correlator, tracker, world, spans, counters }.apply(changes);
+        Step { probes, connections, correlator, tracker, world, spans, counters }
+    }
+}
+
+/// Events of a connection go through the correlation; the spans that come of it are handed out.
+fn emit(correlator: &mut Correlator, world: &World, spans: &Handle) -> impl FnMut(&Connection, Event) {
+    move |connection, event| {
+        if let Some(span) = correlator.event(connection, event, world) {
+            spans.submit(span);
+        }
     }
 }
 
@@ -191,26 +209,35 @@ impl Step<'_> {
             }
             Record::Data(data) => {
                 let Self { connections, correlator, world, spans, .. } = self;
-                let verdict = connections.data(&data, |connection, event| {
-                    if let Some(span) = correlator.event(connection, event, *world) {
-                        spans.submit(span);
-                    }
-                });
+                let verdict = connections.data(&data, emit(correlator, world, spans));
                 if verdict == Verdict::Ignore {
                     self.counters.add(Counter::ConnectionsOpaque, 1);
                     self.probes.ignore(data.id);
                 }
+                self.settle();
             }
             Record::Close { id, time, tid, close } => {
                 let Self { connections, correlator, world, spans, .. } = self;
-                connections.closed(id, close, time, tid, |connection, event| {
-                    if let Some(span) = correlator.event(connection, event, *world) {
-                        spans.submit(span);
-                    }
-                });
+                connections.closed(id, close, time, tid, emit(correlator, world, spans));
+                self.settle();
             }
             Record::Process(event) => self.process(event),
         }
+    }
+
+    /// Ends what hung on requests that have been answered.
+    fn settle(&mut self) {
+        let Self { connections, correlator, world, spans, .. } = self;
+        for id in correlator.quiet() {
+            connections.settle(id, emit(correlator, world, spans));
+        }
+    }
+
+    /// Ends what hangs on connections that have been quiet for a while.
+    fn settle_quiet(&mut self) {
+        let Self { connections, correlator, world, spans, .. } = self;
+        connections
+            .settle_quiet(monotonic_nanos().saturating_sub(QUIET_NANOS), emit(correlator, world, spans));
     }
 
     fn process(&mut self, event: ProcessEvent) {
@@ -258,11 +285,7 @@ impl Step<'_> {
     /// Ends what is in flight in a process that is gone.
     fn forget(&mut self, pid: u32) {
         let Self { connections, correlator, world, spans, .. } = self;
-        connections.process_gone(pid, monotonic_nanos(), |connection, event| {
-            if let Some(span) = correlator.event(connection, event, *world) {
-                spans.submit(span);
-            }
-        });
+        connections.process_gone(pid, monotonic_nanos(), emit(correlator, world, spans));
         correlator.process_gone(pid);
         world.remove(pid);
     }

@@ -31,6 +31,10 @@ struct Followed {
     sent: u64,
     ignored: bool,
     last_used: u64,
+    /// Time of the last transfer, nanoseconds of `CLOCK_MONOTONIC`.
+    last_time: u64,
+    /// Told to be quiet since the last transfer.
+    settled: bool,
 }
 
 /// All connections of all traced processes.
@@ -55,6 +59,7 @@ pub enum Verdict {
 impl Connections {
     /// A connection was met for the first time (again, if the kernel side had forgotten it).
     pub fn opened(&mut self, id: ConnectionId, local: Endpoint, remote: Endpoint) {
+        self.ticks += 1;
         self.make_room();
         let connection = Connection { id, ends: Some((local, remote)), nonblocking: false };
         self.followed.insert(id, Followed::new(connection, self.limits, self.ticks));
@@ -76,6 +81,8 @@ impl Connections {
             followed
         });
         followed.last_used = self.ticks;
+        followed.last_time = data.returned;
+        followed.settled = false;
         if followed.ignored {
             return Verdict::Ignore;
         }
@@ -109,6 +116,27 @@ impl Connections {
         }
         if close == Close::Local {
             self.followed.remove(&id);
+        }
+    }
+
+    /// Nothing more will come on this connection for what was asked so far: ends answers whose end can't be
+    /// told because bytes are missing.
+    pub fn settle(&mut self, id: ConnectionId, mut emit: impl FnMut(&Connection, Event)) {
+        let Some(followed) = self.followed.get_mut(&id).filter(|followed| !followed.settled) else { return };
+        followed.settled = true;
+        followed.session.settle(&mut self.events);
+        for event in self.events.drain(..) {
+            emit(&followed.connection, event);
+        }
+    }
+
+    /// As [`Connections::settle`], for all connections without a transfer since `before` (nanoseconds of
+    /// `CLOCK_MONOTONIC`).
+    pub fn settle_quiet(&mut self, before: u64, mut emit: impl FnMut(&Connection, Event)) {
+        let quiet = |f: &Followed| !f.settled && !f.ignored && f.last_time < before;
+        let ids: Vec<_> = self.followed.iter().filter(|(_, f)| quiet(f)).map(|(id, _)| *id).collect();
+        for id in ids {
+            self.settle(id, &mut emit);
         }
     }
 
@@ -148,7 +176,16 @@ impl Connections {
 impl Followed {
     fn new(connection: Connection, limits: Limits, now: u64) -> Self {
         let session = Session::new(limits);
-        Self { connection, session, received: 0, sent: 0, ignored: false, last_used: now }
+        Self {
+            connection,
+            session,
+            received: 0,
+            sent: 0,
+            ignored: false,
+            last_used: now,
+            last_time: u64::MAX,
+            settled: false,
+        }
     }
 
     fn take(&mut self, data: &Data<'_>, events: &mut Vec<Event>) {
@@ -185,5 +222,94 @@ impl Followed {
         if !data.tail.is_empty() {
             give(Segment::Data(data.tail), &at);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tracekit_protocol::{Outcome, Request};
+
+    use super::*;
+
+    const ID: ConnectionId = ConnectionId { tgid: 1, inode: 2 };
+
+    fn data(direction: Direction, offset: u64, length: u64, head: &[u8]) -> Data<'_> {
+        Data {
+            id: ID,
+            tid: 7,
+            entered: offset,
+            returned: offset + 1,
+            direction,
+            offset,
+            length: Some(length),
+            head,
+            tail: b"",
+            nonblocking: false,
+        }
+    }
+
+    fn statuses(events: &[Event]) -> Vec<(Option<u16>, Outcome)> {
+        events
+            .iter()
+            .filter_map(|event| match event {
+                Event::End(end) => match &end.request {
+                    Request::Http(http) => Some((http.status, end.outcome)),
+                    _ => None,
+                },
+                Event::Begin(_) => None,
+            })
+            .collect()
+    }
+
+    const REQUEST: &[u8] = b"GET / HTTP/1.1\r\nHost: h\r\n\r\n";
+    const ANSWER: &[u8] = b"HTTP/1.1 200 OK\r\nContent-Length: 100000\r\n\r\n";
+
+    #[test]
+    fn a_body_that_is_mostly_not_captured_is_counted() {
+        let mut connections = Connections::default();
+        let mut events = Vec::new();
+        let whole = ANSWER.len() as u64 + 100_000;
+        for data in [
+            data(Direction::Inbound, 0, REQUEST.len() as u64, REQUEST),
+            data(Direction::Outbound, 0, whole, ANSWER),
+            data(Direction::Inbound, REQUEST.len() as u64, REQUEST.len() as u64, REQUEST),
+        ] {
+            assert_eq!(connections.data(&data, |_, event| events.push(event)), Verdict::Follow);
+        }
+        assert_eq!(statuses(&events), [(Some(200), Outcome::Complete)]);
+        assert_eq!(events.len(), 3, "{events:?}");
+    }
+
+    #[test]
+    fn records_that_were_lost_are_a_gap_of_known_length() {
+        let mut connections = Connections::default();
+        let mut events = Vec::new();
+        let mut give = |data: Data<'_>| {
+            connections.data(&data, |_, event| events.push(event));
+        };
+        give(data(Direction::Inbound, 0, REQUEST.len() as u64, REQUEST));
+        give(data(Direction::Outbound, 0, ANSWER.len() as u64, ANSWER));
+        // The 99 000 bytes between never arrived here.
+        give(data(Direction::Outbound, ANSWER.len() as u64 + 99_000, 1000, &[b'x'; 1000]));
+        assert_eq!(statuses(&events), [(Some(200), Outcome::Complete)]);
+    }
+
+    #[test]
+    fn a_process_that_is_gone_leaves_nothing() {
+        let mut connections = Connections::default();
+        let mut events = Vec::new();
+        connections.data(&data(Direction::Inbound, 0, REQUEST.len() as u64, REQUEST), |_, e| events.push(e));
+        connections.process_gone(1, 9, |_, event| events.push(event));
+        assert_eq!(statuses(&events), [(None, Outcome::ClosedLocally)]);
+        assert!(connections.is_empty());
+    }
+
+    #[test]
+    fn the_number_of_connections_is_bounded() {
+        let mut connections = Connections::default();
+        for inode in 0..3 * MAX_CONNECTIONS as u64 {
+            connections.opened(ConnectionId { tgid: 1, inode }, Endpoint::Unix(None), Endpoint::Unix(None));
+        }
+        assert!(connections.len() <= MAX_CONNECTIONS);
     }
 }

@@ -198,3 +198,98 @@ fn data<'a>(record: &DataRecord, payload: &'a [u8]) -> Option<Record<'a>> {
         nonblocking: record.flags & NONBLOCKING != 0,
     }))
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn bytes<T: Plain>(record: &T) -> Vec<u8> {
+        let start = std::ptr::from_ref(record).cast::<u8>();
+        // SAFETY: `Plain` types have no padding, and the slice does not outlive the record.
+        unsafe { std::slice::from_raw_parts(start, size_of::<T>()) }.to_vec()
+    }
+
+    fn data_record(head: u32, tail: u32, length: u64, flags: u8) -> DataRecord {
+        DataRecord {
+            kind: Kind::Data as u32,
+            tgid: 1,
+            inode: 2,
+            entered: 3,
+            returned: 4,
+            offset: 5,
+            length,
+            tid: 6,
+            head,
+            tail,
+            direction: OUTBOUND,
+            flags,
+            reserved: [0; 2],
+        }
+    }
+
+    #[test]
+    fn data_is_split_into_head_and_tail() {
+        let mut record = bytes(&data_record(3, 2, 100, NONBLOCKING));
+        record.extend(b"heata");
+        let Some(Record::Data(data)) = decode(&record) else { panic!("no data record") };
+        assert_eq!((data.head, data.tail), (&b"hea"[..], &b"ta"[..]));
+        assert_eq!((data.length, data.nonblocking, data.direction), (Some(100), true, Direction::Outbound));
+    }
+
+    #[test]
+    fn records_that_contradict_themselves_are_refused() {
+        let mut short = bytes(&data_record(10, 0, 100, 0));
+        short.extend(b"short");
+        assert_eq!(decode(&short), None);
+        let mut long = bytes(&data_record(5, 0, 2, 0));
+        long.extend(b"bytes");
+        assert_eq!(decode(&long), None);
+        assert_eq!(decode(&[]), None);
+        assert_eq!(decode(&99u32.to_ne_bytes()), None);
+    }
+
+    #[test]
+    fn addresses_are_those_of_the_family() {
+        let mut record = ConnectionRecord {
+            kind: Kind::Connection as u32,
+            tgid: 1,
+            inode: 2,
+            time: 3,
+            family: libc::AF_INET6 as u16,
+            local_port: 80,
+            remote_port: 4711,
+            local_path_len: 0,
+            local_addr: "::ffff:10.0.0.1".parse::<Ipv6Addr>().unwrap().octets(),
+            remote_addr: "2001:db8::1".parse::<Ipv6Addr>().unwrap().octets(),
+            remote_path_len: 0,
+            reserved: [0; 6],
+            local_path: [0; UNIX_PATH],
+            remote_path: [0; UNIX_PATH],
+        };
+        let Some(Record::Connection { local, remote, .. }) = decode(&bytes(&record)) else { panic!() };
+        assert_eq!(local, Endpoint::Ip("10.0.0.1:80".parse().unwrap()));
+        assert_eq!(remote, Endpoint::Ip("[2001:db8::1]:4711".parse().unwrap()));
+
+        record.family = libc::AF_UNIX as u16;
+        record.local_path[..9].copy_from_slice(b"/run/sock");
+        record.local_path_len = 10;
+        record.remote_path[..4].copy_from_slice(b"\0abs");
+        record.remote_path_len = 4;
+        let Some(Record::Connection { local, remote, .. }) = decode(&bytes(&record)) else { panic!() };
+        assert_eq!(local, Endpoint::Unix(Some("/run/sock".into())));
+        assert_eq!(remote, Endpoint::Unix(Some("@abs".into())));
+        record.local_path_len = u16::MAX;
+        assert_eq!(decode(&bytes(&record)), None);
+    }
+
+    proptest! {
+        #[test]
+        fn any_bytes_are_survived(kind in 0u32..6, rest in proptest::collection::vec(any::<u8>(), 0..400)) {
+            let mut record = kind.to_ne_bytes().to_vec();
+            record.extend(rest);
+            let _ = decode(&record);
+        }
+    }
+}

@@ -21,6 +21,8 @@ use crate::{net::Connection, probes::record::ConnectionId};
 const MAX_IN_FLIGHT: usize = 64 * 1024;
 /// Threads that are remembered.
 const MAX_THREADS: usize = 64 * 1024;
+/// Connections that are remembered for one served request.
+const MAX_CALLS: usize = 256;
 
 /// Name, status and attributes of a span, as its protocol's conventions say.
 #[derive(Debug, Clone, PartialEq)]
@@ -67,6 +69,8 @@ struct Serving {
     open: Vec<ExchangeId>,
     /// It was seen to serve several connections at once.
     interleaves: bool,
+    /// Connections that it has sent requests on for the request that it serves.
+    calls: Vec<ConnectionId>,
 }
 
 /// Joins requests with their causes.
@@ -76,6 +80,8 @@ pub struct Correlator {
     threads: HashMap<Thread, Serving>,
     services: ServiceMap,
     statements: Statements,
+    /// See [`Correlator::quiet`].
+    quiet: Vec<ConnectionId>,
 }
 
 impl Correlator {
@@ -94,6 +100,12 @@ impl Correlator {
             }
             Event::End(end) => self.end(connection, *end, env),
         }
+    }
+
+    /// Connections that were used for requests which have been answered since: nothing more will come on
+    /// them for those, so that answers whose end can't be told have ended.
+    pub fn quiet(&mut self) -> Vec<ConnectionId> {
+        std::mem::take(&mut self.quiet)
     }
 
     /// A process is gone: forget its threads.
@@ -128,7 +140,7 @@ impl Correlator {
                     None => root(thread, env),
                 }
             }
-            Role::Client => match self.cause(thread) {
+            Role::Client => match self.cause(thread, connection.id) {
                 Some(cause) => Open {
                     trace_id: cause.trace_id,
                     span_id: new_span_id(),
@@ -145,10 +157,13 @@ impl Correlator {
     }
 
     /// The server request on whose behalf a thread acts.
-    fn cause(&self, thread: Thread) -> Option<&Open> {
-        let serving = self.threads.get(&thread)?;
+    fn cause(&mut self, thread: Thread, call: ConnectionId) -> Option<&Open> {
+        let serving = self.threads.get_mut(&thread)?;
         if serving.interleaves {
             return None;
+        }
+        if serving.calls.len() < MAX_CALLS && !serving.calls.contains(&call) {
+            serving.calls.push(call);
         }
         self.open.get(serving.open.first()?)
     }
@@ -189,6 +204,7 @@ impl Correlator {
             && let Some(serving) = self.threads.get_mut(&open.thread)
         {
             serving.open.retain(|other| *other != exchange);
+            self.quiet.append(&mut serving.calls);
             if serving.open.is_empty() && !serving.interleaves {
                 self.threads.remove(&open.thread);
             }

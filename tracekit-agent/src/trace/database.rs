@@ -128,13 +128,12 @@ pub fn describe_redis(
     let mut attributes = Attributes::with_capacity(10);
     attributes.push(("db.system.name", "redis".into()));
     put(&mut attributes, "db.namespace", command.database.map(|index| index.to_string()));
-    let (operation, text) = if command.batch.len() > 1 {
-        let lines: Vec<_> = command.batch.iter().map(|c| redis::sanitize(&c.command, &c.arguments)).collect();
-        attributes
-            .push(("db.operation.batch.size", i64::try_from(command.batch.len()).unwrap_or(i64::MAX).into()));
-        (batch_operation(command), lines.join("\n"))
-    } else {
+    let (operation, text) = if command.batch.is_empty() {
         (command.command.clone(), redis::sanitize(&command.command, &command.arguments))
+    } else {
+        let size = i64::try_from(command.batch_size).unwrap_or(i64::MAX);
+        attributes.push(("db.operation.batch.size", size.into()));
+        (batch_operation(command), redis::sanitize_batch(&command.batch))
     };
     attributes.push(("db.operation.name", operation.as_str().into()));
     attributes.push(("db.query.text", text.into()));
@@ -145,12 +144,8 @@ pub fn describe_redis(
 /// `PIPELINE SET` if all commands are the same, else `PIPELINE`; `MULTI` for transactions.
 fn batch_operation(command: &Redis) -> String {
     let mut names = command.batch.iter().map(|c| c.command.as_str());
-    let first = names.next().unwrap_or_default();
-    let kind = if first == "MULTI" { "MULTI" } else { "PIPELINE" };
-    let mut inner =
-        command.batch.iter().map(|c| c.command.as_str()).filter(|n| !matches!(*n, "MULTI" | "EXEC"));
-    match inner.next() {
-        Some(name) if inner.all(|other| other == name) => format!("{kind} {name}"),
-        _ => kind.to_owned(),
+    match names.next() {
+        Some(first) if names.all(|name| name == first) => format!("{} {first}", command.command),
+        _ => command.command.clone(),
     }
 }
