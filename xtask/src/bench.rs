@@ -121,7 +121,7 @@ fn measure(stage: &Stage, sink: &Sink, variant: Variant, arguments: &Overhead) -
     std::thread::sleep(Duration::from_millis(500));
     let pid = agent.as_ref().map(Process::pid);
     let (cpu_before, started) = (pid.and_then(cpu_seconds), Instant::now());
-    let spans_before = sink.server_spans();
+    sink.take_server_spans()?;
     let mut sample = wrk(&app, Duration::from_secs(arguments.seconds), arguments.connections)?;
     let elapsed = started.elapsed().as_secs_f64();
     if let (Some(pid), Some(before)) = (pid, cpu_before) {
@@ -138,7 +138,7 @@ fn measure(stage: &Stage, sink: &Sink, variant: Variant, arguments: &Overhead) -
     app.stop()?;
     if variant != Variant::Untraced {
         std::thread::sleep(Duration::from_secs(1));
-        sample.server_spans = (sink.server_spans() - spans_before) as f64;
+        sample.server_spans = sink.take_server_spans()? as f64;
     }
     Ok(sample)
 }
