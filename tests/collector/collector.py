@@ -16,17 +16,21 @@ One line for each span:
      "name": "…", "kind": "SPAN_KIND_SERVER", "start_time_unix_nano": 1, "end_time_unix_nano": 2,
      "attributes": {…}, "status": {"code": "STATUS_CODE_UNSET", "message": ""}, "events": […], "links": […],
      "request": {"transport": "grpc" or "http", "encoding": "gzip" or "identity", "headers": {…}}}
+  (grpcio does not tell the encoding of a request. It is concluded from how many bytes came over the wire, and
+  null with TLS.)
 One line for each metric data point:
     {"metric": "…", "unit": "…", "description": "…", "type": "histogram" or "sum" or "gauge",
      "temporality": "AGGREGATION_TEMPORALITY_CUMULATIVE", "monotonic": true, "attributes": {…},
      "start_time_unix_nano": 1, "time_unix_nano": 2, "value": 3,
-     "count": 1, "sum": 0.1, "min": 0.1, "max": 0.1, "bounds": […], "buckets": […], resource, scope … as above}
+     "count": 1, "sum": 0.1, "min": 0.1, "max": 0.1, "bounds": […], "buckets": […],
+     "exemplars": [{"trace_id": "hex", "span_id": "hex", "value": 0.1}], resource, scope … as above}
 """
 
 import argparse
 import gzip
 import json
 import signal
+import socket
 import ssl
 import sys
 import threading
@@ -151,6 +155,14 @@ def points(request):
                             "max": point.max,
                             "bounds": list(point.explicit_bounds),
                             "buckets": list(point.bucket_counts),
+                            "exemplars": [
+                                {
+                                    "trace_id": exemplar.trace_id.hex(),
+                                    "span_id": exemplar.span_id.hex(),
+                                    "value": exemplar.as_double,
+                                }
+                                for exemplar in point.exemplars
+                            ],
                         }
                     else:
                         line["value"] = getattr(point, point.WhichOneof("value"))
@@ -225,13 +237,63 @@ class Receiver:
             return refused
 
 
+class Relay:
+    """Forwards connections and counts what clients send."""
+
+    def __init__(self, port):
+        self.listener = socket.create_server(("127.0.0.1", port))
+        self.port = self.listener.getsockname()[1]
+        # By the port from which the relay connects to the server: bytes since they were last asked for.
+        self.received = {}
+
+    def start(self, server_port):
+        threading.Thread(target=self.accept, args=(server_port,), daemon=True).start()
+
+    def accept(self, server_port):
+        while True:
+            client, _ = self.listener.accept()
+            try:
+                server = socket.create_connection(("127.0.0.1", server_port))
+            except OSError:  # the server stops
+                client.close()
+                continue
+            key = server.getsockname()[1]
+            self.received[key] = 0
+            threading.Thread(target=self.pump, args=(client, server, key), daemon=True).start()
+            threading.Thread(target=self.pump, args=(server, client, None), daemon=True).start()
+
+    def pump(self, source, sink, key):
+        try:
+            while data := source.recv(65536):
+                if key is not None:
+                    self.received[key] += len(data)
+                sink.sendall(data)
+        except OSError:
+            pass
+        for end in (source, sink):
+            try:
+                end.shutdown(socket.SHUT_RDWR)
+            except OSError:
+                pass
+
+    def take(self, peer):
+        """Bytes that came from this peer, as grpcio names it (`ipv4:127.0.0.1:40001`), since the last call."""
+        key = int(peer.rsplit(":", 1)[1])
+        count, self.received[key] = self.received[key], 0
+        return count
+
+
 def grpc_server(receiver, port, tls):
+    relay = Relay(port)
+
     def export(path):
         response_type = MESSAGES[path][1]
 
         def handle(_self, request, context):
             headers = {key: text for key, text in context.invocation_metadata() if isinstance(text, str)}
-            encoding = headers.get("grpc-encoding", "identity")
+            encoding = "gzip" if relay.take(context.peer()) < request.ByteSize() else "identity"
+            if tls:
+                encoding = None
             try:
                 refused = receiver.receive(path, request, "grpc", encoding, headers)
             except Refused as error:
@@ -250,7 +312,7 @@ def grpc_server(receiver, port, tls):
     server = grpc.server(futures.ThreadPoolExecutor(max_workers=4), options=[("grpc.so_reuseport", 0)])
     trace_service_pb2_grpc.add_TraceServiceServicer_to_server(traces(), server)
     metrics_service_pb2_grpc.add_MetricsServiceServicer_to_server(metrics(), server)
-    address = f"127.0.0.1:{port}"
+    address = "127.0.0.1:0"
     if tls:
         certificate, key, client_ca = (path and open(path, "rb").read() for path in tls)
         credentials = grpc.ssl_server_credentials(
@@ -260,7 +322,8 @@ def grpc_server(receiver, port, tls):
     else:
         bound = server.add_insecure_port(address)
     server.start()
-    return server, bound
+    relay.start(bound)
+    return server, relay.port
 
 
 def answer(response_type, path, refused):

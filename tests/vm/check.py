@@ -21,6 +21,8 @@ APP_PORT, STOCK_PORT, REDIS_PORT = 8080, 8081, 6379
 READY, SPANS, AGENT_LOG = "/tmp/ready", "/tmp/spans.jsonl", "/tmp/agent.log"
 # The guest's processor is emulated, and the build machine is shared: waits are long, and end early.
 PATIENCE = 60.0
+# How long after its request a span may come.
+SPAN_PATIENCE = 15.0
 # Version 00, trace id, parent id, sampled (W3C Trace Context).
 REMOTE_TRACE, REMOTE_PARENT = "0af7651916cd43dd8448eb211c80319c", "b7ad6b7169203331"
 
@@ -137,11 +139,11 @@ def objects():
     return set(bpf.ids(bpf.PROG_GET_NEXT_ID)), set(bpf.ids(bpf.MAP_GET_NEXT_ID)), set(bpf.links())
 
 
-def attach(shop, spans_to=SPANS):
+def attach(shop, spans_to=SPANS, log_to=AGENT_LOG):
     """The running agent, attached to the shop."""
     if os.path.exists(READY):
         os.unlink(READY)
-    with open(spans_to, "wb") as out, open(AGENT_LOG, "wb") as log:
+    with open(spans_to, "wb") as out, open(log_to, "wb") as log:
         agent = subprocess.Popen(
             [TRACEKIT, "attach", "--pid", str(shop.pid), "--print", "jsonl", "--ready-file", READY],
             stdin=subprocess.DEVNULL, stdout=out, stderr=log,
@@ -170,8 +172,8 @@ def check_order():
     expect("the request is answered", status == 200, f"{status} {body}")
     wanted = ["http GET 200", "redis SET", "redis GET", "redis INCR", "redis EXPIRE"]
     try:
-        server = wait_for("a server span", lambda: server_span("/order/7"))
-        wait_for("children", lambda: len(children(server)) >= len(wanted), 20)
+        server = wait_for("a server span", lambda: server_span("/order/7"), SPAN_PATIENCE)
+        wait_for("children", lambda: len(children(server)) >= len(wanted), SPAN_PATIENCE)
     except Failed:
         pass
     server = server_span("/order/7")
@@ -197,7 +199,7 @@ def check_traceparent():
     """A caller's trace is carried on."""
     get("/order/8", traceparent=f"00-{REMOTE_TRACE}-{REMOTE_PARENT}-01")
     try:
-        server = wait_for("a server span", lambda: server_span("/order/8"), 20)
+        server = wait_for("a server span", lambda: server_span("/order/8"), SPAN_PATIENCE)
     except Failed:
         expect("a request with traceparent has a server span", False, "none")
         return
@@ -212,8 +214,8 @@ def check_errors():
     """A Redis error under a server error."""
     get("/broken")
     try:
-        server = wait_for("a server span", lambda: server_span("/broken"), 20)
-        wait_for("its child", lambda: children(server), 20)
+        server = wait_for("a server span", lambda: server_span("/broken"), SPAN_PATIENCE)
+        wait_for("its child", lambda: children(server), SPAN_PATIENCE)
     except Failed:
         pass
     server = server_span("/broken")
@@ -278,7 +280,7 @@ def main():
         agent.kill()
         agent.wait()
     check_gone("SIGINT", before)
-    agent = attach(shop, "/dev/null")
+    agent = attach(shop, "/dev/null", "/dev/null")
     agent.kill()
     agent.wait()
     check_gone("SIGKILL", before)
@@ -303,7 +305,7 @@ def run():
         for path in (AGENT_LOG, "/tmp/app.log", "/tmp/backend.log", "/tmp/redis.log"):
             if os.path.exists(path):
                 with open(path, errors="replace") as log:
-                    say("NOTE", f"--- {path}\n{log.read()[-4000:]}")
+                    say("NOTE", f"--- {path}\n{log.read()[-8000:]}")
     say("DONE", f"{failures} failures")
 
 

@@ -123,6 +123,11 @@ impl Framer {
         (self.finish(), if beyond { Err(OutOfStep) } else { Ok(()) })
     }
 
+    /// Bytes held of the message in progress.
+    pub fn buffered(&self) -> usize {
+        self.body.len()
+    }
+
     fn finish(&mut self) -> Option<Frame> {
         if self.remaining > 0 {
             return None;

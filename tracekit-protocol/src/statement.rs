@@ -100,14 +100,6 @@ impl Peer {
     pub fn new(role: Role, system: SqlSystem) -> Self {
         Self { role, system, user: None, database: None, next: 0 }
     }
-
-    /// When a message counts as sent (client) or received (server).
-    pub fn start(&self, at: &Moment) -> u64 {
-        match self.role {
-            Role::Client => at.entered,
-            Role::Server => at.returned,
-        }
-    }
 }
 
 /// A statement round trip in the making.
@@ -165,8 +157,8 @@ impl Exchange {
     }
 
     /// The first byte of the answer came.
-    pub fn answered(&mut self, at: &Moment) {
-        self.first.get_or_insert(at.returned);
+    pub fn answered(&mut self, role: Role, at: &Moment) {
+        self.first.get_or_insert(role.answer_start(at));
     }
 
     /// Keeps the first error.

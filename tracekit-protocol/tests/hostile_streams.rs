@@ -8,7 +8,7 @@ use std::sync::LazyLock;
 use proptest::prelude::*;
 use proptest::sample::Index;
 use support::{Capture, Player, assert_paired, ends};
-use tracekit_protocol::{Close, Direction, Event, Limits, Request, Role, Segment, Session};
+use tracekit_protocol::{Close, Direction, Event, Limits, Outcome, Request, Role, Segment, Session};
 
 static CAPTURES: LazyLock<Vec<Capture>> = LazyLock::new(|| {
     let all = Capture::all();
@@ -113,8 +113,14 @@ fn role_of(capture: &Capture) -> Option<Role> {
     capture.play().iter().find_map(|e| if let Event::Begin(begin) = e { Some(begin.role) } else { None })
 }
 
+/// `PROPTEST_CASES` sets how many cases are tried.
+fn config() -> ProptestConfig {
+    let cases = std::env::var("PROPTEST_CASES").ok().and_then(|n| n.parse().ok()).unwrap_or(1500);
+    ProptestConfig { cases, failure_persistence: None, ..ProptestConfig::default() }
+}
+
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 1500, failure_persistence: None, ..ProptestConfig::default() })]
+    #![proptest_config(config())]
 
     #[test]
     fn hostile_streams_do_no_harm(
@@ -243,4 +249,87 @@ fn without_database(mut request: Request) -> Request {
         redis.handshake = false;
     }
     request
+}
+
+/// What identifies an exchange, and what was answered, as far as missing bytes leave them alone.
+fn essence(request: &Request) -> (String, Option<String>) {
+    match request {
+        Request::Http(http) => {
+            (format!("{} {}", http.method, http.target), http.status.map(|status| status.to_string()))
+        }
+        Request::Redis(redis) if redis.batch.is_empty() => {
+            let error = redis.error.as_ref().map(|e| e.prefix.clone());
+            (format!("{} {}", redis.command, redis.argument_count), error)
+        }
+        // Of a pipeline some commands may be missing.
+        _ => (String::new(), None),
+    }
+}
+
+proptest! {
+    #![proptest_config(config())]
+
+    /// Bytes may be missing, but the capture says so: every exchange that is complete is one of the
+    /// connection, with its own answer.
+    #[test]
+    fn missing_bytes_make_no_wrong_exchange(
+        capture in any::<Index>(),
+        skip in 0usize..4,
+        fates in prop::collection::vec(
+            prop_oneof![
+                4 => Just(Fate::Whole),
+                1 => (any::<Index>(), any::<Index>()).prop_map(|(a, b)| Fate::Gap(a, b)),
+                1 => any::<Index>().prop_map(Fate::Lost),
+                1 => Just(Fate::Missing),
+            ],
+            1..40,
+        ),
+    ) {
+        // (A pipeline of which one command was captured shows as that command.)
+        let captures: Vec<_> = CAPTURES
+            .iter()
+            .filter(|c| matches!(c.protocol.as_str(), "http" | "redis") && !c.name.contains("pipeline"))
+            .collect();
+        let capture = captures[capture.index(captures.len())];
+        let clean = capture.play();
+        let clean: Vec<_> = ends(&clean).iter().map(|e| essence(&e.request)).collect();
+        let mut player = Player::new(Session::new(Limits::default()));
+        for ((direction, bytes), fate) in capture.pieces.iter().skip(skip).zip(fates.iter().cycle()) {
+            match fate {
+                Fate::Missing => player.call(*direction, &[Segment::Lost]),
+                fate => play(&mut player, *direction, bytes, fate),
+            }
+        }
+        let events = player.finish(capture.close);
+        assert_paired(&events);
+        let mut rest = clean.iter();
+        for end in ends(&events).into_iter().filter(|e| e.outcome == Outcome::Complete) {
+            let (request, answer) = essence(&end.request);
+            if !request.is_empty() {
+                let found = rest.find(|(r, a)| *r == request && (answer.is_none() || *a == answer));
+                prop_assert!(found.is_some(), "{}: {request} {answer:?} is none of {clean:?}", capture.name);
+            }
+        }
+    }
+}
+
+/// Joined anywhere, a connection is never taken for another protocol's; a textual one not even where
+/// every few bytes look like the start of a message.
+#[test]
+fn joined_anywhere_the_protocol_is_right_or_unknown() {
+    for capture in CAPTURES.iter() {
+        for start in 0..capture.pieces.len() {
+            let textual = matches!(capture.protocol.as_str(), "http" | "redis");
+            for size in if textual { &[7, usize::MAX][..] } else { &[usize::MAX] } {
+                let mut player = Player::new(Session::new(Limits::default()));
+                for (direction, bytes) in &capture.pieces[start..] {
+                    bytes.chunks(*size).for_each(|call| player.call(*direction, &[Segment::Data(call)]));
+                }
+                if let Some(found) = player.session.protocol() {
+                    let right = found.name().starts_with(&capture.protocol);
+                    assert!(right, "{} from {start} is taken for {found:?}", capture.name);
+                }
+            }
+        }
+    }
 }

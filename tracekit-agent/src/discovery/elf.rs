@@ -102,6 +102,8 @@ type Symbol = elf::Sym64<LE>;
 
 struct Elf<'a, R: ?Sized> {
     file: &'a R,
+    /// `ET_EXEC`, `ET_DYN`
+    kind: u16,
     sections: Vec<Section>,
     segments: Vec<Segment>,
     names: Vec<u8>,
@@ -143,7 +145,8 @@ pub fn read_facts<R: ReadAt + ?Sized>(file: &R, named_python: bool) -> BinaryFac
     let mut symbols = Symbols::default();
     elf.read_symbols(elf::SHT_DYNSYM, &mut symbols);
     let section = elf.section_named(b".PyRuntime").map(|section| section.sh_addr.get(LE));
-    if symbols.runtime.is_none() && section.is_none() && facts.has_symtab {
+    // A full symbol table can be huge, and any program may have one: not worth it without a reason.
+    if symbols.runtime.is_none() && section.is_none() && named_python {
         elf.read_symbols(elf::SHT_SYMTAB, &mut symbols);
     }
     let runtime = symbols.runtime.or(section);
@@ -165,6 +168,30 @@ pub fn read_facts<R: ReadAt + ?Sized>(file: &R, named_python: bool) -> BinaryFac
     facts
 }
 
+/// The address at which a running process has the first of these dynamic symbols that the file defines.
+/// `start` and `offset` are those of one mapping of the file.
+pub fn run_time_address<R: ReadAt + ?Sized>(
+    file: &R,
+    names: &[&[u8]],
+    start: u64,
+    offset: u64,
+) -> Option<u64> {
+    let elf = Elf::open(file)?;
+    let address = elf.defined_symbol(names)?;
+    if elf.kind == elf::ET_EXEC {
+        return Some(address);
+    }
+    let segment = elf.segments.iter().find(|segment| {
+        let from = segment.p_offset.get(LE);
+        segment.p_type.get(LE) == elf::PT_LOAD
+            && offset >= from & !0xfff
+            && offset < from.saturating_add(segment.p_filesz.get(LE))
+    })?;
+    // Segments are mapped by whole pages, so the addresses that belong to `start` are rounded down as well.
+    let linked = segment.p_vaddr.get(LE).wrapping_sub(segment.p_offset.get(LE)).wrapping_add(offset);
+    Some(address.wrapping_add(start.wrapping_sub(linked)))
+}
+
 fn table<T: Pod + Copy>(bytes: &[u8]) -> Vec<T> {
     slice_from_bytes::<T>(bytes, bytes.len() / std::mem::size_of::<T>())
         .map_or_else(|()| Vec::new(), |(items, _)| items.to_vec())
@@ -180,7 +207,13 @@ impl<'a, R: ReadAt + ?Sized> Elf<'a, R> {
     fn open(file: &'a R) -> Option<Self> {
         let header = file.read_at(0, std::mem::size_of::<elf::FileHeader64<LE>>()).ok()?;
         let header = *table::<elf::FileHeader64<LE>>(&header).first()?;
-        let mut elf = Self { file, sections: Vec::new(), segments: Vec::new(), names: Vec::new() };
+        let mut elf = Self {
+            file,
+            kind: header.e_type.get(LE),
+            sections: Vec::new(),
+            segments: Vec::new(),
+            names: Vec::new(),
+        };
         // e_shnum == 0 would mean more than 65 279 sections: no interpreter has that.
         elf.sections = elf.headers(header.e_shoff.get(LE), header.e_shnum.get(LE));
         elf.segments = elf.headers(header.e_phoff.get(LE), header.e_phnum.get(LE));
@@ -217,6 +250,18 @@ impl<'a, R: ReadAt + ?Sized> Elf<'a, R> {
 
     fn linked_strings(&self, section: &Section) -> Option<Vec<u8>> {
         self.contents(self.sections.get(section.sh_link.get(LE) as usize)?, MAX_TABLE)
+    }
+
+    fn defined_symbol(&self, names: &[&[u8]]) -> Option<u64> {
+        let section = self.section_of_type(elf::SHT_DYNSYM)?;
+        let strings = self.linked_strings(section)?;
+        let symbols = table::<Symbol>(&self.contents(section, MAX_TABLE)?);
+        let found = symbols.iter().find(|symbol| {
+            symbol.st_shndx.get(LE) != elf::SHN_UNDEF
+                && string_at(&strings, u64::from(symbol.st_name.get(LE)))
+                    .is_some_and(|name| names.contains(&name))
+        })?;
+        Some(found.st_value.get(LE))
     }
 
     fn read_symbols(&self, kind: u32, found: &mut Symbols) {
@@ -423,6 +468,62 @@ mod tests {
         assert_eq!(versions, [(PythonVersion::parse("3.12.4").unwrap(), 2)]);
     }
 
+    /// A linked, static, fully stripped executable in miniature: one segment, `.PyRuntime`, no symbols.
+    fn stripped_static(cookie: &[u8], version: u64, free_threaded: u64) -> Vec<u8> {
+        const NAMES: &[u8] = b"\0.PyRuntime\0.shstrtab\0";
+        const RUNTIME: u64 = 120;
+        const ADDRESS: u64 = 0x40_0000;
+        let mut file = b"\x7fELF\x02\x01\x01".to_vec();
+        file.resize(16, 0);
+        let names_at = RUNTIME + 24;
+        let sections_at = names_at + NAMES.len() as u64;
+        let half = |file: &mut Vec<u8>, values: &[u16]| {
+            file.extend(values.iter().flat_map(|value| value.to_le_bytes()));
+        };
+        let word = |file: &mut Vec<u8>, values: &[u32]| {
+            file.extend(values.iter().flat_map(|value| value.to_le_bytes()));
+        };
+        let long = |file: &mut Vec<u8>, values: &[u64]| {
+            file.extend(values.iter().flat_map(|value| value.to_le_bytes()));
+        };
+        half(&mut file, &[elf::ET_EXEC, elf::EM_X86_64]);
+        word(&mut file, &[1]);
+        long(&mut file, &[ADDRESS, 64, sections_at]);
+        word(&mut file, &[0]);
+        half(&mut file, &[64, 56, 1, 64, 3, 2]);
+        word(&mut file, &[elf::PT_LOAD, elf::PF_R]);
+        long(&mut file, &[0, ADDRESS, ADDRESS, sections_at, sections_at, 4096]);
+        file.extend(cookie);
+        long(&mut file, &[version, free_threaded]);
+        file.extend(NAMES);
+        for (name, kind, address, offset, size) in [
+            (0, elf::SHT_NULL, 0, 0, 0),
+            (1, elf::SHT_PROGBITS, ADDRESS + RUNTIME, RUNTIME, 24),
+            (12, elf::SHT_STRTAB, 0, names_at, NAMES.len() as u64),
+        ] {
+            word(&mut file, &[name, kind]);
+            long(&mut file, &[0, address, offset, size]);
+            word(&mut file, &[0, 0]);
+            long(&mut file, &[1, 0]);
+        }
+        file
+    }
+
+    #[test]
+    fn static_stripped_and_free_threaded() {
+        let facts = read_facts(stripped_static(b"xdebugpy", 0x030E_01F0, 1).as_slice(), true);
+        assert_eq!(facts.evidence, Some(Evidence::RuntimeSection));
+        let version = PythonVersion::parse("3.14.1").unwrap();
+        assert_eq!(facts.version, Some((version, VersionSource::DebugOffsets)));
+        assert_eq!((facts.free_threaded, facts.has_symtab), (Some(true), false));
+        // Before 3.13 the runtime begins with something else.
+        let facts = read_facts(stripped_static(b"whatever", 0x030E_01F0, 1).as_slice(), true);
+        assert_eq!(
+            (facts.evidence, facts.version, facts.free_threaded),
+            (Some(Evidence::RuntimeSection), None, None)
+        );
+    }
+
     proptest! {
         #![proptest_config(ProptestConfig::with_cases(48))]
         /// Headers, tables and sizes of a real interpreter overwritten at random: no panic, no huge read.
@@ -439,12 +540,14 @@ mod tests {
             // Keep it an ELF file, so that the parser gets further.
             bytes[..6].copy_from_slice(b"\x7fELF\x02\x01");
             let _ = read_facts(bytes.as_slice(), true);
+            let _ = run_time_address(bytes.as_slice(), &[b"environ"], 0x7f00_0000_0000, 4096);
         }
 
         #[test]
         fn random_bytes(mut bytes in proptest::collection::vec(any::<u8>(), 64..600)) {
             bytes[..6].copy_from_slice(b"\x7fELF\x02\x01");
             let _ = read_facts(bytes.as_slice(), true);
+            let _ = run_time_address(bytes.as_slice(), &[b"environ"], 0x7f00_0000_0000, 4096);
         }
     }
 }

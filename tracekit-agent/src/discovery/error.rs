@@ -1,7 +1,7 @@
 //! Why a process cannot be traced.
 
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 /// Why a process cannot be traced.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -13,7 +13,7 @@ pub enum InspectError {
         pid: u32,
     },
     /// It runs no Python; a kernel thread has no executable.
-    #[error("process {pid} is not Python: it runs {}", exe.as_ref().map_or("no executable (a kernel thread or a zombie)".into(), |exe| exe.display().to_string()))]
+    #[error("process {pid} is not Python: it runs {}", program(exe.as_deref()))]
     NotPython {
         /// The pid asked for.
         pid: u32,
@@ -65,6 +65,14 @@ impl InspectError {
             _ => Self::Unreadable { pid, what, reason: error.to_string() },
         }
     }
+}
+
+/// A path of a target for a message: it must not bring control characters to a terminal.
+fn program(exe: Option<&Path>) -> String {
+    exe.map_or_else(
+        || "no executable (a kernel thread, or it is exiting)".to_owned(),
+        |exe| exe.to_string_lossy().escape_debug().to_string(),
+    )
 }
 
 fn needed_for(what: &str) -> &'static str {

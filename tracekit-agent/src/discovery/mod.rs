@@ -13,6 +13,7 @@ pub mod interpreter;
 pub mod launch;
 pub mod listeners;
 mod maps;
+mod moved_environment;
 pub mod proc_fs;
 pub mod process;
 pub mod ps;
@@ -87,9 +88,14 @@ impl Inspector {
     /// # Errors
     /// All of [`InspectError`] but [`InspectError::Unsupported`].
     pub fn examine(&self, pid: u32) -> Result<Inspected, InspectError> {
-        let process = Process::read(&self.proc, pid)?;
+        let mut process = Process::read(&self.proc, pid)?;
         let mappings = self.proc.mappings(pid)?;
         let interpreter = interpreter::find(&self.proc, &self.binaries, &process, &mappings)?;
+        if process.has_title()
+            && let Some(moved) = moved_environment::read(&self.proc, &process, &mappings)
+        {
+            process.environment = Some(moved);
+        }
         let launch = Launch::of_process(&self.proc, &process);
         let recognised = recognise(&self.proc, &process, &launch);
         let service = service_name::service_name(&process, &launch, None);
@@ -127,6 +133,7 @@ impl Inspector {
         self.proc
             .pids()
             .into_iter()
+            .filter(|pid| selector.may_match(&self.proc, *pid))
             .filter_map(|pid| self.inspect(pid).ok())
             .filter(|inspected| selector.matches(inspected))
             .collect()

@@ -107,6 +107,13 @@ pub struct Status {
 }
 
 impl Status {
+    /// Whether `CAP_SYS_PTRACE` is effective: other users' processes may be read.
+    #[must_use]
+    pub fn may_read_processes(&self) -> bool {
+        const CAP_SYS_PTRACE: u32 = 19;
+        self.capabilities & (1 << CAP_SYS_PTRACE) != 0
+    }
+
     /// Parses `proc_pid_status(5)`; a missing or malformed field is left at its default.
     #[must_use]
     pub fn parse(text: &str) -> Self {

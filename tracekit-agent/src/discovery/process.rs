@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use super::container::Container;
 use super::error::InspectError;
+use super::launch::{Launch, Program};
 use super::proc_fs::{Environment, ProcFs};
 
 /// A process as `/proc` shows it.
@@ -86,6 +87,12 @@ impl Process {
     #[must_use]
     pub fn variable(&self, name: &str) -> Option<&str> {
         self.environment.as_ref()?.get(name)
+    }
+
+    /// It has replaced its command line by a title.
+    #[must_use]
+    pub fn has_title(&self) -> bool {
+        matches!(Launch::parse(&self.argv).program, Program::Title(_))
     }
 
     /// Last component of the executable.

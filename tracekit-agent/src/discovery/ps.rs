@@ -6,6 +6,8 @@ use clap::{Args, ValueEnum};
 use serde::Serialize;
 
 use super::interpreter::Linkage;
+use super::launch::base_name;
+use super::proc_fs::{Status, read_bounded};
 use super::{InspectError, Inspected, Inspector};
 use crate::exit::ExitCode;
 
@@ -87,12 +89,10 @@ fn list(inspector: &Inspector, args: &PsArgs, out: &mut impl Write) -> io::Resul
             Ok(inspected) => rows.push(row(&inspected)),
             Err(InspectError::NotFound { .. }) => {}
             Err(error) => {
-                // The kernel also refuses what is exiting this moment.
-                let refused_alive = matches!(error, InspectError::Denied { .. })
-                    && inspector.proc.stat(pid).is_ok_and(|stat| !stat.zombie);
-                denied += usize::from(refused_alive);
+                let denied_here = matches!(error, InspectError::Denied { .. });
+                denied += usize::from(denied_here);
                 let starting = matches!(error, InspectError::NotReady { .. });
-                if args.all || starting {
+                if args.all || starting || (denied_here && looks_like_python(inspector, pid)) {
                     rows.push(refused(pid, &error));
                 }
             }
@@ -105,12 +105,23 @@ fn list(inspector: &Inspector, args: &PsArgs, out: &mut impl Write) -> io::Resul
         }
         Format::Table => table(&rows, out)?,
     }
-    if denied > 0 && !args.all {
-        eprintln!(
-            "{denied} processes could not be looked at: run as root, or with CAP_SYS_PTRACE, to see them"
-        );
+    // The kernel also refuses the odd process to root: one that is exiting, or guarded by an LSM.
+    let privileged = read_bounded(&inspector.proc.path("self/status"), 64 << 10)
+        .is_ok_and(|bytes| Status::parse(&String::from_utf8_lossy(&bytes)).may_read_processes());
+    if denied > 0 && !privileged && !args.all {
+        eprintln!("{denied} of other users could not be looked at: run as root, or with CAP_SYS_PTRACE");
     }
     Ok(())
+}
+
+/// The command line is readable without privilege: better to list a process as not permitted than to hide it.
+fn looks_like_python(inspector: &Inspector, pid: u32) -> bool {
+    let argv = inspector.proc.argv(pid).unwrap_or_default();
+    argv.first().is_some_and(|first| {
+        base_name(first).starts_with("python")
+            || first.starts_with("gunicorn: ")
+            || first.starts_with("[celery")
+    })
 }
 
 fn row(inspected: &Inspected) -> Row {
@@ -166,6 +177,8 @@ fn refused(pid: u32, error: &InspectError) -> Row {
     let reason = match error {
         InspectError::NotPython { exe: Some(exe), .. } => format!("not Python: {}", exe.display()),
         InspectError::NotPython { exe: None, .. } => "kernel thread or zombie".to_owned(),
+        InspectError::NotReady { .. } => "starting".to_owned(),
+        InspectError::Denied { what, .. } => format!("not permitted to read /proc/{pid}/{what}"),
         other => other.to_string(),
     };
     Row { pid, executable, reason: Some(reason), ..Row::default() }

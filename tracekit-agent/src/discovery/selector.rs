@@ -9,6 +9,7 @@ use regex::Regex;
 use super::Inspected;
 use super::error::InspectError;
 use super::launch::base_name;
+use super::proc_fs::ProcFs;
 
 /// Selection on the command line.
 #[derive(Debug, Clone, Default, Args)]
@@ -149,6 +150,16 @@ impl Selector {
 
     fn has_conditions(&self) -> bool {
         self.name.is_some() || self.ports.is_some() || self.cmdline.is_some()
+    }
+
+    /// Whether the process may be selected, told by its pid and parents alone: spares a closer look at
+    /// every process of the host when only one was asked for.
+    #[must_use]
+    pub fn may_match(&self, proc: &ProcFs, pid: u32) -> bool {
+        self.pids.is_empty()
+            || self.has_conditions()
+            || self.pids.contains(&pid)
+            || (self.include_children && proc.ancestors(pid).iter().any(|parent| self.pids.contains(parent)))
     }
 
     /// Whether the process is selected.

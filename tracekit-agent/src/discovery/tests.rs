@@ -14,7 +14,7 @@ struct Running(Child);
 impl Running {
     fn start(python: &Path, code: &str, env: &[(&str, &str)]) -> Self {
         let code =
-            format!("import sys\nsys.stdout.write('up\\n'); sys.stdout.flush()\n{code}\nsys.stdin.read()");
+            format!("import sys\n{code}\nsys.stdout.write('up\\n'); sys.stdout.flush()\nsys.stdin.read()");
         let mut child = Command::new(python)
             .args(["-c", &code])
             .envs(env.iter().copied())
@@ -168,16 +168,78 @@ fn an_executable_that_was_deleted_under_the_process() {
     assert_eq!(inspected.interpreter.version_text(), reported_version(Path::new(SYSTEM_PYTHON)));
 }
 
+/// What `setproctitle` does, without the package: the environment is moved by `putenv`-like means of the C
+/// library, and the block of the kernel is overwritten.
+#[test]
+fn the_environment_behind_a_title() {
+    let code = "\
+import ctypes, os
+libc = ctypes.CDLL(None)
+environ = ctypes.POINTER(ctypes.c_char_p).in_dll(libc, 'environ')
+count = 0
+while environ[count] is not None: count += 1
+kept = (ctypes.c_char_p * (count + 1))(*[ctypes.create_string_buffer(environ[i]).value for i in range(count)], None)
+ctypes.c_void_p.in_dll(libc, 'environ').value = ctypes.addressof(kept)
+start, end, _, env_end = [int(f) for f in open('/proc/self/stat').read().rsplit(')', 1)[1].split()[45:49]]
+title = b'gunicorn: master [app:wsgi]'
+ctypes.memset(start, 0, env_end - start)
+ctypes.memmove(start, title, len(title))";
+    let env = [("OTEL_SERVICE_NAME", "behind"), ("PADDING", "x")];
+    for python in std::iter::once(PathBuf::from(SYSTEM_PYTHON))
+        .chain(pyenv().into_iter().filter(|(name, _)| name.starts_with("3.")).map(|(_, path)| path))
+    {
+        let running = Running::start(&python, code, &env);
+        let inspected = Inspector::default().examine(running.pid()).unwrap();
+        assert_eq!(inspected.process.argv, ["gunicorn: master [app:wsgi]"], "{}", python.display());
+        assert_eq!(inspected.service.name, "behind", "{}", python.display());
+    }
+}
+
+#[test]
+fn a_process_that_starts_and_ends_is_followed() {
+    let pythons: Vec<PathBuf> = std::iter::once(PathBuf::from(SYSTEM_PYTHON))
+        .chain(pyenv().into_iter().map(|(_, path)| path))
+        .collect();
+    let mut followed = 0;
+    for python in pythons {
+        // Looked at the moment exec returns: a shared interpreter is not mapped yet.
+        let mut child = Command::new(&python)
+            .args(["-c", "import time; time.sleep(60)"])
+            .stdin(Stdio::null())
+            .spawn()
+            .unwrap();
+        let mut tracker = Tracker::new(Inspector::default(), Selector::all());
+        let mut changes = tracker.on_exec(child.id(), std::time::Instant::now());
+        while let Some(due) = tracker.pending().filter(|_| changes.is_empty()) {
+            std::thread::sleep(due.saturating_duration_since(std::time::Instant::now()));
+            changes.extend(tracker.poll(std::time::Instant::now()));
+        }
+        let supported = Inspector::default().inspect(child.id()).is_ok();
+        assert_eq!(changes.len(), usize::from(supported), "{}", python.display());
+        child.kill().unwrap();
+        child.wait().unwrap();
+        if supported {
+            followed += 1;
+            assert!(
+                matches!(tracker.on_exit(child.id()).as_slice(), [Change::Deselected(pid)] if *pid == child.id())
+            );
+        }
+    }
+    assert!(followed > 0);
+}
+
 #[test]
 fn what_is_not_there_or_not_python() {
     assert!(matches!(inspect(u32::MAX), Err(InspectError::NotFound { .. })));
     let own = std::process::id();
     assert!(matches!(inspect(own), Err(InspectError::NotPython { exe: Some(_), .. })));
     assert!(matches!(inspect(2), Err(InspectError::NotPython { .. } | InspectError::NotFound { .. })));
-    assert!(matches!(
-        select(&Selector::pids([own])),
-        Err(SelectError::Process(InspectError::NotPython { .. }))
-    ));
+    // This test process itself will not do here: it has Python children.
+    let mut other = Command::new("/bin/sleep").arg("60").spawn().unwrap();
+    let selected = select(&Selector::pids([other.id()]));
+    other.kill().unwrap();
+    other.wait().unwrap();
+    assert!(matches!(selected, Err(SelectError::Process(InspectError::NotPython { .. }))), "{selected:?}");
     let nothing = SelectorArgs { name: Some("no-such-*".into()), ..SelectorArgs::default() };
     let selected = select(&nothing.compile_required().unwrap());
     assert!(matches!(selected, Err(SelectError::NoMatch { .. })));

@@ -6,7 +6,7 @@ use aya::maps::MapType;
 use aya::programs::ProgramType;
 use aya::sys::BpfHelper;
 use procfs::sys::kernel::Version;
-use rustix::process::{Resource, getrlimit};
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 use super::{Check, capabilities};
 use crate::discovery::proc_fs::{ProcFs, Status, read_bounded};
@@ -27,6 +27,11 @@ fn text_of(path: &Path) -> Option<String> {
 pub(super) fn checks(proc: &ProcFs) -> Vec<Check> {
     let kernel = text_of(&proc.path("sys/kernel/osrelease"));
     let version = kernel.as_deref().and_then(|text| text.parse::<Version>().ok()).map(|v| (v.major, v.minor));
+    if version.is_some_and(|version| version < MEMCG_ACCOUNTING) {
+        // As attaching does; if it is refused, the check of the limit says so.
+        let unlimited = Rlimit { current: None, maximum: None };
+        let _ = setrlimit(Resource::Memlock, unlimited);
+    }
     let status = read_bounded(&proc.path("self/status"), 64 << 10).unwrap_or_default();
     let status = Status::parse(&String::from_utf8_lossy(&status));
     let mut checks = vec![
@@ -45,7 +50,10 @@ pub(super) fn checks(proc: &ProcFs) -> Vec<Check> {
     let namespace = std::fs::read_link(proc.path("self/ns/pid")).ok();
     checks.push(pid_namespace(namespace.as_deref().and_then(Path::to_str)));
     checks.push(hidepid(proc));
-    checks.push(yama(text_of(&proc.path("sys/kernel/yama/ptrace_scope")).as_deref(), status.capabilities));
+    checks.push(yama(
+        text_of(&proc.path("sys/kernel/yama/ptrace_scope")).as_deref(),
+        status.may_read_processes(),
+    ));
     checks
 }
 
@@ -246,16 +254,15 @@ fn hidepid(proc: &ProcFs) -> Check {
     }
 }
 
-fn yama(text: Option<&str>, effective: u64) -> Check {
+fn yama(text: Option<&str>, may_read_processes: bool) -> Check {
     const ID: &str = "kernel.yama";
-    const CAP_SYS_PTRACE: u64 = 1 << 19;
     match text {
         Some("3") => Check::warning(
             ID,
             "kernel.yama.ptrace_scope=3: no process may attach to another by ptrace",
             "reading through /proc is not affected; it can be lowered only by a reboot",
         ),
-        Some(scope @ ("1" | "2")) if effective & CAP_SYS_PTRACE == 0 => Check::warning(
+        Some(scope @ ("1" | "2")) if !may_read_processes => Check::warning(
             ID,
             format!("kernel.yama.ptrace_scope={scope} restricts reading other processes"),
             "grant CAP_SYS_PTRACE",
@@ -283,8 +290,8 @@ mod tests {
         assert_eq!(lockdown(Some("none [integrity] confidentiality")).level, Level::Ok);
         assert_eq!(lockdown(Some("none integrity [confidentiality]")).level, Level::Fail);
         assert_eq!(lockdown(None).level, Level::Ok);
-        assert_eq!(yama(Some("1"), 0).level, Level::Warning);
-        assert_eq!(yama(Some("1"), u64::MAX).level, Level::Ok);
+        assert_eq!(yama(Some("1"), false).level, Level::Warning);
+        assert_eq!(yama(Some("1"), true).level, Level::Ok);
         assert_eq!(pid_namespace(Some(INITIAL_PID_NAMESPACE)).level, Level::Ok);
         assert_eq!(pid_namespace(Some("pid:[4026532000]")).level, Level::Fail);
         assert_eq!(probe("x", "maps", Err("EPERM".into())).code, ExitCode::NotPermitted);

@@ -133,7 +133,7 @@ fn print(checks: &[Check], format: Format, out: &mut impl Write) -> io::Result<(
     let count = |level| checks.iter().filter(|check| check.level == level).count();
     let verdict =
         if exit_code(checks) == ExitCode::Ok { "attach works here" } else { "attach does not work" };
-    writeln!(out, "{verdict}: {} failed, {} warnings", count(Level::Fail), count(Level::Warning))
+    writeln!(out, "{verdict} ({} failed, {} to look at)", count(Level::Fail), count(Level::Warning))
 }
 
 #[cfg(test)]
@@ -153,7 +153,7 @@ mod tests {
         print(&checks, Format::Table, &mut out).unwrap();
         let text = String::from_utf8(out).unwrap();
         assert!(text.contains("process 4\n  FAIL     gone\n           → start it\n"), "{text}");
-        assert!(text.ends_with("attach does not work: 1 failed, 1 warnings\n"));
+        assert!(text.ends_with("attach does not work (1 failed, 1 to look at)\n"));
         let mut out = Vec::new();
         print(&checks, Format::Json, &mut out).unwrap();
         let json: serde_json::Value = serde_json::from_slice(&out).unwrap();

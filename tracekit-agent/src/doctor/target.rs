@@ -34,7 +34,12 @@ fn refused(error: &InspectError) -> Check {
             ("process.readable", ExitCode::Error, "look at /proc/PID by hand")
         }
     };
-    Check::fail(id, code, error.to_string(), remedy)
+    let message = match error {
+        InspectError::Denied { pid, what } => format!("not permitted to read /proc/{pid}/{what}"),
+        InspectError::NotFound { pid } => format!("no process with pid {pid}"),
+        other => other.to_string(),
+    };
+    Check::fail(id, code, message, remedy)
 }
 
 fn found(inspector: &Inspector, inspected: &Inspected, checks: &mut Vec<Check>) {

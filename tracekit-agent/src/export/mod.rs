@@ -2,7 +2,7 @@
 //!
 //! [`pipeline::Pipeline`] ties the parts together. A span goes three ways at [`pipeline::Handle::submit`],
 //! none of which waits for anything: into the duration histograms ([`metrics::red`]), into the bounded
-//! queue of the OTLP exporter ([`otlp`]), and into the bounded queue of the printer ([`print`]).
+//! queue of the OTLP exporter ([`otlp`]), and into the bounded queue of the printer ([`mod@print`]).
 
 pub mod config;
 pub mod metrics;

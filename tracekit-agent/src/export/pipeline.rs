@@ -8,6 +8,7 @@ mod tasks;
 #[cfg(test)]
 mod tests;
 
+use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -103,6 +104,27 @@ impl Summary {
     }
 }
 
+impl fmt::Display for Summary {
+    /// One line for the end of the log; parts that are zero are left out.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} spans exported", self.exported)?;
+        for (count, what) in [
+            (self.printed, "printed"),
+            (self.not_sampled, "not sampled"),
+            (self.dropped_queue_full, "dropped: queue full"),
+            (self.dropped_export_failed, "dropped: export failed"),
+            (self.dropped_rejected, "dropped: rejected by the collector"),
+            (self.dropped_shutdown, "dropped: no time or no collector at the end"),
+            (self.print_dropped, "not printed: output too slow or closed"),
+        ] {
+            if count > 0 {
+                write!(f, ", {count} {what}")?;
+            }
+        }
+        Ok(())
+    }
+}
+
 /// The running exporters. Dropped without [`Pipeline::shutdown`] they end by themselves, but nobody waits for
 /// the last spans.
 pub struct Pipeline {
@@ -136,13 +158,8 @@ impl Pipeline {
         let context = runtime.enter();
         let mut spans = None;
         if config.traces.otlp {
-            spans = Some(SpanTask {
-                exporter: Exporter::new(Signal::Traces, &config.traces_otlp)?,
-                queue: Arc::new(Queue::new(&config.batch)),
-                batch: config.batch,
-                counters: Arc::clone(&counters),
-                stop: stop.clone(),
-            });
+            let exporter = Exporter::new(Signal::Traces, &config.traces_otlp)?;
+            spans = Some(SpanTask::new(exporter, config.batch, Arc::clone(&counters), stop.clone()));
         }
         let mut points = None;
         if config.metrics.otlp {

@@ -231,6 +231,25 @@ fn decimal(digits: &[u8]) -> Option<u64> {
     std::str::from_utf8(digits).ok()?.parse().ok()
 }
 
+/// The value of a field that must not be repeated; `None` too if it is (W3C Trace Context, 3.2).
+#[must_use]
+pub fn single_field(fields: &Fields, name: &str) -> Option<String> {
+    let mut values = fields.iter().filter(|(n, _)| n.eq_ignore_ascii_case(name));
+    let (_, value) = values.next()?;
+    values.next().is_none().then(|| value.clone())
+}
+
+/// The values of a field, repeated ones joined by a comma (RFC 9110, 5.3).
+#[must_use]
+pub fn joined_field(fields: &Fields, name: &str) -> Option<String> {
+    let values: Vec<&str> = fields
+        .iter()
+        .filter(|(n, _)| n.eq_ignore_ascii_case(name))
+        .map(|(_, value)| value.as_str())
+        .collect();
+    (!values.is_empty()).then(|| values.join(","))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -1,6 +1,7 @@
 //! HTTP/1.0 and HTTP/1.1, both sides (RFC 9110, RFC 9112).
 
 mod body;
+mod half;
 mod head;
 #[cfg(test)]
 mod tests;
@@ -12,6 +13,7 @@ use crate::{
     Begin, Close, Detection, Direction, End, Event, Limits, Moment, Outcome, Parser, Request, Role, Segment,
 };
 use body::{Body, GapProgress, Progress};
+use half::{Collected, Half, Lost, State};
 
 /// Bytes that a request's head may occupy in memory beyond its buffer, as a multiple of
 /// [`Limits::buffer`] for all requests in flight together. Beyond it header fields are not kept.
@@ -49,53 +51,6 @@ pub struct Connection {
     opaque: bool,
 }
 
-/// One direction.
-#[derive(Default)]
-struct Half {
-    state: State,
-    /// Bytes of the head that is being collected.
-    head: Vec<u8>,
-    /// Its first line is complete and is a start line.
-    started: bool,
-    /// When its first byte was transferred.
-    head_at: Option<Moment>,
-    /// Id of the exchange that the current body belongs to.
-    exchange: Option<u64>,
-    /// The last bytes of the stream, while the framing is lost.
-    tail: Vec<u8>,
-}
-
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
-enum State {
-    /// Somewhere in the stream: a message is looked for at the start of a system call.
-    #[default]
-    Seek,
-    /// Inside a message whose end can't be told by its framing. `chunked`: its last bytes may tell.
-    Adrift { chunked: bool },
-    /// The next byte starts a message.
-    Boundary,
-    /// Collecting a head. `before`: where to go back to if it turns out to be none.
-    Head { before: Lost },
-    /// In a body.
-    Body(Body),
-}
-
-/// What is known if the bytes taken for a head are none.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Lost {
-    Seek,
-    Adrift { chunked: bool },
-}
-
-impl From<Lost> for State {
-    fn from(lost: Lost) -> Self {
-        match lost {
-            Lost::Seek => Self::Seek,
-            Lost::Adrift { chunked } => Self::Adrift { chunked },
-        }
-    }
-}
-
 struct Exchange {
     id: u64,
     start: u64,
@@ -109,6 +64,8 @@ struct Exchange {
     answering: bool,
     /// Bytes were missed that may have been the response.
     answer_lost: bool,
+    /// Bytes were missed that may have been the next request.
+    next_lost: bool,
 }
 
 impl Connection {
@@ -143,7 +100,9 @@ impl Connection {
                         self.requests.begin_head();
                         continue;
                     }
-                    if self.requests.drift(bytes) {
+                    if self.requests.state == State::Seek {
+                        self.miss_requests(at, events);
+                    } else if self.requests.drift(bytes) {
                         self.requests.state = State::Seek;
                     }
                     return;
@@ -169,6 +128,7 @@ impl Connection {
                                 }
                                 Err(_) => {
                                     self.requests.state = before.into();
+                                    self.miss_requests(at, events);
                                     return;
                                 }
                             }
@@ -182,6 +142,7 @@ impl Connection {
                             if self.requests.restart(at) && first {
                                 continue;
                             }
+                            self.miss_requests(at, events);
                             return;
                         }
                     }
@@ -218,7 +179,10 @@ impl Connection {
                 match progress {
                     GapProgress::More => {}
                     GapProgress::Done { left_over: 0 } => self.requests.state = State::Boundary,
-                    GapProgress::Done { .. } => self.requests.state = State::Seek,
+                    GapProgress::Done { .. } => {
+                        self.requests.state = State::Seek;
+                        self.miss_requests(at, events);
+                    }
                     GapProgress::Broken => {
                         self.lose_request_size();
                         self.requests.state = State::Adrift { chunked };
@@ -226,8 +190,13 @@ impl Connection {
                 }
             }
             State::Head { .. } => self.cut_request(at, events),
-            State::Boundary => self.requests.state = State::Seek,
-            State::Seek | State::Adrift { .. } => {}
+            State::Boundary | State::Seek => {
+                self.requests.state = State::Seek;
+                self.miss_requests(at, events);
+            }
+            // A call of its own may as well be the next request.
+            State::Adrift { .. } if at.first_of_call => self.miss_requests(at, events),
+            State::Adrift { .. } => {}
         }
         self.requests.tail.clear();
     }
@@ -243,6 +212,15 @@ impl Connection {
             _ => self.requests.state = State::Seek,
         }
         self.requests.tail.clear();
+        self.miss_requests(at, events);
+    }
+
+    /// Bytes are missing, or make no sense, that may have been requests.
+    fn miss_requests(&mut self, at: &Moment, events: &mut Vec<Event>) {
+        self.finish_overtaken(at, events);
+        if let Some(last) = self.queue.back_mut() {
+            last.next_lost = true;
+        }
     }
 
     /// May bytes that look like a request be one? While a request whose end is unknown has no answer,
@@ -259,6 +237,7 @@ impl Connection {
             head::close_cut_head(&head).and_then(|cut| head::request(&cut, self.limits.headers).ok());
         let Some(parsed) = parsed else {
             self.requests.state = before.into();
+            self.miss_requests(at, events);
             return;
         };
         let chunked = matches!(parsed.body, Body::Chunked(_));
@@ -282,8 +261,8 @@ impl Connection {
         }
         let id = self.next_id;
         self.next_id += 1;
-        let traceparent = single_field(&head.fields, "traceparent");
-        let tracestate = joined_field(&head.fields, "tracestate");
+        let traceparent = head::single_field(&head.fields, "traceparent");
+        let tracestate = head::joined_field(&head.fields, "tracestate");
         let start = self.role.request_start(first);
         events.push(Event::Begin(Begin {
             id,
@@ -313,6 +292,7 @@ impl Connection {
             last_response_byte: 0,
             answering: false,
             answer_lost: false,
+            next_lost: false,
         });
         self.requests.exchange = Some(id);
         self.requests.state = match head.body {
@@ -321,7 +301,7 @@ impl Connection {
         };
     }
 
-    /// A new request was sent: answers whose end was not seen are over.
+    /// A new request was sent, or may have been: answers whose end was not seen are over.
     fn finish_overtaken(&mut self, now: &Moment, events: &mut Vec<Event>) {
         while let Some(front) = self.queue.front() {
             if front.answering && self.responses.adrift() {
@@ -370,6 +350,8 @@ impl Connection {
                             self.responses.state = State::Seek;
                             self.finish(Outcome::Complete, Some(now), events);
                         }
+                    } else {
+                        self.lose_response(at, events);
                     }
                     return;
                 }
@@ -460,9 +442,8 @@ impl Connection {
                 }
             }
             State::Head { .. } => self.cut_response(at, events),
-            State::Boundary => self.lose_response(at, events),
+            State::Boundary | State::Seek => self.lose_response(at, events),
             State::Adrift { .. } => self.touch_response(now, None),
-            State::Seek => {}
         }
         self.responses.tail.clear();
     }
@@ -506,6 +487,10 @@ impl Connection {
         {
             front.answer_lost = true;
             self.responses.state = State::Seek;
+            if front.next_lost {
+                // The next answer seen may be that to the request that was missed.
+                self.finish(Outcome::Unknown, Some(at.entered), events);
+            }
         } else if self.queue.is_empty() {
             self.responses.state = State::Seek;
         }
@@ -717,108 +702,4 @@ impl Parser for Connection {
     fn buffered(&self) -> usize {
         self.requests.buffered() + self.responses.buffered() + self.retained
     }
-}
-
-/// What became of bytes offered to a head.
-enum Collected {
-    /// All taken, more are needed.
-    More,
-    /// The head is complete with the first `taken` of them.
-    Complete { taken: usize },
-    /// It doesn't fit [`Limits::buffer`].
-    TooLong,
-    /// This is no head.
-    NotAHead,
-}
-
-impl Half {
-    fn adrift(&self) -> bool {
-        matches!(self.state, State::Adrift { .. })
-    }
-
-    fn begin_head(&mut self) {
-        let before = match self.state {
-            State::Adrift { chunked } => Lost::Adrift { chunked },
-            _ => Lost::Seek,
-        };
-        self.state = State::Head { before };
-        self.head.clear();
-        self.started = false;
-        self.head_at = None;
-        self.tail.clear();
-    }
-
-    fn collect_head(
-        &mut self,
-        bytes: &[u8],
-        at: &Moment,
-        limits: &Limits,
-        start_line: fn(&[u8]) -> Option<bool>,
-    ) -> Collected {
-        self.head_at.get_or_insert(*at);
-        let had = self.head.len();
-        let room = limits.buffer.saturating_sub(had).min(bytes.len());
-        self.head.extend_from_slice(bytes.get(..room).unwrap_or_default());
-        if !self.started {
-            match start_line(&self.head) {
-                Some(complete) => self.started = complete,
-                None => return Collected::NotAHead,
-            }
-        }
-        match head::end_of_head(&self.head, had) {
-            Some(end) => {
-                self.head.truncate(end);
-                Collected::Complete { taken: end.saturating_sub(had) }
-            }
-            None if room < bytes.len() => Collected::TooLong,
-            None => Collected::More,
-        }
-    }
-
-    fn take_head(&mut self, now: &Moment) -> (Vec<u8>, Moment) {
-        (std::mem::take(&mut self.head), self.head_at.take().unwrap_or(*now))
-    }
-
-    /// Bytes collected turned out to be no head. True if they came from an earlier system call, so that
-    /// the present one may start a message.
-    fn restart(&mut self, at: &Moment) -> bool {
-        let (_, moment) = self.take_head(at);
-        moment != *at
-    }
-
-    /// Keeps the last bytes; true if they are the end of a chunked body.
-    fn drift(&mut self, bytes: &[u8]) -> bool {
-        const END: &[u8] = b"\r\n0\r\n\r\n";
-        if self.state != (State::Adrift { chunked: true }) {
-            return false;
-        }
-        // A call of its own for the last chunk, whatever was before it.
-        let alone = bytes == END.get(2..).unwrap_or_default() && self.tail.is_empty();
-        let from = bytes.len().saturating_sub(END.len());
-        self.tail.extend_from_slice(bytes.get(from..).unwrap_or_default());
-        let excess = self.tail.len().saturating_sub(END.len());
-        self.tail.drain(..excess);
-        alone || self.tail == END
-    }
-
-    fn buffered(&self) -> usize {
-        self.head.len() + self.tail.len()
-    }
-}
-
-/// The value of a field that must not be repeated; `None` too if it is (W3C Trace Context, 3.2).
-fn single_field(fields: &head::Fields, name: &str) -> Option<String> {
-    let mut values = fields.iter().filter(|(n, _)| n.eq_ignore_ascii_case(name));
-    let (_, value) = values.next()?;
-    values.next().is_none().then(|| value.clone())
-}
-
-/// The values of a field, repeated ones joined by a comma (RFC 9110, 5.3).
-fn joined_field(fields: &head::Fields, name: &str) -> Option<String> {
-    let values: Vec<&str> = fields
-        .iter()
-        .filter(|(n, _)| n.eq_ignore_ascii_case(name))
-        .map(|(_, value)| value.as_str())
-        .collect();
-    (!values.is_empty()).then(|| values.join(","))
 }

@@ -111,7 +111,7 @@ impl Flow {
         if self.queue.len() >= self.limits.in_flight.max(1) {
             self.give_up(frame.started.entered, events);
         }
-        let start = self.peer.start(&frame.started);
+        let start = self.peer.role.request_start(&frame.started);
         let tid = frame.started.tid;
         let (kind, state) = match *code {
             command::QUERY => {
@@ -149,7 +149,10 @@ impl Flow {
                 self.statements.clear();
                 (Kind::One, State::First)
             }
-            command::BINLOG_DUMP | command::TABLE_DUMP | command::BINLOG_DUMP_GTID => return Said::Stream,
+            command::BINLOG_DUMP | command::TABLE_DUMP | command::BINLOG_DUMP_GTID => {
+                self.give_up(frame.started.entered, events);
+                return Said::Stream;
+            }
             // COM_CREATE_DB … COM_SET_OPTION
             0x05..=0x1b => (Kind::One, State::First),
             _ => return Said::Nonsense,
@@ -196,11 +199,9 @@ impl Flow {
         if continuation {
             return;
         }
+        self.note_first_byte(&frame.started);
         // Without a command: the end of an answer that was taken for complete, or joined late.
         let Some(command) = self.queue.front_mut() else { return };
-        if let Some(exchange) = &mut command.exchange {
-            exchange.answered(&frame.started);
-        }
         let body = frame.body.as_slice();
         let first = body.first().copied().unwrap_or(0);
         if first == message::ERR && !matches!(command.state, State::Definitions(_)) {
@@ -246,6 +247,13 @@ impl Flow {
                     }
                 }
             },
+        }
+    }
+
+    /// Bytes of the answer to the first command in flight came.
+    pub fn note_first_byte(&mut self, at: &Moment) {
+        if let Some(exchange) = self.queue.front_mut().and_then(|command| command.exchange.as_mut()) {
+            exchange.answered(self.peer.role, at);
         }
     }
 
@@ -321,7 +329,7 @@ impl Flow {
             command.exchange = Some(exchange);
         }
         if let Some(mut exchange) = command.exchange {
-            exchange.answered(at);
+            exchange.answered(self.peer.role, at);
             exchange.fail(error, cancelled);
             exchange.end(&self.peer, at.returned, Outcome::Complete, events);
         }

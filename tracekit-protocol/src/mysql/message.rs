@@ -116,7 +116,7 @@ pub(super) fn greeting(body: &[u8]) -> Option<SqlSystem> {
 
 /// Whether the head of a call is the head of a greeting; `None`: too few bytes.
 pub(super) fn is_greeting(bytes: &[u8]) -> Option<bool> {
-    let Some(length) = length(bytes) else { return if bytes.is_empty() { None } else { Some(false) } };
+    let length = length(bytes)?;
     if !(32..=1024).contains(&length) || bytes.get(3).is_some_and(|sequence| *sequence != 0) {
         return Some(false);
     }

@@ -61,6 +61,10 @@ pub struct Connection {
     answers: Framer,
     answers_lost: bool,
     tail: Tail,
+    /// When the last of the server's bytes were transferred.
+    answered: u64,
+    /// When the last of the client's bytes were transferred.
+    asked: u64,
     flow: Flow,
 }
 
@@ -68,19 +72,17 @@ impl Connection {
     /// Follows a connection on which the traced process has this role.
     #[must_use]
     pub fn new(role: Role, limits: Limits) -> Self {
-        let asking = match role {
-            Role::Client => Direction::Outbound,
-            Role::Server => Direction::Inbound,
-        };
         Self {
             limits,
             phase: Phase::Fresh,
-            asking,
+            asking: role.request_direction(),
             requests: Framer::new(HEADER),
             requests_lost: true,
             answers: Framer::new(HEADER),
             answers_lost: true,
             tail: Tail::default(),
+            answered: 0,
+            asked: 0,
             flow: Flow::new(role, limits),
         }
     }
@@ -200,6 +202,7 @@ impl Connection {
                     self.restart_answers();
                 }
                 if self.answers_lost {
+                    self.flow.note_first_byte(at);
                     self.tail.push(data);
                     self.find_end_of_answer(at, events);
                     return;
@@ -259,8 +262,10 @@ impl Parser for Connection {
             return;
         }
         if direction == self.asking {
+            self.asked = at.entered;
             self.request(segment, at, events);
         } else {
+            self.answered = at.returned;
             self.answer(segment, at, events);
         }
     }
@@ -270,5 +275,19 @@ impl Parser for Connection {
         if close != Close::LocalWrite {
             self.phase = Phase::Opaque;
         }
+    }
+
+    fn settle(&mut self, events: &mut Vec<Event>) {
+        if self.answers_lost && self.answered >= self.asked {
+            self.flow.give_up(self.answered, events);
+        }
+    }
+
+    fn is_opaque(&self) -> bool {
+        self.phase == Phase::Opaque
+    }
+
+    fn buffered(&self) -> usize {
+        self.requests.buffered() + self.answers.buffered() + self.tail.bytes().len()
     }
 }

@@ -120,7 +120,7 @@ impl Flow {
                 let text = frame.body.strip_suffix(b"\0").filter(|_| frame.whole());
                 let statement = self.statement(None, text.unwrap_or(&frame.body), text.is_some());
                 self.open = None;
-                let start = self.peer.start(&frame.started);
+                let start = self.peer.role.request_start(&frame.started);
                 let exchange =
                     Exchange::begin(&mut self.peer, start, frame.started.tid, Some(statement), false, events);
                 self.copy_out = false;
@@ -130,10 +130,10 @@ impl Flow {
             b'B' => self.bind(frame),
             b'D' => {
                 let mut group = self.open.clone().unwrap_or_else(|| self.group(frame, None));
-                if group.statement.is_none() {
-                    if let Some((b'S', name)) = named(&frame.body) {
-                        group.statement = self.statements.get(name);
-                    }
+                if group.statement.is_none()
+                    && let Some((b'S', name)) = named(&frame.body)
+                {
+                    group.statement = self.statements.get(name);
                 }
                 self.push(Op::Step { step: Step::Describe, group, replaced: None });
             }
@@ -180,7 +180,7 @@ impl Flow {
         self.groups += 1;
         Group {
             number: self.groups,
-            start: self.peer.start(&frame.started),
+            start: self.peer.role.request_start(&frame.started),
             tid: frame.started.tid,
             statement,
             parsed: None,
@@ -298,17 +298,19 @@ impl Flow {
         Ok(())
     }
 
-    fn note_first_byte(&mut self, at: &Moment) {
+    /// Bytes of the answer to the first request in flight came.
+    pub fn note_first_byte(&mut self, at: &Moment) {
+        let role = self.peer.role;
         let number = match self.queue.front_mut() {
             Some(Op::Query(exchange) | Op::Execute { exchange, .. }) => {
-                exchange.answered(at);
+                exchange.answered(role, at);
                 return;
             }
             Some(Op::Step { group, .. }) => group.number,
             _ => return,
         };
         if let Some(exchange) = self.execution_of(number) {
-            exchange.answered(at);
+            exchange.answered(role, at);
         }
     }
 
@@ -383,7 +385,7 @@ impl Flow {
     }
 
     /// Concludes what was complete and only waited for the transaction's end.
-    fn release(&mut self, events: &mut Vec<Event>) {
+    pub fn release(&mut self, events: &mut Vec<Event>) {
         if let Some((exchange, end)) = self.held.take() {
             exchange.end(&self.peer, end, Outcome::Complete, events);
         }

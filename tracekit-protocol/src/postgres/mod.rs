@@ -70,6 +70,10 @@ pub struct Connection {
     answers: Framer,
     answers_lost: bool,
     tail: Tail,
+    /// When the last of the server's bytes were transferred.
+    answered: u64,
+    /// When the last of the client's bytes were transferred.
+    asked: u64,
     /// The last thing seen is `ReadyForQuery`.
     quiet: bool,
     flow: Flow,
@@ -79,19 +83,17 @@ impl Connection {
     /// Follows a connection on which the traced process has this role.
     #[must_use]
     pub fn new(role: Role, limits: Limits) -> Self {
-        let asking = match role {
-            Role::Client => Direction::Outbound,
-            Role::Server => Direction::Inbound,
-        };
         Self {
             limits,
             phase: Phase::Fresh,
-            asking,
+            asking: role.request_direction(),
             requests: Framer::new(HEADER),
             requests_lost: true,
             answers: Framer::new(HEADER),
             answers_lost: true,
             tail: Tail::default(),
+            answered: 0,
+            asked: 0,
             quiet: false,
             flow: Flow::new(role, limits),
         }
@@ -121,7 +123,7 @@ impl Connection {
                         return;
                     }
                 }
-                while !data.is_empty() && self.phase != Phase::Opaque {
+                while !data.is_empty() && self.phase != Phase::Opaque && !self.requests_lost {
                     let limits = self.limits;
                     let startup = matches!(self.phase, Phase::Startup | Phase::Encryption);
                     let message = self.requests.next(&mut data, at, |header| {
@@ -159,13 +161,19 @@ impl Connection {
                 Phase::Messages
             }
             // A cancel request has a connection of its own, and no answer.
-            Some(Startup::Cancel) | None => Phase::Opaque,
+            Some(Startup::Cancel) => Phase::Opaque,
+            // The few bytes that were seen only looked like one.
+            None => {
+                self.requests_lost = true;
+                self.answers_lost = true;
+                Phase::Fresh
+            }
         };
     }
 
     /// The client's message boundaries are unknown; does a call that starts with `data` start at one?
     fn join(&mut self, data: &[u8], at: &Moment, events: &mut Vec<Event>) -> bool {
-        if self.phase == Phase::Fresh && message::is_startup(data) == Some(true) {
+        if self.phase == Phase::Fresh && message::is_startup(data) != Some(false) {
             self.phase = Phase::Startup;
             self.requests = Framer::new(STARTUP_HEADER);
             self.requests_lost = false;
@@ -175,7 +183,7 @@ impl Connection {
         if message::prove_requests(data) != Proof::Requests {
             return false;
         }
-        if !self.answers_lost && !(self.quiet && self.flow.idle()) && self.phase != Phase::Fresh {
+        if !(self.answers_lost || self.quiet && self.flow.idle()) {
             // The answer to something unseen is under way.
             return false;
         }
@@ -205,8 +213,9 @@ impl Connection {
 
     fn lose_requests(&mut self) {
         if matches!(self.phase, Phase::Startup | Phase::Encryption) {
-            // Whether it became encrypted is unknown.
-            self.phase = Phase::Opaque;
+            // If there was a start-up packet, whether it led to encryption is unknown.
+            self.phase = Phase::Fresh;
+            self.answers_lost = true;
         }
         self.requests_lost = true;
     }
@@ -248,6 +257,7 @@ impl Connection {
                     self.follow_answers(data, at, events);
                 }
                 if self.answers_lost {
+                    self.flow.note_first_byte(at);
                     self.tail.push(data);
                     self.find_end_of_answer(at, events);
                 }
@@ -314,8 +324,10 @@ impl Parser for Connection {
             return;
         }
         if direction == self.asking {
+            self.asked = at.entered;
             self.request(segment, at, events);
         } else {
+            self.answered = at.returned;
             self.answer(segment, at, events);
         }
     }
@@ -325,5 +337,20 @@ impl Parser for Connection {
         if close != Close::LocalWrite {
             self.phase = Phase::Opaque;
         }
+    }
+
+    fn settle(&mut self, events: &mut Vec<Event>) {
+        self.flow.release(events);
+        if self.answers_lost && self.answered >= self.asked {
+            self.flow.give_up(self.answered, events);
+        }
+    }
+
+    fn is_opaque(&self) -> bool {
+        self.phase == Phase::Opaque
+    }
+
+    fn buffered(&self) -> usize {
+        self.requests.buffered() + self.answers.buffered() + self.tail.bytes().len()
     }
 }

@@ -340,9 +340,9 @@ impl Command {
         let mut arguments: Vec<String> =
             rest.iter().map(|a| String::from_utf8_lossy(a).into_owned()).collect();
         let mut argument_count = value.count.saturating_sub(1);
-        if CONTAINERS.contains(&name.as_str())
-            && let Some(subcommand) = arguments.first().and_then(|a| upper(a.as_bytes()))
-        {
+        if CONTAINERS.contains(&name.as_str()) && argument_count > 0 {
+            // Without it (it wasn't captured) nobody knows what the command is.
+            let subcommand = upper(arguments.first()?.as_bytes())?;
             name.push(' ');
             name.push_str(&subcommand);
             arguments.remove(0);

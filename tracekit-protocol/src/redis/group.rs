@@ -24,6 +24,8 @@ pub struct Group {
     setup: bool,
     /// More commands were sent than were captured.
     pub incomplete: bool,
+    /// Bytes were missed that may have been the next commands.
+    pub next_lost: bool,
     first_answer: Option<u64>,
     last_answer: u64,
     error: Option<RedisError>,
@@ -42,6 +44,7 @@ impl Group {
             answers: VecDeque::new(),
             setup: true,
             incomplete: false,
+            next_lost: false,
             first_answer: None,
             last_answer: 0,
             error: None,

@@ -88,11 +88,13 @@ fn command_start(bytes: &[u8]) -> Option<bool> {
         Some([b'\r', b'\n', rest @ ..]) if command::is_known(name) => rest,
         Some(_) => return None,
     };
-    // As far as they are here, its arguments must be strings too: the confirmation of SUBSCRIBE has a number.
+    // As far as they are here, its arguments must be strings too. The confirmation of SUBSCRIBE has a number
+    // last, so that it takes all.
+    let enough = Some(!name.to_ascii_uppercase().ends_with(b"SUBSCRIBE"));
     for _ in 1..count {
-        let Some((length, argument)) = number(rest, b'$')? else { break };
+        let Some((length, argument)) = number(rest, b'$')? else { return enough };
         rest = match argument.get(length..) {
-            None | Some([] | [b'\r']) => break,
+            None | Some([] | [b'\r']) => return enough,
             Some([b'\r', b'\n', rest @ ..]) => rest,
             Some(_) => return None,
         };
@@ -200,6 +202,7 @@ impl Connection {
             Segment::Gap(n) => {
                 self.requests.call_bytes = self.requests.call_bytes.saturating_add(n);
                 if !self.requests.synced {
+                    self.miss_commands(at, events);
                     return;
                 }
                 match self.requests.decoder.gap(n) {
@@ -217,6 +220,7 @@ impl Connection {
         while !bytes.is_empty() && !self.opaque {
             if !self.requests.synced {
                 if !first || bytes.first() != Some(&b'*') {
+                    self.miss_commands(at, events);
                     return;
                 }
                 self.requests.decoder.reset();
@@ -237,6 +241,7 @@ impl Connection {
                     self.requests.synced = false;
                     // What was begun by an earlier call was none; this call may start a command.
                     if !begun_before {
+                        self.miss_commands(at, events);
                         return;
                     }
                 }
@@ -250,7 +255,10 @@ impl Connection {
         }
         match Command::new(value) {
             Some(command) => self.take_command(command, at, events),
-            None => self.requests.synced = false,
+            None => {
+                self.requests.synced = false;
+                self.miss_commands(at, events);
+            }
         }
     }
 
@@ -296,13 +304,7 @@ impl Connection {
     }
 
     fn open_group(&mut self, at: &Moment, events: &mut Vec<Event>) {
-        // What an earlier exchange lacks won't come any more: clients send when they have their answer.
-        while let Some(front) = self.groups.front() {
-            if self.replies.state != Sync::Adrift && !front.incomplete {
-                break;
-            }
-            self.finish_unproven(at.entered, events);
-        }
+        self.finish_overtaken(at.entered, events);
         if self.groups.len() >= self.limits.in_flight {
             self.give_up(at, events);
             return;
@@ -340,6 +342,17 @@ impl Connection {
         }
         self.requests.synced = false;
         self.requests.decoder.reset();
+        self.miss_commands(at, events);
+    }
+
+    /// Bytes are missing or make no sense that may have been commands.
+    fn miss_commands(&mut self, at: &Moment, events: &mut Vec<Event>) {
+        if !self.group_open {
+            self.finish_overtaken(at.entered, events);
+        }
+        if let Some(group) = self.groups.back_mut() {
+            group.next_lost = true;
+        }
     }
 
     // ---- answers -------------------------------------------------------------------------------
@@ -365,6 +378,7 @@ impl Connection {
                 };
                 let starts = bytes.first().is_some_and(|b| resp::is_type(*b));
                 if self.groups.is_empty() || !at.first_of_call || !starts {
+                    self.lose_replies(at, events);
                     return;
                 }
                 self.replies.decoder.reset();
@@ -439,8 +453,11 @@ impl Connection {
     /// Bytes of the answers are missing or make no sense.
     fn lose_replies(&mut self, at: &Moment, events: &mut Vec<Event>) {
         self.replies.decoder.reset();
+        let unknown = |group: &Group| group.next_lost && !group.is_begun();
         match self.groups.len() {
             0 => self.replies.state = Sync::Seek,
+            // The next answer seen may be that to a command that was missed.
+            1 if self.groups.iter().any(unknown) => self.finish_unproven(at.entered, events),
             1 => self.replies.state = Sync::Adrift,
             // Which answers belong to which commands can't be told any more.
             _ => self.give_up(at, events),
@@ -448,6 +465,16 @@ impl Connection {
     }
 
     // ---- ends ----------------------------------------------------------------------------------
+
+    /// What an earlier exchange lacks won't come any more: clients send when they have their answer.
+    fn finish_overtaken(&mut self, now: u64, events: &mut Vec<Event>) {
+        while let Some(front) = self.groups.front() {
+            if self.replies.state != Sync::Adrift && !front.incomplete {
+                return;
+            }
+            self.finish_unproven(now, events);
+        }
+    }
 
     /// Ends the oldest exchange although the end of its answers was not recognised.
     fn finish_unproven(&mut self, now: u64, events: &mut Vec<Event>) {

@@ -17,6 +17,9 @@ pub struct Keep {
     pub total_bytes: usize,
 }
 
+/// Bytes of a command's name or subcommand that are taken for one, with the line end.
+const MAX_NAME: u64 = 66;
+
 /// One complete value.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Value {
@@ -69,7 +72,8 @@ enum Phase {
     /// In the line after a type byte.
     Line { kind: u8, text: Vec<u8>, cr: bool },
     /// In a bulk string: bytes to come with its CRLF.
-    Bulk { kind: u8, left: u64, item: Option<Vec<u8>> },
+    /// `holed`: bytes of it are missing, so that what follows isn't kept.
+    Bulk { kind: u8, left: u64, item: Option<Vec<u8>>, holed: bool },
 }
 
 impl Decoder {
@@ -153,13 +157,15 @@ impl Decoder {
                         _ => return Progress::Broken,
                     }
                 }
-                Phase::Bulk { kind, left, item } => {
+                Phase::Bulk { kind, left, item, holed } => {
                     let rest = bytes.get(at..).unwrap_or_default();
                     let taken = (*left).min(rest.len() as u64) as usize;
                     // The last two bytes are the line end.
                     let content = (left.saturating_sub(2)).min(taken as u64) as usize;
                     let limit = if *kind == b'!' { MAX_ERROR } else { self.keep.item_bytes };
-                    if let Some(item) = item {
+                    if let Some(item) = item
+                        && !*holed
+                    {
                         let room = limit.saturating_sub(item.len()).min(content);
                         item.extend_from_slice(rest.get(..room).unwrap_or_default());
                     }
@@ -193,7 +199,14 @@ impl Decoder {
     /// Takes `n` bytes that were not captured; harmless inside one bulk string only.
     pub fn gap(&mut self, n: u64) -> Progress {
         match &mut self.phase {
-            Phase::Bulk { kind, left, item } if n <= *left => {
+            // A name or subcommand with a hole is none.
+            Phase::Bulk { left, .. }
+                if self.commands_only && self.value.items.len() < 2 && *left < MAX_NAME =>
+            {
+                Progress::Broken
+            }
+            Phase::Bulk { kind, left, item, holed } if n <= *left => {
+                *holed = true;
                 *left -= n;
                 if *left > 0 {
                     return Progress::More;
@@ -233,7 +246,7 @@ impl Decoder {
                 Some(n) => {
                     let wanted = kind == b'!' || self.wants_item();
                     let left = n.checked_add(2)?;
-                    self.phase = Phase::Bulk { kind, left, item: wanted.then(Vec::new) };
+                    self.phase = Phase::Bulk { kind, left, item: wanted.then(Vec::new), holed: false };
                     Some(false)
                 }
             },

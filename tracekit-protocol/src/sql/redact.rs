@@ -55,11 +55,12 @@ pub(super) fn redact(tokens: &[TokenWithSpan], complete: bool) -> String {
             }
             Token::Word(word) => {
                 writer.word(&token.token);
-                if word.keyword == Keyword::IN && word.quote_style.is_none() {
-                    if let Some(end) = in_list(tokens.get(index..).unwrap_or_default()) {
-                        writer.text(" (?)");
-                        index += end;
-                    }
+                if word.keyword == Keyword::IN
+                    && word.quote_style.is_none()
+                    && let Some(end) = in_list(tokens.get(index..).unwrap_or_default())
+                {
+                    writer.text(" (?)");
+                    index += end;
                 }
             }
             Token::Number(..) => writer.number(),

@@ -104,7 +104,8 @@ impl Player {
 
     pub fn call(&mut self, direction: Direction, segments: &[Segment<'_>]) {
         self.clock += 10;
-        for (i, segment) in segments.iter().enumerate() {
+        let transferred = segments.iter().filter(|s| !matches!(s, Segment::Data([]) | Segment::Gap(0)));
+        for (i, segment) in transferred.enumerate() {
             let at = self.moment(i == 0);
             self.session.segment(direction, *segment, &at, &mut self.events);
         }

@@ -184,9 +184,7 @@ Acquire::Retries "3";
 
     /// The newest version of each named package, in the order asked for.
     pub fn newest(&self, names: &[&str]) -> Result<Vec<Package>> {
-        let listing = output(self.apt("apt-cache").args(["show", "--no-all-versions"]).args(names))
-            .with_context(|| format!("looking up packages of Debian {}", self.name))?;
-        let known = parse_packages(&listing);
+        let known = self.show(names)?;
         names
             .iter()
             .map(|name| {
@@ -197,6 +195,18 @@ Acquire::Retries "3";
                     .with_context(|| format!("Debian {} has no package {name}", self.name))
             })
             .collect()
+    }
+
+    /// Every version of one package that the suite offers, the newest first.
+    pub fn versions(&self, name: &str) -> Result<Vec<Package>> {
+        self.show(&[name])
+    }
+
+    /// All versions of the named packages. apt lists a package's versions from the newest down.
+    fn show(&self, names: &[&str]) -> Result<Vec<Package>> {
+        let listing = output(self.apt("apt-cache").arg("show").args(names))
+            .with_context(|| format!("looking up packages of Debian {}", self.name))?;
+        Ok(parse_packages(&listing))
     }
 
     /// Downloads packages into `into`; returns the files in the order of the packages.

@@ -3,7 +3,7 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, anyhow};
 
 use super::apt::{Mirrors, Package, Suite, unpack};
 use super::qemu::Arch;
@@ -41,49 +41,66 @@ impl Kernel {
         let stamp = directory.join("package");
         let kept = fs::read_to_string(&stamp).ok().filter(|_| image.is_file());
         let suite = Suite::open(root, self.suite, arch.debian(), mirrors)?;
-        let package = match self.resolve(&suite, arch) {
-            Ok(package) => package,
-            Err(error) => {
-                let Some(kept) = kept else { return Err(error) };
-                eprintln!("warning: taking {kept} from an earlier run: {error:#}");
+        let (packages, mut problem) = match self.resolve(&suite, arch) {
+            Ok(packages) => (packages, None),
+            Err(error) => (Vec::new(), Some(error)),
+        };
+        // Security archives move on faster than mirrors: an older version may be there when the newest is not.
+        for package in packages {
+            if kept.as_ref().is_some_and(|kept| *kept == package.pinned()) {
                 return Ok(image);
             }
-        };
-        if kept.is_some_and(|kept| kept == package.pinned()) {
-            return Ok(image);
+            match download(&suite, &package, &directory, &image) {
+                Ok(()) => {
+                    fs::write(&stamp, package.pinned())
+                        .with_context(|| format!("writing {}", stamp.display()))?;
+                    return Ok(image);
+                }
+                Err(error) => {
+                    eprintln!("warning: {error:#}");
+                    problem = Some(error);
+                }
+            }
         }
-        println!("downloading {}", package.pinned());
-        let unpacked = directory.join("unpacked");
-        if directory.exists() {
-            fs::remove_dir_all(&directory).with_context(|| format!("removing {}", directory.display()))?;
-        }
-        for file in suite.download(std::slice::from_ref(&package), &directory)? {
-            unpack(&file, &unpacked)?;
-            fs::remove_file(&file).with_context(|| format!("removing {}", file.display()))?;
-        }
-        let found = boot_image(&unpacked)
-            .with_context(|| format!("package {} holds no boot image", package.pinned()))?;
-        fs::rename(&found, &image).with_context(|| format!("moving {}", found.display()))?;
-        fs::remove_dir_all(&unpacked).with_context(|| format!("removing {}", unpacked.display()))?;
-        fs::write(&stamp, package.pinned()).with_context(|| format!("writing {}", stamp.display()))?;
+        let problem =
+            problem.unwrap_or_else(|| anyhow!("Debian {} carries no Linux {}", self.suite, self.name));
+        let Some(kept) = kept else { return Err(problem) };
+        eprintln!("warning: taking {kept} from an earlier run: {problem:#}");
         Ok(image)
     }
 
-    /// The package that holds the image: `linux-image-cloud-<arch>` leads to it.
-    fn resolve(&self, suite: &Suite, arch: Arch) -> Result<Package> {
-        let mut package = newest(suite, &format!("linux-image-cloud-{}", arch.debian()))?;
-        // Up to trixie the image is in linux-image-<version>; since 7.0 that one leads on to linux-binary-<version>.
-        for prefix in ["linux-image-", "linux-binary-"] {
-            let next = package.dependencies().find(|name| name.starts_with(prefix)).map(str::to_owned);
-            if let Some(next) = next {
-                package = newest(suite, &next)?;
+    /// The packages that hold an image of this kernel, the newest first: `linux-image-cloud-<arch>` leads to them.
+    fn resolve(&self, suite: &Suite, arch: Arch) -> Result<Vec<Package>> {
+        let mut found = Vec::new();
+        for mut package in suite.versions(&format!("linux-image-cloud-{}", arch.debian()))? {
+            if !package.version.starts_with(self.series) {
+                continue;
             }
+            // Up to trixie the image is in linux-image-<version>; since 7.0 that leads on to linux-binary-<version>.
+            for prefix in ["linux-image-", "linux-binary-"] {
+                let next = package.dependencies().find(|name| name.starts_with(prefix)).map(str::to_owned);
+                if let Some(next) = next {
+                    package = newest(suite, &next)?;
+                }
+            }
+            found.push(package);
         }
-        if !package.version.starts_with(self.series) {
-            bail!("Debian {} carries Linux {}, not {}", self.suite, package.version, self.name);
-        }
-        Ok(package)
+        Ok(found)
     }
+}
+
+/// Downloads a package into `directory` and puts its boot image at `image`.
+fn download(suite: &Suite, package: &Package, directory: &Path, image: &Path) -> Result<()> {
+    println!("downloading {}", package.pinned());
+    let unpacked = directory.join("unpacked");
+    for file in suite.download(std::slice::from_ref(package), directory)? {
+        unpack(&file, &unpacked)?;
+        fs::remove_file(&file).with_context(|| format!("removing {}", file.display()))?;
+    }
+    let found =
+        boot_image(&unpacked).with_context(|| format!("package {} holds no boot image", package.pinned()))?;
+    fs::rename(&found, image).with_context(|| format!("moving {}", found.display()))?;
+    fs::remove_dir_all(&unpacked).with_context(|| format!("removing {}", unpacked.display()))
 }
 
 fn newest(suite: &Suite, name: &str) -> Result<Package> {

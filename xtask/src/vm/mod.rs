@@ -221,7 +221,8 @@ fn show(kernel: &Kernel, outcome: Result<Report>, elapsed: Duration) -> Verdict 
                 println!("  {line}");
             }
             let failure = report.failure();
-            if failure.is_some() {
+            // A check that came to its end has said what there is to say.
+            if !report.done {
                 println!("  last lines of the console:");
                 let skip = report.console.len().saturating_sub(TAIL);
                 for line in report.console.iter().skip(skip) {

@@ -10,12 +10,13 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use hashbrown::{DefaultHashBuilder, HashTable};
 use opentelemetry_proto::tonic::metrics::v1::{
-    AggregationTemporality, Histogram as OtlpHistogram, HistogramDataPoint, Metric, ResourceMetrics, metric,
+    AggregationTemporality, Exemplar as OtlpExemplar, Histogram as OtlpHistogram, HistogramDataPoint, Metric,
+    ResourceMetrics, exemplar, metric,
 };
 
 use super::counters::{Counter, Counters};
 use crate::export::otlp::encode;
-use crate::trace::span::{Resource, Span, SpanKind, Value};
+use crate::trace::span::{Resource, Span, SpanId, SpanKind, TraceId, Value};
 
 /// Series of one metric of one resource; more are counted under `otel.metric.overflow`.
 pub const SERIES_PER_METRIC: usize = 2000;
@@ -100,6 +101,15 @@ fn instrument_of(span: &Span) -> Option<usize> {
     }
 }
 
+/// A sampled span behind a count.
+#[derive(Debug, Clone)]
+struct Exemplar {
+    trace_id: TraceId,
+    span_id: SpanId,
+    time_unix_nano: u64,
+    seconds: f64,
+}
+
 #[derive(Debug, Clone, Default)]
 struct Histogram {
     count: u64,
@@ -108,14 +118,22 @@ struct Histogram {
     max: f64,
     /// One more than there are bounds.
     buckets: Box<[u64]>,
+    /// The last of each bucket since the last collection.
+    exemplars: Box<[Option<Exemplar>]>,
 }
 
 impl Histogram {
     fn new(bounds: &[f64]) -> Self {
-        Self { buckets: vec![0; bounds.len() + 1].into_boxed_slice(), ..Self::default() }
+        let buckets = bounds.len() + 1;
+        Self {
+            buckets: vec![0; buckets].into_boxed_slice(),
+            exemplars: vec![None; buckets].into_boxed_slice(),
+            ..Self::default()
+        }
     }
 
-    fn record(&mut self, bounds: &[f64], seconds: f64) {
+    fn record(&mut self, bounds: &[f64], span: &Span) {
+        let seconds = span.duration_nanos() as f64 / 1e9;
         if self.count == 0 {
             (self.min, self.max) = (seconds, seconds);
         }
@@ -124,8 +142,19 @@ impl Histogram {
         self.min = self.min.min(seconds);
         self.max = self.max.max(seconds);
         // Upper bounds are inclusive.
-        if let Some(bucket) = self.buckets.get_mut(bounds.partition_point(|&bound| bound < seconds)) {
-            *bucket += 1;
+        let bucket = bounds.partition_point(|&bound| bound < seconds);
+        if let Some(count) = self.buckets.get_mut(bucket) {
+            *count += 1;
+        }
+        if span.sampled
+            && let Some(exemplar) = self.exemplars.get_mut(bucket)
+        {
+            *exemplar = Some(Exemplar {
+                trace_id: span.trace_id,
+                span_id: span.span_id,
+                time_unix_nano: span.end_unix_nano,
+                seconds,
+            });
         }
     }
 }
@@ -179,7 +208,6 @@ impl RedMetrics {
         let Some(instrument) = INSTRUMENTS.get(index) else { return };
         let (selected, too_long) = select(span, instrument);
         let hash = hash(&self.hasher, &selected);
-        let seconds = span.duration_nanos() as f64 / 1e9;
 
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         let State { resources, series: total } = &mut *state;
@@ -190,15 +218,15 @@ impl RedMetrics {
         entry.recorded_since_collect = true;
         let Some(metrics) = entry.metrics.get_mut(index) else { return };
         if let Some(series) = metrics.series.find_mut(hash, |series| same(&series.values, &selected)) {
-            series.histogram.record(instrument.bounds, seconds);
+            series.histogram.record(instrument.bounds, span);
             return;
         }
         let mut histogram = Histogram::new(instrument.bounds);
         if too_long || metrics.series.len() >= SERIES_PER_METRIC || *total >= SERIES {
             self.counters.add(Counter::MetricSeriesOverflow, 1);
-            metrics.overflow.get_or_insert(histogram).record(instrument.bounds, seconds);
+            metrics.overflow.get_or_insert(histogram).record(instrument.bounds, span);
         } else {
-            histogram.record(instrument.bounds, seconds);
+            histogram.record(instrument.bounds, span);
             let values = selected.iter().take(instrument.keys.len()).map(|value| value.cloned()).collect();
             metrics.series.insert_unique(hash, Series { hash, values, histogram }, |series| series.hash);
             *total += 1;
@@ -222,7 +250,8 @@ impl RedMetrics {
             .values_mut()
             .map(|entry| {
                 entry.recorded_since_collect = false;
-                encode::resource_metrics(&entry.resource, entry.to_otlp(now_unix_nano))
+                let metrics = entry.collect(now_unix_nano);
+                encode::resource_metrics(&entry.resource, metrics)
             })
             .collect()
     }
@@ -303,18 +332,19 @@ impl PerResource {
         self.metrics.iter().map(|metrics| metrics.series.len()).sum()
     }
 
-    fn to_otlp(&self, now: u64) -> Vec<Metric> {
+    fn collect(&mut self, now: u64) -> Vec<Metric> {
+        let start = self.start_unix_nano;
         let mut otlp = Vec::new();
-        for (instrument, metrics) in INSTRUMENTS.iter().zip(&self.metrics) {
+        for (instrument, metrics) in INSTRUMENTS.iter().zip(&mut self.metrics) {
             let mut data_points = Vec::with_capacity(metrics.series.len() + 1);
-            for series in &metrics.series {
+            for series in &mut metrics.series {
                 let attributes = instrument.keys.iter().zip(&series.values);
                 let attributes = attributes.filter_map(|(&key, value)| Some((key, value.as_ref()?)));
-                data_points.push(self.data_point(instrument, &series.histogram, attributes, now));
+                data_points.push(data_point(instrument, &mut series.histogram, attributes, start, now));
             }
-            if let Some(histogram) = &metrics.overflow {
+            if let Some(histogram) = &mut metrics.overflow {
                 let attributes = [("otel.metric.overflow", &Value::Bool(true))];
-                data_points.push(self.data_point(instrument, histogram, attributes.into_iter(), now));
+                data_points.push(data_point(instrument, histogram, attributes.into_iter(), start, now));
             }
             if !data_points.is_empty() {
                 let data = metric::Data::Histogram(OtlpHistogram {
@@ -326,27 +356,35 @@ impl PerResource {
         }
         otlp
     }
+}
 
-    fn data_point<'a>(
-        &self,
-        instrument: &Instrument,
-        histogram: &Histogram,
-        attributes: impl Iterator<Item = (&'a str, &'a Value)>,
-        now: u64,
-    ) -> HistogramDataPoint {
-        HistogramDataPoint {
-            attributes: attributes.map(|(key, value)| encode::key_value(key, value)).collect(),
-            start_time_unix_nano: self.start_unix_nano,
-            time_unix_nano: now.max(self.start_unix_nano),
-            count: histogram.count,
-            sum: Some(histogram.sum),
-            bucket_counts: histogram.buckets.to_vec(),
-            explicit_bounds: instrument.bounds.to_vec(),
-            exemplars: Vec::new(),
-            flags: 0,
-            min: Some(histogram.min),
-            max: Some(histogram.max),
-        }
+/// Takes the exemplars out of the histogram.
+fn data_point<'a>(
+    instrument: &Instrument,
+    histogram: &mut Histogram,
+    attributes: impl Iterator<Item = (&'a str, &'a Value)>,
+    start: u64,
+    now: u64,
+) -> HistogramDataPoint {
+    let exemplars = histogram.exemplars.iter_mut().filter_map(Option::take).map(|exemplar| OtlpExemplar {
+        filtered_attributes: Vec::new(),
+        time_unix_nano: exemplar.time_unix_nano,
+        span_id: exemplar.span_id.0.to_vec(),
+        trace_id: exemplar.trace_id.0.to_vec(),
+        value: Some(exemplar::Value::AsDouble(exemplar.seconds)),
+    });
+    HistogramDataPoint {
+        attributes: attributes.map(|(key, value)| encode::key_value(key, value)).collect(),
+        start_time_unix_nano: start,
+        time_unix_nano: now.max(start),
+        count: histogram.count,
+        sum: Some(histogram.sum),
+        bucket_counts: histogram.buckets.to_vec(),
+        explicit_bounds: instrument.bounds.to_vec(),
+        exemplars: exemplars.collect(),
+        flags: 0,
+        min: Some(histogram.min),
+        max: Some(histogram.max),
     }
 }
 
@@ -394,6 +432,20 @@ mod tests {
         let expected =
             ["http.request.method", "url.scheme", "http.response.status_code", "network.protocol.version"];
         assert_eq!(keys(point), expected, "neither path nor server address");
+    }
+
+    #[test]
+    fn exemplars_lead_to_sampled_spans_of_the_last_interval() {
+        let red = RedMetrics::new(Arc::new(Counters::new()));
+        let shop = resource("shop");
+        for (id, sampled) in [(1, true), (2, true), (3, false)] {
+            red.record(&Span { sampled, ..sql_span(id, None, &shop) });
+        }
+        let point = points(&red.collect(1)[0], "db.client.operation.duration").remove(0);
+        let ids: Vec<_> = point.exemplars.iter().map(|exemplar| exemplar.span_id[7]).collect();
+        assert_eq!(ids, [2]);
+        let point = points(&red.collect(2)[0], "db.client.operation.duration").remove(0);
+        assert!(point.exemplars.is_empty());
     }
 
     #[test]

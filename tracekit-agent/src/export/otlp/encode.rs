@@ -66,6 +66,18 @@ pub fn resource_metrics(resource: &Resource, metrics: Vec<Metric>) -> ResourceMe
     }
 }
 
+/// How many data points there are of the kinds that the agent makes.
+#[must_use]
+pub fn count_points(metrics: &ResourceMetrics) -> u64 {
+    let metrics = metrics.scope_metrics.iter().flat_map(|scope| &scope.metrics);
+    let points = metrics.map(|metric| match &metric.data {
+        Some(metric::Data::Histogram(histogram)) => histogram.data_points.len(),
+        Some(metric::Data::Sum(sum)) => sum.data_points.len(),
+        _ => 0,
+    });
+    points.sum::<usize>() as u64
+}
+
 /// One metric with its data points.
 #[must_use]
 pub fn metric(name: &str, description: &str, unit: &str, data: metric::Data) -> Metric {

@@ -7,6 +7,7 @@ use std::time::Duration;
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Cause {
     Unreachable,
+    Broken,
     Certificate,
     Credentials,
     Address,
@@ -33,11 +34,14 @@ impl Failure {
     pub fn connection(error: &(dyn Error + 'static), unreachable: bool) -> Self {
         let error = chain(error);
         let lower = error.to_ascii_lowercase();
-        let certificate =
-            ["certificate", "unknownissuer", "handshake", "invalidcontenttype", "corrupt message"]
-                .iter()
-                .any(|word| lower.contains(word));
-        let cause = if certificate { Cause::Certificate } else { Cause::Unreachable };
+        let certificate = lower.contains("certificate");
+        // What TLS says when the other side does not speak it.
+        let no_tls = lower.contains("corrupt message");
+        let cause = match (certificate, unreachable) {
+            (true, _) => Cause::Certificate,
+            (false, true) if !no_tls => Cause::Unreachable,
+            (false, _) => Cause::Broken,
+        };
         Self { error, retryable: true, retry_after: None, unreachable, cause }
     }
 
@@ -103,8 +107,15 @@ impl Failure {
                 "start a collector there, or set OTEL_EXPORTER_OTLP_ENDPOINT to where one is, or \
                  {exporter_variable}=none"
             ),
+            Cause::Broken => {
+                "check that the collector expects this protocol (OTEL_EXPORTER_OTLP_PROTOCOL) with \
+                              or without TLS (https or http) on this port, and whether it wants a client \
+                              certificate"
+                    .to_owned()
+            }
             Cause::Certificate => "set OTEL_EXPORTER_OTLP_CERTIFICATE to the certificate authority of the \
-                                   collector, and check that it expects TLS on this port"
+                                   collector, and if it wants a client certificate, \
+                                   OTEL_EXPORTER_OTLP_CLIENT_CERTIFICATE and _CLIENT_KEY"
                 .to_owned(),
             Cause::Credentials => "check the credentials in OTEL_EXPORTER_OTLP_HEADERS".to_owned(),
             Cause::Address => {
@@ -130,4 +141,50 @@ pub fn chain(error: &(dyn Error + 'static)) -> String {
         source = error.source();
     }
     text
+}
+
+#[cfg(test)]
+mod tests {
+    use tonic::{Code, Status};
+
+    use super::*;
+
+    #[test]
+    fn retryable_codes_are_those_of_the_specification() {
+        let retryable: Vec<i32> =
+            (0..17).filter(|&code| Failure::grpc(&Status::new(code.into(), ""), None).retryable).collect();
+        let expected = [
+            Code::Cancelled,
+            Code::DeadlineExceeded,
+            Code::Aborted,
+            Code::OutOfRange,
+            Code::Unavailable,
+            Code::DataLoss,
+        ];
+        assert_eq!(retryable, expected.map(|code| code as i32));
+        let wish = Some(Duration::from_secs(3));
+        assert!(Failure::grpc(&Status::resource_exhausted(""), wish).retryable);
+
+        let retryable: Vec<u16> =
+            (300..600).filter(|&status| Failure::http(status, "", None).retryable).collect();
+        assert_eq!(retryable, [429, 502, 503, 504]);
+    }
+
+    #[test]
+    fn remedies_name_what_to_set() {
+        let refused = std::io::Error::from(std::io::ErrorKind::ConnectionRefused);
+        let certificate = std::io::Error::other("invalid peer certificate: UnknownIssuer");
+        let plain = std::io::Error::other("received corrupt message of type InvalidContentType");
+        for (failure, remedy) in [
+            (Failure::connection(&refused, true), "OTEL_TRACES_EXPORTER=none"),
+            (Failure::connection(&refused, false), "OTEL_EXPORTER_OTLP_PROTOCOL"),
+            (Failure::connection(&certificate, true), "OTEL_EXPORTER_OTLP_CERTIFICATE"),
+            (Failure::connection(&plain, true), "with or without TLS"),
+            (Failure::http(401, "", None), "OTEL_EXPORTER_OTLP_HEADERS"),
+            (Failure::http(404, "", None), "OTEL_EXPORTER_OTLP_ENDPOINT"),
+            (Failure::grpc(&Status::unimplemented(""), None), "OTEL_EXPORTER_OTLP_PROTOCOL"),
+        ] {
+            assert!(failure.remedy("OTEL_TRACES_EXPORTER").contains(remedy), "{failure:?}");
+        }
+    }
 }

@@ -84,9 +84,23 @@ fn failure(status: &Status) -> Failure {
     Failure::grpc(status, retry_after)
 }
 
+/// Whether there was no connection at all, unlike one that broke.
 fn unreachable(error: &(dyn Error + 'static)) -> bool {
-    std::iter::successors(Some(error), |error| (*error).source())
-        .any(|error| error.is::<std::io::Error>() || error.to_string().contains("connect"))
+    use std::io::ErrorKind;
+    std::iter::successors(Some(error), |error| (*error).source()).any(|error| {
+        match error.downcast_ref::<std::io::Error>().map(std::io::Error::kind) {
+            // Invalid data is what TLS finds in a handshake.
+            Some(kind) => matches!(
+                kind,
+                ErrorKind::ConnectionRefused
+                    | ErrorKind::HostUnreachable
+                    | ErrorKind::NetworkUnreachable
+                    | ErrorKind::TimedOut
+                    | ErrorKind::InvalidData
+            ),
+            None => error.to_string().starts_with("dns error"),
+        }
+    })
 }
 
 /// The message is encoded once for all attempts, so the codec only copies.
@@ -123,5 +137,23 @@ impl Decoder for EncodedCodec {
 
     fn decode(&mut self, buffer: &mut DecodeBuf<'_>) -> Result<Option<Bytes>, Status> {
         Ok(Some(buffer.copy_to_bytes(buffer.remaining())))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tonic::Code;
+    use tonic_types::ErrorDetails;
+
+    use super::*;
+
+    #[test]
+    fn an_exhausted_collector_says_when_to_come_back() {
+        let wish = Some(Duration::from_secs(7));
+        let status =
+            Status::with_error_details(Code::ResourceExhausted, "", ErrorDetails::with_retry_info(wish));
+        let with = failure(&status);
+        assert_eq!((with.retryable, with.retry_after), (true, wish));
+        assert!(!failure(&Status::resource_exhausted("")).retryable);
     }
 }

@@ -45,13 +45,6 @@ impl Http {
         if let Some(pem) = pem::authorities(config)? {
             let remedy = "set OTEL_EXPORTER_OTLP_CERTIFICATE to a file of PEM certificates";
             let certificates = Certificate::from_pem_bundle(&pem).map_err(|error| failed(error, remedy))?;
-            if certificates.is_empty() {
-                return Err(StartError::Client {
-                    endpoint: config.display_endpoint(),
-                    error: "no certificate in the file".to_owned(),
-                    remedy,
-                });
-            }
             builder = builder.tls_built_in_root_certs(false);
             for certificate in certificates {
                 builder = builder.add_root_certificate(certificate);

@@ -18,8 +18,8 @@ use prost::Message;
 use tokio::time::Instant;
 
 pub use failure::Failure;
-pub use retry::Stop;
-use retry::{Backoff, WarningGate};
+use retry::Backoff;
+pub use retry::{Stop, WarningGate};
 
 use super::config::{OtlpConfig, Protocol};
 
@@ -231,7 +231,9 @@ impl Exporter {
     }
 
     fn remedy(&self, failure: &Failure) -> String {
-        match (self.protocol, self.port) {
+        // Someone is there, so it is worth a thought who that is.
+        let port = self.port.filter(|_| !failure.unreachable);
+        match (self.protocol, port) {
             (Protocol::HttpProtobuf, Some(4317)) => {
                 return "port 4317 speaks gRPC as a rule: set OTEL_EXPORTER_OTLP_PROTOCOL=grpc or use port 4318"
                     .to_owned();

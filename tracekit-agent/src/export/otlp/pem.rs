@@ -13,8 +13,17 @@ pub struct Identity {
 
 /// The certificate authorities to trust instead of the system's.
 pub fn authorities(config: &OtlpConfig) -> Result<Option<Vec<u8>>, StartError> {
-    let path = config.certificate.as_deref();
-    path.map(|path| read(path, "OTEL_EXPORTER_OTLP_CERTIFICATE")).transpose()
+    const BEGIN: &[u8] = b"-----BEGIN CERTIFICATE-----";
+    let Some(path) = config.certificate.as_deref() else { return Ok(None) };
+    let pem = read(path, "OTEL_EXPORTER_OTLP_CERTIFICATE")?;
+    if !pem.windows(BEGIN.len()).any(|window| window == BEGIN) {
+        return Err(StartError::Client {
+            endpoint: config.display_endpoint(),
+            error: format!("{} holds no certificate", path.display()),
+            remedy: "set OTEL_EXPORTER_OTLP_CERTIFICATE to a file of PEM certificates",
+        });
+    }
+    Ok(Some(pem))
 }
 
 /// What the client shows to the collector.

@@ -83,10 +83,11 @@ impl Stop {
     }
 }
 
-/// Lets one warning through in [`WARNING_INTERVAL`].
+/// Lets one warning through in half a minute.
 #[derive(Debug, Default)]
 pub struct WarningGate {
     last: Option<Instant>,
+    warned: bool,
 }
 
 impl WarningGate {
@@ -96,13 +97,15 @@ impl WarningGate {
         let open = self.last.is_none_or(|last| now.duration_since(last) >= WARNING_INTERVAL);
         if open {
             self.last = Some(now);
+            self.warned = true;
         }
         open
     }
 
-    /// All is well again; true if there was a warning since it last was.
+    /// All is well again; true if there was a warning since it last was. A trouble that comes and goes
+    /// does not get more warnings for it.
     pub fn reset(&mut self) -> bool {
-        self.last.take().is_some()
+        std::mem::take(&mut self.warned)
     }
 }
 
@@ -139,6 +142,6 @@ mod tests {
         let mut gate = WarningGate::default();
         assert_eq!((gate.open(), gate.open()), (true, false));
         assert_eq!((gate.reset(), gate.reset()), (true, false));
-        assert!(gate.open());
+        assert_eq!((gate.open(), gate.reset()), (false, false));
     }
 }

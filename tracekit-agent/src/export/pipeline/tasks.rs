@@ -11,7 +11,7 @@ use crate::export::SCOPE_VERSION;
 use crate::export::config::{BatchConfig, MetricReaderConfig};
 use crate::export::metrics::counters::{Counter, Counters};
 use crate::export::metrics::red::RedMetrics;
-use crate::export::otlp::{Exporter, Outcome, Stop, encode};
+use crate::export::otlp::{Exporter, Outcome, Stop, WarningGate, encode};
 use crate::trace::span::{Resource, Value};
 
 /// `OTEL_BSP_SCHEDULE_DELAY=0` means "at once", but not a request for each span.
@@ -19,14 +19,21 @@ const MIN_DELAY: Duration = Duration::from_millis(10);
 
 /// Sends spans when a batch is complete or has waited long enough.
 pub struct SpanTask {
-    pub exporter: Exporter,
+    exporter: Exporter,
     pub queue: Arc<Queue>,
-    pub batch: BatchConfig,
-    pub counters: Arc<Counters>,
-    pub stop: Stop,
+    batch: BatchConfig,
+    counters: Arc<Counters>,
+    stop: Stop,
+    drops: WarningGate,
+    dropped_told: u64,
 }
 
 impl SpanTask {
+    pub fn new(exporter: Exporter, batch: BatchConfig, counters: Arc<Counters>, stop: Stop) -> Self {
+        let queue = Arc::new(Queue::new(&batch));
+        Self { exporter, queue, batch, counters, stop, drops: WarningGate::default(), dropped_told: 0 }
+    }
+
     pub async fn run(mut self) {
         let delay = self.batch.schedule_delay.max(MIN_DELAY);
         loop {
@@ -67,7 +74,22 @@ impl SpanTask {
             Outcome::Stopped => self.counters.add(Counter::SpansDroppedShutdown, spans),
         }
         self.queue.settle();
+        self.warn_of_drops();
         outcome
+    }
+
+    fn warn_of_drops(&mut self) {
+        let dropped = self.counters.get(Counter::SpansDroppedQueueFull);
+        if dropped > self.dropped_told && self.drops.open() {
+            tracing::warn!(
+                dropped = dropped - self.dropped_told,
+                "spans were dropped because the queue of {} was full: the collector is away or too slow; give it \
+                 more resources, raise OTEL_BSP_MAX_QUEUE_SIZE, or sample (OTEL_TRACES_SAMPLER=traceidratio, \
+                 OTEL_TRACES_SAMPLER_ARG=0.1)",
+                self.batch.max_queue_size,
+            );
+            self.dropped_told = dropped;
+        }
     }
 }
 
@@ -104,9 +126,10 @@ impl MetricTask {
         let mut metrics = self.metrics.collect(now);
         let own = self.counters.to_otlp(self.start_unix_nano, now);
         metrics.push(encode::resource_metrics(&self.resource, own));
+        let points = metrics.iter().map(encode::count_points).sum();
         let request = encode::metrics_request(metrics);
         let retried = || self.counters.add(Counter::ExportRetries, 1);
-        match self.exporter.export(request, u64::MAX, self.reader.timeout, &mut self.stop, retried).await {
+        match self.exporter.export(request, points, self.reader.timeout, &mut self.stop, retried).await {
             Outcome::Accepted { rejected } => self.counters.add(Counter::MetricPointsRejected, rejected),
             Outcome::Failed | Outcome::Stopped => self.counters.add(Counter::MetricExportsFailed, 1),
         }

@@ -166,6 +166,8 @@ fn refused_requests_and_spans_are_counted() {
         Summary { exported: 1, dropped_export_failed: 2, dropped_rejected: 1, ..Summary::default() };
     assert_eq!(summary, expected);
     assert_eq!(summary.dropped(), 3);
+    let text = "1 spans exported, 2 dropped: export failed, 1 dropped: rejected by the collector";
+    assert_eq!(summary.to_string(), text);
 }
 
 #[test]
@@ -216,20 +218,24 @@ fn nothing_runs_where_nothing_is_configured() {
 }
 
 #[test]
-fn certificates_that_cannot_be_read_are_an_error_at_once() {
-    for protocol in ["http/protobuf", "grpc"] {
+fn certificates_that_cannot_be_used_are_an_error_at_once() {
+    let none = tempfile::NamedTempFile::new().unwrap();
+    let none = none.path().to_str().unwrap();
+    for (protocol, path) in [
+        ("http/protobuf", "no-such-file.pem"),
+        ("grpc", "no-such-file.pem"),
+        ("http/protobuf", none),
+        ("grpc", none),
+    ] {
         let variables = [
             (ENDPOINT, "https://localhost"),
             ("OTEL_EXPORTER_OTLP_PROTOCOL", protocol),
-            ("OTEL_EXPORTER_OTLP_CERTIFICATE", "/no/such/file.pem"),
+            ("OTEL_EXPORTER_OTLP_CERTIFICATE", path),
         ];
         let variables = variables.map(|(key, value)| (key.to_owned(), value.to_owned())).into();
         let config = ExportConfig::from_env(&variables).unwrap();
         let error = Pipeline::start(config, PrintMode::None, Arc::new(Counters::new())).err().unwrap();
         let text = error.to_string();
-        assert!(
-            text.contains("/no/such/file.pem") && text.contains("OTEL_EXPORTER_OTLP_CERTIFICATE"),
-            "{text}"
-        );
+        assert!(text.contains(path) && text.contains("OTEL_EXPORTER_OTLP_CERTIFICATE"), "{text}");
     }
 }

@@ -136,6 +136,13 @@ impl Printer {
     }
 }
 
+impl Drop for Printer {
+    fn drop(&mut self) {
+        self.shared.lock().stop = true;
+        self.shared.wake.notify_all();
+    }
+}
+
 impl Shared {
     fn run(&self, mut renderer: Renderer, mut output: Box<dyn Write + Send>) {
         let mut text = String::new();

@@ -107,8 +107,10 @@ impl Drawing<'_> {
         title(&mut row, span, times, Paint::Plain, &self.layout);
         duration(&mut row, total, Paint::Plain, &self.layout);
         row.push(Paint::Plain, "  ", self.layout.width);
-        let cells = bar(self.root, span.start_unix_nano, end, self.layout.bar);
-        row.push(if failed(span) { Paint::Red } else { Paint::Cyan }, &cells, self.layout.width);
+        let (before, busy, after) = bar(self.root, span.start_unix_nano, end, self.layout.bar);
+        row.push(Paint::Dim, &"·".repeat(before), self.layout.width);
+        row.push(if failed(span) { Paint::Red } else { Paint::Cyan }, &"━".repeat(busy), self.layout.width);
+        row.push(Paint::Dim, &"·".repeat(after), self.layout.width);
         detail(&mut row, span, &self.layout);
         row.end();
     }
@@ -238,17 +240,16 @@ fn detail(row: &mut Row<'_>, span: &Span, layout: &Layout) {
     }
 }
 
-/// When in the root's time something ran.
-fn bar(root: &Span, start: u64, end: u64, cells: usize) -> String {
+/// When in the root's time something ran: cells before, during and after it, `cells` in all.
+fn bar(root: &Span, start: u64, end: u64, cells: usize) -> (usize, usize, usize) {
+    if cells == 0 {
+        return (0, 0, 0);
+    }
     let total = root.duration_nanos().max(1) as f64;
     let cell = |at: u64| at.saturating_sub(root.start_unix_nano) as f64 / total * cells as f64;
-    let first = (cell(start).floor() as usize).min(cells.saturating_sub(1));
-    let last = (cell(end).ceil() as usize).clamp(first + 1, cells.max(first + 1));
-    let mut bar = String::with_capacity(cells * 3);
-    for n in 0..cells {
-        bar.push(if (first..last).contains(&n) { '━' } else { '·' });
-    }
-    bar
+    let first = (cell(start).floor() as usize).min(cells - 1);
+    let last = (cell(end).ceil() as usize).clamp(first + 1, cells);
+    (first, last - first, cells - last)
 }
 
 /// Time of day with milliseconds.
@@ -364,6 +365,34 @@ mod tests {
             (125_000_000, "2 m 05 s"),
         ] {
             assert_eq!(format_duration(Duration::from_micros(micros)), text);
+        }
+    }
+
+    proptest::proptest! {
+        /// Names and times come from the network and from clocks that jump.
+        #[test]
+        fn hostile_spans_keep_to_their_lines(
+            text in ".{0,60}", service in "\\PC{0,30}|.{0,5}", width in 0..200_usize,
+            start in 0..u64::MAX, end in 0..u64::MAX, root in 0..u64::MAX, color: bool,
+        ) {
+            let shop = resource(&service);
+            let mut tree = leaf(server_span(1, &text, &shop));
+            Arc::get_mut(&mut tree.span).unwrap().start_unix_nano = root;
+            let mut child = sql_span(2, Some(1), &shop);
+            (child.start_unix_nano, child.end_unix_nano) = (start, end);
+            child.attributes[2].1 = Value::from(text.clone());
+            child.attributes.push(("error.type", Value::from(text.clone())));
+            child.status = Status::Error(Some(text.clone()));
+            child.name = text;
+            tree.children = vec![leaf(child)];
+            let mut out = String::new();
+            render(&tree, &Style { color, width, utc: false }, &mut out);
+            let plain = regex::Regex::new("\x1b\\[[0-9]+m").unwrap().replace_all(&out, "").into_owned();
+            assert_eq!(plain.matches('\n').count(), 2);
+            for line in plain.lines() {
+                assert!(!line.contains(char::is_control), "{line:?}");
+                assert!(super::width(line) <= width.max(40), "{line:?}");
+            }
         }
     }
 }
