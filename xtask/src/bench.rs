@@ -72,6 +72,7 @@ struct Sample {
     requests_per_second: f64,
     p50_ms: f64,
     p99_ms: f64,
+    app_cpu_us: f64,
     agent_cpu_percent: f64,
     agent_rss_mib: f64,
     server_spans: f64,
@@ -117,13 +118,16 @@ fn measure(stage: &Stage, sink: &Sink, variant: Variant, arguments: &Overhead) -
         Variant::Agent => Some(attach(stage, &app, sink)?),
         _ => None,
     };
-    // The agent's own start is not part of what it costs from then on.
-    std::thread::sleep(Duration::from_millis(500));
+    // The start of the agent, and the spans of the warm-up, are not part of the measurement.
+    std::thread::sleep(Duration::from_secs(1));
     let pid = agent.as_ref().map(Process::pid);
+    let app_cpu = || -> f64 { app.pids().into_iter().filter_map(cpu_seconds).sum() };
+    let app_cpu_before = app_cpu();
     let (cpu_before, started) = (pid.and_then(cpu_seconds), Instant::now());
-    let spans_before = sink.server_spans();
+    sink.take_server_spans()?;
     let mut sample = wrk(&app, Duration::from_secs(arguments.seconds), arguments.connections)?;
     let elapsed = started.elapsed().as_secs_f64();
+    sample.app_cpu_us = (app_cpu() - app_cpu_before) * 1e6 / sample.requests.max(1.0);
     if let (Some(pid), Some(before)) = (pid, cpu_before) {
         let used = cpu_seconds(pid).context("the agent ended under load")? - before;
         sample.agent_cpu_percent = used / elapsed * 100.0;
@@ -138,7 +142,7 @@ fn measure(stage: &Stage, sink: &Sink, variant: Variant, arguments: &Overhead) -
     app.stop()?;
     if variant != Variant::Untraced {
         std::thread::sleep(Duration::from_secs(1));
-        sample.server_spans = (sink.server_spans() - spans_before) as f64;
+        sample.server_spans = sink.take_server_spans()? as f64;
     }
     Ok(sample)
 }
@@ -228,8 +232,8 @@ fn markdown(arguments: &Overhead, samples: &BTreeMap<Variant, Vec<Sample>>) -> R
         arguments.rounds,
         arguments.seconds
     );
-    text.push_str("| variant | requests/s | p50 ms | p99 ms | agent CPU, % of a core | agent RSS MiB | server spans lost |\n");
-    text.push_str("|---|---|---|---|---|---|---|\n");
+    text.push_str("| variant | requests/s | p50 ms | p99 ms | app CPU µs a request | agent CPU, % of a core | agent RSS MiB | server spans lost |\n");
+    text.push_str("|---|---|---|---|---|---|---|---|\n");
     for (variant, samples) in samples {
         let with_ratio = |field: fn(&Sample) -> f64| {
             let (value, reference) = (median(samples, field), median(base, field));
@@ -249,18 +253,20 @@ fn markdown(arguments: &Overhead, samples: &BTreeMap<Variant, Vec<Sample>>) -> R
             format!("{lost:.0} of {requests:.0}")
         };
         text.push_str(&format!(
-            "| {} | {} | {} | {} | {} | {} | {lost} |\n",
+            "| {} | {} | {} | {} | {} | {} | {} | {lost} |\n",
             variant.label(),
             with_ratio(|sample| sample.requests_per_second),
             with_ratio(|sample| sample.p50_ms),
             with_ratio(|sample| sample.p99_ms),
+            with_ratio(|sample| sample.app_cpu_us),
             of_agent(|sample| sample.agent_cpu_percent),
             of_agent(|sample| sample.agent_rss_mib),
         ));
     }
     text.push_str(
         "\nwrk, the databases, the collector and the agent share the machine's cores with the application, so the \
-         ratios hold the CPU time that the agent takes as well as what its probes add to every system call.\n",
+         ratios hold the CPU time that the agent takes as well as what its probes add to every system call. The \
+         CPU time of the application (user and system, its probes included) does not depend on what else runs.\n",
     );
     Ok(text)
 }

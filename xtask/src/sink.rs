@@ -1,21 +1,24 @@
-//! An OTLP/HTTP receiver that only counts, so that a benchmark measures the sender and not the collector.
+//! An OTLP/HTTP receiver that only keeps what it gets, so that a benchmark measures the sender and not the
+//! collector: what is in the messages is looked at after the load.
 
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::net::{TcpListener, TcpStream};
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use anyhow::{Context as _, Result};
 use opentelemetry_proto::tonic::collector::trace::v1::ExportTraceServiceRequest;
 use opentelemetry_proto::tonic::trace::v1::span::SpanKind;
 use prost::Message as _;
 
+/// Messages as they came.
+type Bodies = Arc<Mutex<Vec<Vec<u8>>>>;
+
 /// A receiver on a port of the loopback; it lives as long as the process.
 #[derive(Debug)]
 pub struct Sink {
     /// Port on 127.0.0.1.
     pub port: u16,
-    server_spans: Arc<AtomicU64>,
+    bodies: Bodies,
 }
 
 impl Sink {
@@ -26,29 +29,39 @@ impl Sink {
     pub fn start() -> Result<Self> {
         let listener = TcpListener::bind(("127.0.0.1", 0)).context("bind the benchmark's OTLP receiver")?;
         let port = listener.local_addr()?.port();
-        let server_spans = Arc::new(AtomicU64::new(0));
-        let counter = Arc::clone(&server_spans);
+        let bodies = Bodies::default();
+        let received = Arc::clone(&bodies);
         std::thread::spawn(move || {
             for stream in listener.incoming().flatten() {
-                let counter = Arc::clone(&counter);
+                let received = Arc::clone(&received);
                 std::thread::spawn(move || {
-                    if let Err(error) = serve(stream, &counter) {
+                    if let Err(error) = serve(stream, &received) {
                         eprintln!("benchmark's OTLP receiver: {error:#}");
                     }
                 });
             }
         });
-        Ok(Self { port, server_spans })
+        Ok(Self { port, bodies })
     }
 
-    /// Server spans that have arrived.
-    #[must_use]
-    pub fn server_spans(&self) -> u64 {
-        self.server_spans.load(Ordering::Relaxed)
+    /// Server spans that have arrived since the last call.
+    ///
+    /// # Errors
+    /// A message is not OTLP.
+    pub fn take_server_spans(&self) -> Result<usize> {
+        let bodies = std::mem::take(&mut *self.bodies.lock().unwrap_or_else(PoisonError::into_inner));
+        let mut count = 0;
+        for body in bodies {
+            let request = ExportTraceServiceRequest::decode(body.as_slice()).context("decode OTLP")?;
+            let scopes = request.resource_spans.iter().flat_map(|resource| &resource.scope_spans);
+            let spans = scopes.flat_map(|scope| &scope.spans);
+            count += spans.filter(|span| span.kind == SpanKind::Server as i32).count();
+        }
+        Ok(count)
     }
 }
 
-fn serve(stream: TcpStream, counter: &AtomicU64) -> Result<()> {
+fn serve(stream: TcpStream, received: &Mutex<Vec<Vec<u8>>>) -> Result<()> {
     let mut reader = BufReader::new(stream);
     loop {
         let (mut length, mut first) = (0, true);
@@ -72,10 +85,7 @@ fn serve(stream: TcpStream, counter: &AtomicU64) -> Result<()> {
         }
         let mut body = vec![0; length];
         reader.read_exact(&mut body)?;
-        let request = ExportTraceServiceRequest::decode(body.as_slice()).context("decode OTLP")?;
-        let spans = request.resource_spans.iter().flat_map(|resource| &resource.scope_spans);
-        let server = spans.flat_map(|scope| &scope.spans).filter(|span| span.kind == SpanKind::Server as i32);
-        counter.fetch_add(server.count() as u64, Ordering::Relaxed);
+        received.lock().unwrap_or_else(PoisonError::into_inner).push(body);
         reader.get_mut().write_all(
             b"HTTP/1.1 200 OK\r\nContent-Type: application/x-protobuf\r\nContent-Length: 0\r\n\r\n",
         )?;
