@@ -1,6 +1,6 @@
 //! The agent as a child process.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
@@ -23,14 +23,20 @@ pub struct Agent {
 /// # Errors
 /// The agent has not been built.
 pub fn command(arguments: &[&str]) -> Result<Command> {
-    let mut command = Command::new(paths::agent()?);
+    Ok(command_of(&paths::agent()?, arguments))
+}
+
+/// As [`command`], of this build.
+#[must_use]
+pub fn command_of(agent: &Path, arguments: &[&str]) -> Command {
+    let mut command = Command::new(agent);
     for (key, _) in std::env::vars_os() {
         if key.to_str().is_some_and(|name| name.starts_with("OTEL_")) {
             command.env_remove(key);
         }
     }
     command.args(arguments);
-    Ok(command)
+    command
 }
 
 impl Agent {

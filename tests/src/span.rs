@@ -60,7 +60,8 @@ impl Span {
         let complete = text.rfind('\n').map_or("", |end| &text[..end]);
         complete
             .lines()
-            .filter(|line| line.contains("\"span_id\""))
+            // Data points of metrics are in the same file; their exemplars name spans, too.
+            .filter(|line| line.contains("\"span_id\"") && !line.contains("\"metric\":"))
             .map(|line| {
                 let mut span: Self =
                     serde_json::from_str(line).with_context(|| format!("not a span: {line}"))?;

@@ -69,9 +69,13 @@ pub fn sys_enter(ctx: RawTracePointContext) -> i32 {
     // SAFETY: the helper has no preconditions.
     let now = unsafe { bpf_ktime_get_ns() };
     match class {
-        WRITE..=SPLICE => {
-            let _ = ENTERED.insert(&tid, &now, 0);
-        }
+        WRITE..=SPLICE => match ENTERED.get_ptr_mut(&tid) {
+            // SAFETY: the pointer comes from the map and was checked; only this thread uses its entry.
+            Some(time) => unsafe { *time = now },
+            None => {
+                let _ = ENTERED.insert(&tid, &now, 0);
+            }
+        },
         CLOSE | SHUTDOWN | DUP2 => {
             let _ = ended(ctx.arg(0), class, tgid, tid, now);
         }
@@ -126,16 +130,6 @@ fn transferred(regs: u64, returned: i64, tgid: u32, tid: u32) -> Option<()> {
         return None;
     }
     let write = class >= WRITE && class <= SPLICE;
-    let entered = if write {
-        let entered = ENTERED.get_ptr(&tid).map(|time| {
-            // SAFETY: the pointer comes from the map and was checked.
-            unsafe { *time }
-        });
-        let _ = ENTERED.remove(&tid);
-        entered
-    } else {
-        None
-    };
     let first: u64 = kernel(regs, REGS_ARG0.load())?;
     if returned <= 0 {
         let gone = matches!(returned, EPIPE | ECONNRESET | ETIMEDOUT);
@@ -151,6 +145,14 @@ fn transferred(regs: u64, returned: i64, tgid: u32, tid: u32) -> Option<()> {
     let second: u64 = kernel(regs, REGS_ARG1.load())?;
     let third: u64 = kernel(regs, REGS_ARG2.load())?;
     let length = returned as u64;
+    let entered = if write {
+        ENTERED.get_ptr(&tid).map(|time| {
+            // SAFETY: the pointer comes from the map and was checked.
+            unsafe { *time }
+        })
+    } else {
+        None
+    };
     let mut call =
         Call { tgid, tid, entered, length, direction: if write { OUTBOUND } else { INBOUND }, counted: true };
     let payload = match class {

@@ -1,6 +1,7 @@
 //! `cargo xtask bench`: what tracing costs, measured.
 
 use std::collections::BTreeMap;
+use std::path::Path;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
@@ -10,7 +11,7 @@ use tracekit_tests::app::{App, Setup, Tracing};
 use tracekit_tests::process::{Process, cpu_seconds, resident_kib, run as output_of};
 use tracekit_tests::stage::Stage;
 
-use crate::setup::{self, build_agent, step};
+use crate::setup::{self, Profile, build_agent, step};
 use crate::sink::Sink;
 
 /// Benchmarks.
@@ -32,9 +33,9 @@ pub struct Overhead {
     /// Connections that wrk keeps open.
     #[arg(long, default_value_t = 4)]
     connections: usize,
-    /// Leave the agent out (to try the benchmark itself).
-    #[arg(long)]
-    without_agent: bool,
+    /// What to compare with the untraced application; may be repeated.
+    #[arg(long, value_enum, default_values_t = [Variant::Agent, Variant::Sdk])]
+    variant: Vec<Variant>,
 }
 
 /// Runs a benchmark.
@@ -48,18 +49,35 @@ pub fn run(bench: &Bench) -> Result<()> {
     }
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, clap::ValueEnum)]
 enum Variant {
+    /// Nothing: the reference, always measured.
     Untraced,
+    /// The agent traces the application and exports.
     Agent,
+    /// The agent traces the application, but exports nothing.
+    AgentOnly,
+    /// The agent traces another process: what neighbours pay for the probes.
+    Elsewhere,
+    /// The OpenTelemetry SDK instruments the application.
     Sdk,
 }
 
 impl Variant {
+    fn exports(self) -> bool {
+        matches!(self, Self::Agent | Self::Sdk)
+    }
+
+    fn has_agent(self) -> bool {
+        matches!(self, Self::Agent | Self::AgentOnly | Self::Elsewhere)
+    }
+
     fn label(self) -> &'static str {
         match self {
             Self::Untraced => "agent off",
             Self::Agent => "agent on",
+            Self::AgentOnly => "agent on, no export",
+            Self::Elsewhere => "agent on another process",
             Self::Sdk => "opentelemetry-instrument",
         }
     }
@@ -82,11 +100,9 @@ struct Sample {
 const TARGET: &str = "/bench";
 
 fn overhead(arguments: &Overhead) -> Result<()> {
-    let mut variants = vec![Variant::Untraced, Variant::Sdk];
-    if !arguments.without_agent {
-        build_agent()?;
-        variants.insert(1, Variant::Agent);
-    }
+    let agent = build_agent(Profile::Dist)?;
+    let mut variants = vec![Variant::Untraced];
+    variants.extend(arguments.variant.iter().filter(|variant| **variant != Variant::Untraced));
     let stage = Stage::new("bench-overhead")?.with_postgres()?.with_redis()?;
     let sink = Sink::start()?;
     let mut samples: BTreeMap<Variant, Vec<Sample>> = BTreeMap::new();
@@ -95,7 +111,7 @@ fn overhead(arguments: &Overhead) -> Result<()> {
         variants.rotate_left(1);
         for &variant in &variants {
             step(&format!("round {round} of {}: {}", arguments.rounds, variant.label()));
-            let sample = measure(&stage, &sink, variant, arguments)?;
+            let sample = measure(&stage, &sink, &agent, variant, arguments)?;
             eprintln!(
                 "    {:.0} requests/s, p50 {:.2} ms, p99 {:.2} ms",
                 sample.requests_per_second, sample.p50_ms, sample.p99_ms
@@ -107,16 +123,27 @@ fn overhead(arguments: &Overhead) -> Result<()> {
     Ok(())
 }
 
-fn measure(stage: &Stage, sink: &Sink, variant: Variant, arguments: &Overhead) -> Result<Sample> {
+fn measure(
+    stage: &Stage,
+    sink: &Sink,
+    agent: &Path,
+    variant: Variant,
+    arguments: &Overhead,
+) -> Result<Sample> {
     let tracing = match variant {
         Variant::Sdk => Tracing::Sdk { collector: sink.port, stdlib: false },
         _ => Tracing::None,
     };
     let app = Setup::FlaskSync.start(stage.logs(), &stage.environment(), &tracing)?;
+    let mut sleep = Command::new(tracekit_tests::paths::venv("web", "python")?);
+    sleep.args(["-c", "import time; time.sleep(1e6)"]);
+    let bystander = Process::start("bystander", stage.logs(), sleep)?;
     wrk(&app, Duration::from_secs(2), arguments.connections)?;
     let mut agent = match variant {
-        Variant::Agent => Some(attach(stage, &app, sink)?),
-        _ => None,
+        Variant::Agent => Some(attach(stage, agent, &app.pids(), Some(sink))?),
+        Variant::AgentOnly => Some(attach(stage, agent, &app.pids(), None)?),
+        Variant::Elsewhere => Some(attach(stage, agent, &[bystander.pid()], None)?),
+        Variant::Untraced | Variant::Sdk => None,
     };
     // The start of the agent, and the spans of the warm-up, are not part of the measurement.
     std::thread::sleep(Duration::from_secs(1));
@@ -140,25 +167,27 @@ fn measure(stage: &Stage, sink: &Sink, variant: Variant, arguments: &Overhead) -
         }
     }
     app.stop()?;
-    if variant != Variant::Untraced {
+    if variant.exports() {
         std::thread::sleep(Duration::from_secs(1));
         sample.server_spans = sink.take_server_spans()? as f64;
     }
     Ok(sample)
 }
 
-fn attach(stage: &Stage, app: &App, sink: &Sink) -> Result<Process> {
+fn attach(stage: &Stage, agent: &Path, pids: &[u32], sink: Option<&Sink>) -> Result<Process> {
     let ready = stage.logs().join("agent.ready");
     if ready.exists() {
         std::fs::remove_file(&ready)?;
     }
-    let mut command = agent::command(&["attach", "--print", "none"])?;
-    for pid in app.pids() {
+    let mut command = agent::command_of(agent, &["attach", "--print", "none"]);
+    for pid in pids {
         command.args(["--pid", &pid.to_string()]);
     }
     command.arg("--ready-file").arg(&ready);
-    command.env("OTEL_EXPORTER_OTLP_ENDPOINT", format!("http://127.0.0.1:{}", sink.port));
-    command.env("OTEL_EXPORTER_OTLP_PROTOCOL", "http/protobuf").env("OTEL_METRICS_EXPORTER", "none");
+    if let Some(sink) = sink {
+        command.env("OTEL_EXPORTER_OTLP_ENDPOINT", format!("http://127.0.0.1:{}", sink.port));
+        command.env("OTEL_EXPORTER_OTLP_PROTOCOL", "http/protobuf").env("OTEL_METRICS_EXPORTER", "none");
+    }
     let mut process = Process::start("agent", stage.logs(), command)?;
     process.ready(Duration::from_secs(20), || Ok(ready.exists().then_some(())))?;
     Ok(process)
@@ -239,11 +268,11 @@ fn markdown(arguments: &Overhead, samples: &BTreeMap<Variant, Vec<Sample>>) -> R
             let (value, reference) = (median(samples, field), median(base, field));
             format!("{value:.2} ({:.3})", value / reference)
         };
-        let is_agent = *variant == Variant::Agent;
+        let is_agent = variant.has_agent();
         let of_agent = |field: fn(&Sample) -> f64| {
             if is_agent { format!("{:.1}", median(samples, field)) } else { "–".into() }
         };
-        let lost = if *variant == Variant::Untraced {
+        let lost = if !variant.exports() {
             "–".into()
         } else {
             // Requests that wrk gave up at its end have spans but are not counted by it.

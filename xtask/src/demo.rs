@@ -11,7 +11,7 @@ use tracekit_tests::client::{Request, send_once};
 use tracekit_tests::process::Process;
 use tracekit_tests::stage::Stage;
 
-use crate::setup::{self, build_agent, step};
+use crate::setup::{self, Profile, build_agent, step};
 
 /// How the demo ends.
 #[derive(Debug, clap::Args)]
@@ -53,7 +53,7 @@ fn catch_interrupts() {
 /// Something does not start; with `--once` also if a request was not traced.
 pub fn run(arguments: &Arguments) -> Result<()> {
     setup::run(&setup::Arguments::minimal())?;
-    build_agent()?;
+    build_agent(Profile::Release)?;
     catch_interrupts();
     step("start PostgreSQL, Redis, a backend, and the Flask shop under gunicorn (2 workers)");
     let stage = Stage::new("demo")?.with_postgres()?.with_redis()?.with_backend()?;

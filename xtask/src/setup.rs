@@ -177,12 +177,30 @@ pub fn cargo(arguments: &[&str]) -> Command {
     command
 }
 
-/// Builds the agent for release and gives its path.
+/// How the agent is built.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Profile {
+    /// As a user builds it.
+    Release,
+    /// As packages are built: slower to build, faster to run.
+    Dist,
+}
+
+impl Profile {
+    fn name(self) -> &'static str {
+        match self {
+            Self::Release => "release",
+            Self::Dist => "dist",
+        }
+    }
+}
+
+/// Builds the agent and gives its path.
 ///
 /// # Errors
 /// It does not build.
-pub fn build_agent() -> Result<PathBuf> {
+pub fn build_agent(profile: Profile) -> Result<PathBuf> {
     step("build the agent");
-    checked(&mut cargo(&["build", "--release", "--quiet"]))?;
-    Ok(paths::target().join("release/tracekit"))
+    checked(&mut cargo(&["build", "--profile", profile.name(), "--quiet"]))?;
+    Ok(paths::target().join(profile.name()).join("tracekit"))
 }

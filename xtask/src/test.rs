@@ -2,7 +2,7 @@
 
 use anyhow::Result;
 
-use crate::setup::{self, build_agent, cargo, checked, step};
+use crate::setup::{self, Profile, build_agent, cargo, checked, step};
 
 /// Which tests to run.
 #[derive(Debug, clap::Args)]
@@ -22,7 +22,7 @@ pub struct Arguments {
 /// A step failed.
 pub fn run(arguments: &Arguments) -> Result<()> {
     setup::run(&setup::Arguments::minimal())?;
-    let agent = build_agent()?;
+    let agent = build_agent(Profile::Release)?;
     let filter = arguments.filter.as_deref();
     if !arguments.e2e {
         step("unit tests");

@@ -4,6 +4,7 @@
 //! microseconds a record. What may take long (export, printing) has threads of its own.
 
 mod clock;
+pub mod priority;
 mod world;
 
 use std::{

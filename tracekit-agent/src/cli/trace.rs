@@ -10,7 +10,7 @@ use anyhow::{Context, Result};
 use clap::Args;
 
 use crate::{
-    agent::{Agent, AgentConfig, Ended},
+    agent::{Agent, AgentConfig, Ended, priority},
     discovery::{self, Inspected, Selector, SelectorArgs},
     exit::{ExitCode, Failure},
     export::{Counter, Counters, ExportConfig, Pipeline, PrintMode, Summary},
@@ -128,6 +128,9 @@ fn trace(
         services.add(mapping).map_err(usage)?;
     }
     let stop = stop_on_signals()?;
+    if let Err(error) = priority::give_way() {
+        tracing::warn!(%error, "can't lower the agent's own priority");
+    }
     let counters = Arc::new(Counters::new());
     let sampler = export.sampler;
     let target = export.traces.otlp.then(|| export.traces_otlp.display_endpoint());
