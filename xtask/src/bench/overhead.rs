@@ -1,4 +1,4 @@
-//! `cargo xtask bench`: what tracing costs, measured.
+//! `cargo xtask bench overhead`: what tracing costs an application, measured.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -11,15 +11,9 @@ use tracekit_tests::app::{App, Setup, Tracing};
 use tracekit_tests::process::{Process, cpu_seconds, resident_kib, run as output_of};
 use tracekit_tests::stage::Stage;
 
-use crate::setup::{self, Profile, build_agent, step};
+use super::machine;
+use crate::setup::{Profile, build_agent, step};
 use crate::sink::Sink;
-
-/// Benchmarks.
-#[derive(Debug, clap::Subcommand)]
-pub enum Bench {
-    /// Throughput, latency and cost of Flask/gunicorn untraced, with the agent, and with the OpenTelemetry SDK.
-    Overhead(Overhead),
-}
 
 /// How long to measure.
 #[derive(Debug, clap::Args)]
@@ -36,17 +30,6 @@ pub struct Overhead {
     /// What to compare with the untraced application; may be repeated.
     #[arg(long, value_enum, default_values_t = [Variant::Agent, Variant::Sdk])]
     variant: Vec<Variant>,
-}
-
-/// Runs a benchmark.
-///
-/// # Errors
-/// Something does not start, or requests fail under load.
-pub fn run(bench: &Bench) -> Result<()> {
-    setup::run(&setup::Arguments::minimal())?;
-    match bench {
-        Bench::Overhead(arguments) => overhead(arguments),
-    }
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, clap::ValueEnum)]
@@ -99,7 +82,11 @@ struct Sample {
 /// The path that wrk asks for: one SQL and one Redis call.
 const TARGET: &str = "/bench";
 
-fn overhead(arguments: &Overhead) -> Result<()> {
+/// Measures every variant in turn.
+///
+/// # Errors
+/// Something does not start, or requests fail under load.
+pub fn run(arguments: &Overhead) -> Result<()> {
     let agent = build_agent(Profile::Dist)?;
     let mut variants = vec![Variant::Untraced];
     variants.extend(arguments.variant.iter().filter(|variant| **variant != Variant::Untraced));
@@ -298,24 +285,6 @@ fn markdown(arguments: &Overhead, samples: &BTreeMap<Variant, Vec<Sample>>) -> R
          CPU time of the application (user and system, its probes included) does not depend on what else runs.\n",
     );
     Ok(text)
-}
-
-/// Kernel, processor and versions that the numbers belong to.
-fn machine() -> Result<String> {
-    let kernel = output_of(Command::new("uname").args(["-r", "-m"]))?;
-    let cpu_info = std::fs::read_to_string("/proc/cpuinfo").context("read /proc/cpuinfo")?;
-    let model = cpu_info.lines().find_map(|line| {
-        line.strip_prefix("model name")?.split_once(':').map(|(_, name)| name.trim().to_owned())
-    });
-    let cores = std::thread::available_parallelism().map_or(0, std::num::NonZero::get);
-    let venv = tracekit_tests::paths::venv("otel", "python")?;
-    let versions = output_of(Command::new(venv).args([
-        "-c",
-        "import sys; from importlib.metadata import version as v; print('Python ' + sys.version.split()[0] + ''.join(\
-         f', {p} {v(p)}' for p in ('Flask', 'gunicorn', 'psycopg2-binary', 'redis', 'opentelemetry-sdk')))",
-    ]))?;
-    let model = model.unwrap_or_else(|| "unknown processor".into());
-    Ok(format!("Linux {}, {model}, {cores} cores; {}", kernel.trim(), versions.trim()))
 }
 
 #[cfg(test)]
