@@ -21,6 +21,24 @@ impl Role {
         }
     }
 
+    /// The role of the traced process if requests go in this direction.
+    #[must_use]
+    pub fn requesting(direction: Direction) -> Self {
+        match direction {
+            Direction::Outbound => Self::Client,
+            Direction::Inbound => Self::Server,
+        }
+    }
+
+    /// The role of the other end.
+    #[must_use]
+    pub fn reverse(self) -> Self {
+        match self {
+            Self::Server => Self::Client,
+            Self::Client => Self::Server,
+        }
+    }
+
     /// When a request starts whose first byte was transferred `at`: a server has it when the read
     /// returns, a client starts to wait when it enters the write.
     #[must_use]

@@ -5,7 +5,7 @@ use std::hash::Hash;
 use std::sync::Arc;
 
 use crate::exchange::{Sql, SqlError, SqlSystem};
-use crate::{Begin, End, Event, Moment, Outcome, Request, Role};
+use crate::{Begin, Close, End, Event, Moment, Outcome, Request, Role};
 
 /// Text of a statement and how it was named.
 #[derive(Debug, Default, PartialEq, Eq)]
@@ -209,6 +209,15 @@ impl Exchange {
                 cancelled: self.cancelled,
             }),
         })));
+    }
+}
+
+/// How exchanges in flight end when the connection does; they go on while the server may still answer.
+pub(crate) fn ended_by(close: Close) -> Option<Outcome> {
+    match close {
+        Close::Local => Some(Outcome::ClosedLocally),
+        Close::Remote => Some(Outcome::ClosedByPeer),
+        Close::LocalWrite => None,
     }
 }
 

@@ -22,13 +22,10 @@ const RETAINED_HEADS: usize = 4;
 /// What the first bytes of one direction say.
 #[must_use]
 pub fn detect(direction: Direction, bytes: &[u8]) -> Detection {
-    let (requester, responder) = match direction {
-        Direction::Outbound => (Role::Client, Role::Server),
-        Direction::Inbound => (Role::Server, Role::Client),
-    };
+    let requester = Role::requesting(direction);
     match (head::request_line(bytes), head::status_line(bytes)) {
         (Some(true), _) => Detection::Match(requester),
-        (_, Some(true)) => Detection::Match(responder),
+        (_, Some(true)) => Detection::Match(requester.reverse()),
         (None, None) => Detection::No,
         _ => Detection::Undecided,
     }

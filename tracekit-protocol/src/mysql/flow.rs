@@ -10,7 +10,7 @@ use std::sync::Arc;
 use super::message::{self, Conclusion, command};
 use crate::exchange::SqlSystem;
 use crate::framing::Frame;
-use crate::statement::{Exchange, Peer, Statement, Statements};
+use crate::statement::{Exchange, Peer, Statement, Statements, ended_by};
 use crate::{Close, Event, Limits, Moment, Outcome, Role};
 
 /// MariaDB: the statement prepared last, which may not be answered yet.
@@ -374,11 +374,7 @@ impl Flow {
 
     /// The connection ended.
     pub fn close(&mut self, close: Close, end: u64, events: &mut Vec<Event>) {
-        let outcome = match close {
-            Close::Local => Outcome::ClosedLocally,
-            Close::Remote => Outcome::ClosedByPeer,
-            Close::LocalWrite => return,
-        };
+        let Some(outcome) = ended_by(close) else { return };
         self.finish(end, outcome, events);
         self.statements.clear();
         self.last_prepared = None;

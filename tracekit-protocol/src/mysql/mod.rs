@@ -21,12 +21,9 @@ const HEADER: usize = 4;
 /// Whether the first bytes of one direction, seen at the start of a system call, are MySQL or MariaDB.
 #[must_use]
 pub fn detect(direction: Direction, bytes: &[u8]) -> Detection {
-    let (asks, answers) = match direction {
-        Direction::Outbound => (Role::Client, Role::Server),
-        Direction::Inbound => (Role::Server, Role::Client),
-    };
+    let asks = Role::requesting(direction);
     match (message::is_greeting(bytes), message::prove_commands(bytes)) {
-        (Some(true), _) => Detection::Match(answers),
+        (Some(true), _) => Detection::Match(asks.reverse()),
         (_, Proof::Commands) => Detection::Match(asks),
         (None, _) | (_, Proof::Short) => Detection::Undecided,
         (Some(false), Proof::Nothing) => Detection::No,

@@ -11,7 +11,7 @@ use std::sync::Arc;
 use super::message::{self, Rows};
 use crate::exchange::SqlSystem;
 use crate::framing::Frame;
-use crate::statement::{Exchange, Peer, Statement, Statements};
+use crate::statement::{Exchange, Peer, Statement, Statements, ended_by};
 use crate::{Close, Event, Limits, Moment, Outcome, Role};
 
 /// Messages of one execution that may wait for their answers: Parse, Bind, Describe, Execute, Close, Sync.
@@ -456,11 +456,7 @@ impl Flow {
 
     /// The connection ended.
     pub fn close(&mut self, close: Close, end: u64, events: &mut Vec<Event>) {
-        let outcome = match close {
-            Close::Local => Outcome::ClosedLocally,
-            Close::Remote => Outcome::ClosedByPeer,
-            Close::LocalWrite => return,
-        };
+        let Some(outcome) = ended_by(close) else { return };
         self.finish(end, outcome, events);
         self.statements.clear();
         self.portals.clear();

@@ -27,10 +27,7 @@ const STARTUP_HEADER: usize = 4;
 /// Whether the first bytes of one direction, seen at the start of a system call, are PostgreSQL.
 #[must_use]
 pub fn detect(direction: Direction, bytes: &[u8]) -> Detection {
-    let (asks, answers) = match direction {
-        Direction::Outbound => (Role::Client, Role::Server),
-        Direction::Inbound => (Role::Server, Role::Client),
-    };
+    let asks = Role::requesting(direction);
     match message::is_startup(bytes) {
         Some(true) => return Detection::Match(asks),
         None => return Detection::Undecided,
@@ -39,7 +36,7 @@ pub fn detect(direction: Direction, bytes: &[u8]) -> Detection {
     match message::prove_requests(bytes) {
         Proof::Requests => Detection::Match(asks),
         Proof::Short => Detection::Undecided,
-        Proof::Nothing if message::prove_answers(bytes) => Detection::Match(answers),
+        Proof::Nothing if message::prove_answers(bytes) => Detection::Match(asks.reverse()),
         Proof::Nothing => Detection::No,
     }
 }

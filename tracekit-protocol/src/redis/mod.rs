@@ -34,10 +34,7 @@ const RETAINED: usize = 4;
 /// [`is_answer`] of the other direction as its second witness.
 #[must_use]
 pub fn detect(direction: Direction, bytes: &[u8]) -> Detection {
-    let role = match direction {
-        Direction::Outbound => Role::Client,
-        Direction::Inbound => Role::Server,
-    };
+    let role = Role::requesting(direction);
     command_start(bytes).map_or(Detection::No, |complete| {
         if complete { Detection::Match(role) } else { Detection::Undecided }
     })
