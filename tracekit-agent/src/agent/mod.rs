@@ -42,6 +42,8 @@ const QUIET_NANOS: u64 = 1_000_000_000;
 /// What to trace and how.
 #[derive(Debug)]
 pub struct AgentConfig {
+    /// What looks at processes.
+    pub inspector: Inspector,
     /// Which processes.
     pub selector: Selector,
     /// Name of the service, for all of them.
@@ -91,7 +93,7 @@ impl Agent {
             records,
             connections: Connections::default(),
             correlator: Correlator::new(config.services),
-            tracker: Tracker::new(Inspector::default(), config.selector),
+            tracker: Tracker::new(config.inspector, config.selector),
             world: World::new(config.service_name, config.sampler),
             spans,
             counters,
@@ -248,15 +250,19 @@ impl Step<'_> {
             }
             ProcessEvent::Exec(pid) => {
                 let changes = self.tracker.on_exec(pid, Instant::now());
-                if self.tracker.get(pid).is_none() {
-                    // Inherited the selection by fork, and is something else now.
+                if changes.is_empty() {
+                    // It may have inherited the selection by fork alone, and is something else now.
                     self.probes.deselect(pid);
                 }
                 changes
             }
             ProcessEvent::Exit(pid) => {
-                self.forget(pid);
-                self.tracker.on_exit(pid)
+                let changes = self.tracker.on_exit(pid);
+                if changes.is_empty() {
+                    // It may have inherited the selection by fork alone; others are forgotten below.
+                    self.forget(pid);
+                }
+                changes
             }
         };
         self.apply(changes);

@@ -3,14 +3,13 @@
 use std::{
     cell::RefCell,
     collections::HashMap,
-    fs,
     sync::Arc,
     time::{Duration, Instant},
 };
 
 use crate::{
     agent::clock::unix_offset,
-    discovery::{Inspected, resource_for},
+    discovery::{Inspected, proc_fs::ProcFs, resource_for},
     export::{ParentSampled, Sampler},
     trace::{
         correlator::Environment,
@@ -120,8 +119,6 @@ impl Environment for World {
 
 /// The process has an `epoll` descriptor; also said if that can't be seen, because then nothing is guessed.
 fn has_epoll(pid: u32) -> bool {
-    let Ok(descriptors) = fs::read_dir(format!("/proc/{pid}/fd")) else { return true };
-    descriptors.flatten().take(MAX_DESCRIPTORS).any(|entry| {
-        fs::read_link(entry.path()).is_ok_and(|target| target.to_string_lossy() == "anon_inode:[eventpoll]")
-    })
+    let Ok(mut descriptors) = ProcFs::default().descriptors(pid, MAX_DESCRIPTORS) else { return true };
+    descriptors.any(|target| target.as_os_str() == "anon_inode:[eventpoll]")
 }

@@ -11,7 +11,7 @@ use clap::Args;
 
 use crate::{
     agent::{Agent, AgentConfig, Ended, priority},
-    discovery::{self, Inspected, Selector, SelectorArgs},
+    discovery::{Inspected, Inspector, Selector, SelectorArgs},
     exit::{ExitCode, Failure},
     export::{Counter, Counters, ExportConfig, Pipeline, PrintMode, Summary},
     probes::{ProbeError, ProbeOptions, Probes},
@@ -82,13 +82,14 @@ fn ring_bytes(text: &str) -> Result<u32, String> {
 pub fn attach(args: &AttachArgs) -> Result<ExitCode> {
     let selector = args.selector.compile_required()?;
     // Says why a process can't be traced before anything is loaded.
-    discovery::select(&selector)?;
+    let inspector = Inspector::default();
+    inspector.select(&selector)?;
     let mut export = ExportConfig::from_process_env().map_err(usage)?;
     if !export.endpoint_configured {
         export.traces.otlp = false;
         export.metrics.otlp = false;
     }
-    trace(selector, export, args.print, &args.common, false)
+    trace(inspector, selector, export, args.print, &args.common, false)
 }
 
 /// Traces every process that matches, now and later.
@@ -98,7 +99,7 @@ pub fn attach(args: &AttachArgs) -> Result<ExitCode> {
 pub fn run(args: &RunArgs) -> Result<ExitCode> {
     let selector = args.selector.compile()?.unwrap_or_else(Selector::all);
     let export = ExportConfig::from_process_env().map_err(usage)?;
-    trace(selector, export, args.print, &args.common, true)
+    trace(Inspector::default(), selector, export, args.print, &args.common, true)
 }
 
 fn usage(error: impl std::fmt::Display) -> anyhow::Error {
@@ -117,6 +118,7 @@ fn probe_failure(error: ProbeError) -> anyhow::Error {
 }
 
 fn trace(
+    inspector: Inspector,
     selector: Selector,
     export: ExportConfig,
     print: PrintMode,
@@ -138,7 +140,14 @@ fn trace(
     let sampler = export.sampler;
     let target = export.traces.otlp.then(|| export.traces_otlp.display_endpoint());
     let pipeline = Pipeline::start(export, print, Arc::clone(&counters))?;
-    let config = AgentConfig { selector, service_name: args.service_name.clone(), services, sampler, follow };
+    let config = AgentConfig {
+        inspector,
+        selector,
+        service_name: args.service_name.clone(),
+        services,
+        sampler,
+        follow,
+    };
     let mut agent = Agent::start(config, loaded, pipeline.handle(), Arc::clone(&counters));
 
     announce(&mut agent.selected(), target.as_deref(), follow);
@@ -161,7 +170,8 @@ fn stop_on_signals() -> Result<Arc<AtomicBool>> {
     use signal_hook::{consts, flag};
     let stop = Arc::new(AtomicBool::new(false));
     for signal in [consts::SIGINT, consts::SIGTERM, consts::SIGHUP] {
-        flag::register_conditional_shutdown(signal, 130, Arc::clone(&stop)).context("handle signals")?;
+        flag::register_conditional_shutdown(signal, ExitCode::Interrupted as i32, Arc::clone(&stop))
+            .context("handle signals")?;
         flag::register(signal, Arc::clone(&stop)).context("handle signals")?;
     }
     Ok(stop)

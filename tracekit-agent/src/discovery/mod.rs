@@ -25,8 +25,6 @@ mod testing;
 pub mod tracker;
 pub mod version;
 
-use std::sync::LazyLock;
-
 pub use error::InspectError;
 pub use maps::MappedFile;
 pub use resource::resource_for;
@@ -159,30 +157,6 @@ impl Inspector {
         }
         Ok(found)
     }
-}
-
-static HOST: LazyLock<Inspector> = LazyLock::new(Inspector::default);
-
-/// Looks at a process of this host that is to be traced.
-///
-/// # Errors
-/// Why it cannot be.
-pub fn inspect(pid: u32) -> Result<Inspected, InspectError> {
-    HOST.inspect(pid)
-}
-
-/// Every selected process of this host that can be traced.
-#[must_use]
-pub fn scan(selector: &Selector) -> Vec<Inspected> {
-    HOST.scan(selector)
-}
-
-/// As [`Inspector::select`], on this host.
-///
-/// # Errors
-/// [`SelectError::Process`] or [`SelectError::NoMatch`]
-pub fn select(selector: &Selector) -> Result<Vec<Inspected>, SelectError> {
-    HOST.select(selector)
 }
 
 #[cfg(test)]

@@ -361,21 +361,30 @@ impl ProcFs {
         open_below(&self.of(pid, "cwd"), path, ResolveFlags::BENEATH)
     }
 
+    /// What the process's descriptors lead to: paths, `socket:[4711]`, `anon_inode:[eventpoll]`. At most
+    /// `limit` are looked at.
+    ///
+    /// # Errors
+    /// As [`Self::environment`].
+    pub fn descriptors(
+        &self,
+        pid: u32,
+        limit: usize,
+    ) -> Result<impl Iterator<Item = PathBuf> + use<>, InspectError> {
+        let entries = std::fs::read_dir(self.of(pid, "fd"))
+            .map_err(|error| InspectError::from_io(pid, "fd", &error))?;
+        Ok(entries.take(limit).flatten().filter_map(|entry| std::fs::read_link(entry.path()).ok()))
+    }
+
     /// Inodes of the sockets that the process has open, at most `limit` descriptors looked at.
     ///
     /// # Errors
     /// As [`Self::environment`].
     pub fn socket_inodes(&self, pid: u32, limit: usize) -> Result<Vec<u64>, InspectError> {
-        let entries = std::fs::read_dir(self.of(pid, "fd"))
-            .map_err(|error| InspectError::from_io(pid, "fd", &error))?;
-        Ok(entries
-            .take(limit)
-            .flatten()
-            .filter_map(|entry| {
-                let target = std::fs::read_link(entry.path()).ok()?;
-                target.to_str()?.strip_prefix("socket:[")?.strip_suffix(']')?.parse().ok()
-            })
-            .collect())
+        let inode = |target: PathBuf| -> Option<u64> {
+            target.to_str()?.strip_prefix("socket:[")?.strip_suffix(']')?.parse().ok()
+        };
+        Ok(self.descriptors(pid, limit)?.filter_map(inode).collect())
     }
 
     /// A file of `/proc/PID/net`, opened: the tables of the target's network namespace.

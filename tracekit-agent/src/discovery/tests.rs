@@ -72,7 +72,7 @@ fn pyenv() -> Vec<(String, PathBuf)> {
 fn the_systems_python() {
     let env = [("OTEL_SERVICE_NAME", "shop"), ("OTEL_RESOURCE_ATTRIBUTES", "service.namespace=a%20b")];
     let running = Running::start(Path::new(SYSTEM_PYTHON), "", &env);
-    let inspected = inspect(running.pid()).unwrap();
+    let inspected = Inspector::default().inspect(running.pid()).unwrap();
     assert_eq!(inspected.interpreter.version_text(), reported_version(Path::new(SYSTEM_PYTHON)));
     assert_eq!(inspected.interpreter.linkage, Linkage::Static);
     assert_eq!(inspected.interpreter.stripped, Some(true));
@@ -135,7 +135,7 @@ fn a_port_and_a_child() {
     };
     let selector = Selector::pids([running.pid()]);
     let found = loop {
-        let found = select(&selector).unwrap();
+        let found = Inspector::default().select(&selector).unwrap();
         if found.len() == 2 {
             break found;
         }
@@ -143,7 +143,8 @@ fn a_port_and_a_child() {
     };
     let child = found.iter().find(|inspected| inspected.pid() != running.pid()).unwrap().pid();
     let by_port = SelectorArgs { port: Some(port.to_string()), ..SelectorArgs::default() };
-    let mut pids: Vec<u32> = scan(&by_port.compile_required().unwrap()).iter().map(Inspected::pid).collect();
+    let mut pids: Vec<u32> =
+        Inspector::default().scan(&by_port.compile_required().unwrap()).iter().map(Inspected::pid).collect();
     pids.sort_unstable();
     let mut expected = vec![running.pid(), child];
     expected.sort_unstable();
@@ -163,7 +164,7 @@ fn an_executable_that_was_deleted_under_the_process() {
     let running = Running::start(&copy, "", &[("PYTHONHOME", "/usr")]);
     std::fs::remove_file(&copy).unwrap();
     std::fs::write(&copy, "something else").unwrap();
-    let inspected = inspect(running.pid()).unwrap();
+    let inspected = Inspector::default().inspect(running.pid()).unwrap();
     assert!(inspected.process.exe_deleted && inspected.interpreter.binary.deleted);
     assert_eq!(inspected.interpreter.version_text(), reported_version(Path::new(SYSTEM_PYTHON)));
 }
@@ -230,18 +231,21 @@ fn a_process_that_starts_and_ends_is_followed() {
 
 #[test]
 fn what_is_not_there_or_not_python() {
-    assert!(matches!(inspect(u32::MAX), Err(InspectError::NotFound { .. })));
+    assert!(matches!(Inspector::default().inspect(u32::MAX), Err(InspectError::NotFound { .. })));
     let own = std::process::id();
-    assert!(matches!(inspect(own), Err(InspectError::NotPython { exe: Some(_), .. })));
-    assert!(matches!(inspect(2), Err(InspectError::NotPython { .. } | InspectError::NotFound { .. })));
+    assert!(matches!(Inspector::default().inspect(own), Err(InspectError::NotPython { exe: Some(_), .. })));
+    assert!(matches!(
+        Inspector::default().inspect(2),
+        Err(InspectError::NotPython { .. } | InspectError::NotFound { .. })
+    ));
     // This test process itself will not do here: it has Python children.
     let mut other = Command::new("/bin/sleep").arg("60").spawn().unwrap();
-    let selected = select(&Selector::pids([other.id()]));
+    let selected = Inspector::default().select(&Selector::pids([other.id()]));
     other.kill().unwrap();
     other.wait().unwrap();
     assert!(matches!(selected, Err(SelectError::Process(InspectError::NotPython { .. }))), "{selected:?}");
     let nothing = SelectorArgs { name: Some("no-such-*".into()), ..SelectorArgs::default() };
-    let selected = select(&nothing.compile_required().unwrap());
+    let selected = Inspector::default().select(&nothing.compile_required().unwrap());
     assert!(matches!(selected, Err(SelectError::NoMatch { .. })));
 }
 

@@ -75,6 +75,8 @@ impl Sampler {
 
 #[cfg(test)]
 mod tests {
+    use rand::{Rng, SeedableRng, rngs::StdRng};
+
     use super::*;
 
     fn id(low: u64) -> TraceId {
@@ -110,9 +112,9 @@ mod tests {
 
     #[test]
     fn ratio_is_the_share_of_random_ids() {
-        let mut random = fastrand::Rng::with_seed(7);
+        let mut random = StdRng::seed_from_u64(7);
         let sampler = Sampler::trace_id_ratio(0.1);
-        let sampled = (0..20_000).filter(|_| sampler.decide(id(random.u64(..)), None)).count();
+        let sampled = (0..20_000).filter(|_| sampler.decide(id(random.random()), None)).count();
         assert!((1_800..2_200).contains(&sampled), "{sampled}");
     }
 }

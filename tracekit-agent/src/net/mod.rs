@@ -68,7 +68,7 @@ impl Connections {
     /// Bytes were transferred; `emit` gets what they complete.
     pub fn data(&mut self, data: &Data<'_>, mut emit: impl FnMut(&Connection, Event)) -> Verdict {
         self.ticks += 1;
-        if !self.followed.contains_key(&data.id) {
+        if self.followed.len() >= MAX_CONNECTIONS && !self.followed.contains_key(&data.id) {
             self.make_room();
         }
         let followed = self.followed.entry(data.id).or_insert_with(|| {

@@ -29,22 +29,20 @@ const CACHE_TEXT_MAX: usize = 4096;
 /// Sanitised statements by their text: applications send the same ones over and over.
 #[derive(Default)]
 pub struct Statements {
-    known: HashMap<(SqlSystem, String), Arc<Sanitized>>,
+    known: HashMap<SqlSystem, HashMap<String, Arc<Sanitized>>>,
 }
 
 impl Statements {
     fn get(&mut self, system: SqlSystem, text: &str) -> Arc<Sanitized> {
-        // One allocation for a lookup is cheaper than a tokeniser run.
-        let key = (system, text.to_owned());
-        if let Some(known) = self.known.get(&key) {
+        if let Some(known) = self.known.get(&system).and_then(|texts| texts.get(text)) {
             return Arc::clone(known);
         }
         let fresh = Arc::new(sanitize(text, system));
         if text.len() <= CACHE_TEXT_MAX {
-            if self.known.len() >= CACHE_MAX {
+            if self.known.values().map(HashMap::len).sum::<usize>() >= CACHE_MAX {
                 self.known.clear();
             }
-            self.known.insert(key, Arc::clone(&fresh));
+            self.known.entry(system).or_default().insert(text.to_owned(), Arc::clone(&fresh));
         }
         fresh
     }

@@ -30,7 +30,7 @@ impl Default for Backoff {
 impl Backoff {
     /// How long to wait now; at least as long as the collector asks.
     pub fn next(&mut self, retry_after: Option<Duration>) -> Duration {
-        let delay = self.delay.mul_f64(0.8 + 0.4 * fastrand::f64());
+        let delay = self.delay.mul_f64(0.8 + 0.4 * rand::random::<f64>());
         self.delay = self.delay.mul_f64(FACTOR).min(MAX_DELAY);
         match retry_after {
             Some(wish) => delay.max(wish.min(MAX_RETRY_AFTER)),
