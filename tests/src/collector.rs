@@ -73,7 +73,8 @@ impl Collector {
     /// # Errors
     /// A line is not a span.
     pub fn spans(&self) -> Result<Vec<Span>> {
-        if self.file.exists() { Span::read_lines(&self.file) } else { Ok(Vec::new()) }
+        let records = self.records()?.into_iter();
+        records.filter(|record| record.get("metric").is_none()).map(Span::from_json).collect()
     }
 
     /// Waits until `enough` says that the spans are all there.

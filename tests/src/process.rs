@@ -71,7 +71,7 @@ impl Process {
     ///
     /// # Errors
     /// As [`Process::start`].
-    pub fn start_with_stdout(
+    fn start_with_stdout(
         name: &str,
         directory: &Path,
         mut command: Command,

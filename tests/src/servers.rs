@@ -54,7 +54,7 @@ pub struct Postgres {
     /// Port on 127.0.0.1.
     pub port: u16,
     _server: Process,
-    data: TempDir,
+    _data: TempDir,
 }
 
 impl Postgres {
@@ -84,13 +84,7 @@ impl Postgres {
         server.ready(START, || run(psql().args(["-d", "postgres", "-c", "SELECT 1"])).map(|_| Some(())))?;
         run(psql().args(["-d", "postgres", "-c", "CREATE DATABASE shop"]))?;
         run(psql().args(["-d", "shop", "-c", &schema("serial PRIMARY KEY")]))?;
-        Ok(Self { port, _server: server, data })
-    }
-
-    /// Directory of its Unix socket.
-    #[must_use]
-    pub fn socket_directory(&self) -> &Path {
-        self.data.path()
+        Ok(Self { port, _server: server, _data: data })
     }
 }
 

@@ -60,16 +60,20 @@ impl Span {
         let complete = text.rfind('\n').map_or("", |end| &text[..end]);
         complete
             .lines()
-            // Data points of metrics are in the same file; their exemplars name spans, too.
-            .filter(|line| line.contains("\"span_id\"") && !line.contains("\"metric\":"))
-            .map(|line| {
-                let mut span: Self =
-                    serde_json::from_str(line).with_context(|| format!("not a span: {line}"))?;
-                span.kind = span.kind.trim_start_matches("SPAN_KIND_").to_ascii_lowercase();
-                span.parent_span_id = span.parent_span_id.filter(|id| !id.is_empty());
-                Ok(span)
-            })
+            .filter(|line| line.contains("\"span_id\""))
+            .map(|line| Self::from_json(serde_json::from_str(line)?))
             .collect()
+    }
+
+    /// From a record of the agent or of the collector.
+    ///
+    /// # Errors
+    /// It is not a span.
+    pub fn from_json(record: Value) -> Result<Self> {
+        let mut span = Self::deserialize(&record).with_context(|| format!("not a span: {record}"))?;
+        span.kind = span.kind.trim_start_matches("SPAN_KIND_").to_ascii_lowercase();
+        span.parent_span_id = span.parent_span_id.filter(|id| !id.is_empty());
+        Ok(span)
     }
 
     /// Text of an attribute; numbers are turned into text.

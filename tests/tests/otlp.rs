@@ -44,23 +44,25 @@ fn has_ids(spans: &[Span], count: usize) -> bool {
     (0..count).all(|index| spans.iter().any(|span| span.request_id() == Some(format!("o{index}"))))
 }
 
+/// Settings that export to the collector with this protocol.
+fn to(collector: &Collector, scheme: &str, protocol: &str) -> Vec<(&'static str, String)> {
+    let port = if protocol == "grpc" { collector.grpc } else { collector.http };
+    vec![
+        ("OTEL_EXPORTER_OTLP_ENDPOINT", format!("{scheme}://127.0.0.1:{port}")),
+        ("OTEL_EXPORTER_OTLP_PROTOCOL", protocol.into()),
+    ]
+}
+
 /// The spans that arrive are those that the agent printed.
 fn transport(name: &str, protocol: &str, transport: &str) -> Result<()> {
     Stage::run(&format!("otlp-{name}"), |stage| {
         let collector = Collector::start(&stage, "collector", &["--require-header", "x-token=secret word"])?;
         let app = service(&stage, "first")?;
-        let port = if protocol == "grpc" { collector.grpc } else { collector.http };
-        let agent = export(
-            &stage,
-            &app,
-            &[
-                ("OTEL_EXPORTER_OTLP_ENDPOINT", format!("http://127.0.0.1:{port}")),
-                ("OTEL_EXPORTER_OTLP_PROTOCOL", protocol.into()),
-                ("OTEL_EXPORTER_OTLP_COMPRESSION", "gzip".into()),
-                // Values are percent-encoded, as the specification of the variable says.
-                ("OTEL_EXPORTER_OTLP_HEADERS", "x-token=secret%20word".into()),
-            ],
-        )?;
+        let mut settings = to(&collector, "http", protocol);
+        settings.push(("OTEL_EXPORTER_OTLP_COMPRESSION", "gzip".into()));
+        // Values are percent-encoded, as the specification of the variable says.
+        settings.push(("OTEL_EXPORTER_OTLP_HEADERS", "x-token=secret%20word".into()));
+        let agent = export(&stage, &app, &settings)?;
         request(&app, 20)?;
         let arrived = collector.spans_when(ARRIVAL, |spans| has_ids(spans, 20))?;
         let printed = agent.finish()?;
@@ -124,16 +126,9 @@ fn tls(name: &str, protocol: &str) -> Result<()> {
         let [ca, certificate, key] = certificates(&stage)?;
         let collector = Collector::start(&stage, "collector", &["--tls", &certificate, &key])?;
         let app = service(&stage, "secure")?;
-        let port = if protocol == "grpc" { collector.grpc } else { collector.http };
-        let agent = export(
-            &stage,
-            &app,
-            &[
-                ("OTEL_EXPORTER_OTLP_ENDPOINT", format!("https://127.0.0.1:{port}")),
-                ("OTEL_EXPORTER_OTLP_PROTOCOL", protocol.into()),
-                ("OTEL_EXPORTER_OTLP_CERTIFICATE", ca),
-            ],
-        )?;
+        let mut settings = to(&collector, "https", protocol);
+        settings.push(("OTEL_EXPORTER_OTLP_CERTIFICATE", ca));
+        let agent = export(&stage, &app, &settings)?;
         request(&app, 5)?;
         collector.spans_when(ARRIVAL, |spans| has_ids(spans, 5))?;
         agent.finish().map(drop)
@@ -154,16 +149,9 @@ fn retries(name: &str, protocol: &str) -> Result<()> {
     Stage::run(&format!("otlp-retry-{name}"), |stage| {
         let collector = Collector::start(&stage, "collector", &["--fail", "2", "503"])?;
         let app = service(&stage, "patient")?;
-        let port = if protocol == "grpc" { collector.grpc } else { collector.http };
-        let agent = export(
-            &stage,
-            &app,
-            &[
-                ("OTEL_EXPORTER_OTLP_ENDPOINT", format!("http://127.0.0.1:{port}")),
-                ("OTEL_EXPORTER_OTLP_PROTOCOL", protocol.into()),
-                ("OTEL_METRICS_EXPORTER", "none".into()),
-            ],
-        )?;
+        let mut settings = to(&collector, "http", protocol);
+        settings.push(("OTEL_METRICS_EXPORTER", "none".into()));
+        let agent = export(&stage, &app, &settings)?;
         request(&app, 10)?;
         let spans = collector.spans_when(Duration::from_secs(30), |spans| has_ids(spans, 10))?;
         let servers = spans.iter().filter(|span| span.is_server()).count();

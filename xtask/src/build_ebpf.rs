@@ -11,6 +11,7 @@ use std::{
 
 use anyhow::{Context, Result, bail, ensure};
 use object::build::elf::{Builder, SectionData};
+use tracekit_tests::{paths, process};
 
 /// Where the object and the record of what built it are committed.
 const OBJECT: &str = "tracekit-ebpf/object/tracing.bpf.o";
@@ -39,7 +40,7 @@ struct Toolchain {
 /// # Errors
 /// No toolchain, a failed build, or a difference.
 pub fn run(args: &BuildEbpfArgs) -> Result<()> {
-    let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().context("xtask is in the repository")?;
+    let root = paths::workspace();
     let linker = find_linker()?;
     let toolchain = Toolchain::find(&root.join(TOOLCHAIN))?;
     let built = strip(&build(root, &toolchain, &linker)?)?;
@@ -186,9 +187,7 @@ fn home() -> PathBuf {
     env::var_os("HOME").map_or_else(|| PathBuf::from("/"), PathBuf::from)
 }
 
-/// Standard output of a command that must succeed, trimmed.
+/// What a command prints, trimmed.
 fn output(command: &mut Command) -> Result<String> {
-    let output = command.output().with_context(|| format!("run {command:?}"))?;
-    ensure!(output.status.success(), "{command:?} failed: {}", String::from_utf8_lossy(&output.stderr));
-    Ok(String::from_utf8_lossy(&output.stdout).trim().to_owned())
+    Ok(process::run(command)?.trim().to_owned())
 }

@@ -1,6 +1,5 @@
 //! `cargo xtask demo`: a shop that nobody prepared, and its traces.
 
-use std::process::Stdio;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
@@ -74,8 +73,7 @@ pub fn run(arguments: &Arguments) -> Result<()> {
     let mut agent = if arguments.once {
         Process::start("agent", stage.logs(), command)?
     } else {
-        let output = stage.logs().join("agent.out");
-        Process::start_with_stdout("agent", stage.logs(), command, output, Stdio::inherit())?
+        Process::start_in_foreground("agent", stage.logs(), command)?
     };
     agent.ready(Duration::from_secs(20), || Ok(ready.exists().then_some(()))).context("attach")?;
     eprint!("{}", agent.stderr());

@@ -9,11 +9,13 @@ use std::process::{Command, Stdio};
 use anyhow::{Context as _, Result, bail};
 use tracekit_tests::paths;
 
+use crate::vm;
+
 /// What to install.
 #[derive(Debug, clap::Args)]
 pub struct Arguments {
     /// Only what the demo, the end-to-end tests and the benchmarks need; not what `build-ebpf` (a compiler for
-    /// the BPF target, LLVM, bpf-linker) and `vm` (QEMU, busybox, debootstrap) need.
+    /// the BPF target, LLVM, bpf-linker) and `vm` (QEMU, cpio) need.
     #[arg(long)]
     minimal: bool,
 }
@@ -33,9 +35,6 @@ const TEST_PACKAGES: &[&str] =
 /// Debian's Rust for the kernel object where there is no nightly with `rust-src`, and LLVM for bpf-linker.
 const EBPF_PACKAGES: &[&str] = &["rustc-web", "cargo-web", "rust-web-src", "llvm-22-dev", "zlib1g-dev"];
 
-/// The virtual machines of the kernel matrix.
-const VM_PACKAGES: &[&str] = &["qemu-system-x86", "busybox-static", "debootstrap", "cpio"];
-
 const BPF_LINKER: &str = "0.13.0";
 
 /// Installs what is missing.
@@ -46,7 +45,7 @@ pub fn run(arguments: &Arguments) -> Result<()> {
     let mut packages: BTreeSet<&str> = TEST_PACKAGES.iter().copied().collect();
     if !arguments.minimal {
         packages.extend(EBPF_PACKAGES);
-        packages.extend(VM_PACKAGES);
+        packages.extend(vm::PACKAGES);
     }
     install_packages(&packages)?;
     if !arguments.minimal {
@@ -147,7 +146,9 @@ fn requirements_hash(requirements: &Path) -> Result<String> {
     Ok(format!("{:016x}\n", hasher.finish()))
 }
 
-fn found(program: &str) -> bool {
+/// Whether a program is in `PATH`.
+#[must_use]
+pub fn found(program: &str) -> bool {
     std::env::var_os("PATH")
         .is_some_and(|path| std::env::split_paths(&path).any(|directory| directory.join(program).exists()))
 }

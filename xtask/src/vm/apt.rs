@@ -10,7 +10,7 @@ use std::time::{Duration, SystemTime};
 
 use anyhow::{Context, Result};
 
-use super::command::{output, run};
+use tracekit_tests::process::run;
 
 /// Package lists younger than this are taken as they are.
 const LISTS_LAST: Duration = Duration::from_secs(24 * 60 * 60);
@@ -57,7 +57,7 @@ impl Mirrors {
         let release = fs::read_to_string("/etc/os-release").context("reading /etc/os-release")?;
         let codename = os_codename(&release)
             .context("/etc/os-release has no VERSION_CODENAME: give Debian's mirror with --mirror")?;
-        let listing = output(Command::new("apt-get").args([
+        let listing = run(Command::new("apt-get").args([
             "indextargets",
             "--format",
             "$(RELEASE) $(COMPONENT) $(REPO_URI)",
@@ -173,7 +173,7 @@ Acquire::Retries "3";
             return Ok(());
         }
         match run(self.apt("apt-get").args(["update", "-qq", "--error-on=any"])) {
-            Ok(()) => fs::write(&stamp, "").with_context(|| format!("writing {}", stamp.display())),
+            Ok(_) => fs::write(&stamp, "").with_context(|| format!("writing {}", stamp.display())),
             // What is known of the suite may be enough; if not, the look-up of a package says so.
             Err(error) => {
                 eprintln!("warning: package lists of {} are not renewed: {error:#}", self.name);
@@ -204,7 +204,7 @@ Acquire::Retries "3";
 
     /// All versions of the named packages. apt lists a package's versions from the newest down.
     fn show(&self, names: &[&str]) -> Result<Vec<Package>> {
-        let listing = output(self.apt("apt-cache").arg("show").args(names))
+        let listing = run(self.apt("apt-cache").arg("show").args(names))
             .with_context(|| format!("looking up packages of Debian {}", self.name))?;
         Ok(parse_packages(&listing))
     }
@@ -239,7 +239,7 @@ fn find(directory: &Path, test: impl Fn(&str) -> bool) -> Option<PathBuf> {
 /// Unpacks the files of a package below `root`; its maintainer scripts don't run.
 pub fn unpack(package: &Path, root: &Path) -> Result<()> {
     fs::create_dir_all(root).with_context(|| format!("creating {}", root.display()))?;
-    run(Command::new("dpkg-deb").arg("--extract").arg(package).arg(root))
+    run(Command::new("dpkg-deb").arg("--extract").arg(package).arg(root)).map(drop)
 }
 
 /// Reads the paragraphs that `apt-cache show` prints.

@@ -4,24 +4,24 @@
 //! initramfs: no disk, no network card, no kernel module. Downloads are kept under `target/vm`.
 
 mod apt;
-mod command;
 mod guest;
 mod kernel;
 mod qemu;
 
 use std::fs;
-use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::path::PathBuf;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 use clap::builder::PossibleValuesParser;
+use tracekit_tests::paths;
 
 use self::apt::Mirrors;
 use self::kernel::{KERNELS, Kernel};
 use self::qemu::{Arch, Guest, Report};
+use crate::setup::{self, Profile, cargo, checked, found, step};
 
 /// Debian packages that the command needs on the host beside apt, dpkg and cargo.
 pub const PACKAGES: &[&str] = &["qemu-system-x86", "cpio"];
@@ -78,11 +78,8 @@ pub fn run(args: VmArgs) -> Result<()> {
         .collect();
     require_programs(&args)?;
     let start = Instant::now();
-    let workspace =
-        Path::new(env!("CARGO_MANIFEST_DIR")).parent().context("xtask stands in the workspace")?;
-    let target = std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| workspace.join("target"), PathBuf::from);
     let bench = Bench {
-        root: target.join("vm"),
+        root: paths::target().join("vm"),
         mirrors: match &args.mirror {
             Some(url) => Mirrors::at(url),
             None => Mirrors::of_this_machine()?,
@@ -94,10 +91,10 @@ pub fn run(args: VmArgs) -> Result<()> {
     fs::create_dir_all(&bench.root).with_context(|| format!("creating {}", bench.root.display()))?;
     let agent = match &args.agent {
         Some(path) => path.clone(),
-        None => build_agent(workspace, &target, args.arch)?,
+        None => build_agent(args.arch)?,
     };
     println!("preparing the root file system");
-    let scripts = workspace.join("tests/vm");
+    let scripts = paths::workspace().join("tests/vm");
     let initramfs = guest::initramfs(&bench.root, args.arch, &bench.mirrors, &agent, &scripts)?;
     let bench = Bench { initramfs, ..bench };
 
@@ -110,15 +107,12 @@ pub fn run(args: VmArgs) -> Result<()> {
 
 /// Fails with the command to run if a program that is needed is not installed.
 fn require_programs(args: &VmArgs) -> Result<()> {
-    let path = std::env::var_os("PATH").unwrap_or_default();
-    let installed =
-        |program: &&str| std::env::split_paths(&path).any(|folder| folder.join(program).is_file());
     let mut needed = vec!["apt-get", "dpkg-deb", "cpio", args.arch.qemu()];
     let native = args.arch == Arch::NATIVE;
     if !native && args.agent.is_none() {
         needed.push(args.arch.cross_compiler());
     }
-    let missing: Vec<&str> = needed.into_iter().filter(|program| !installed(program)).collect();
+    let missing: Vec<&str> = needed.into_iter().filter(|program| !found(program)).collect();
     if missing.is_empty() {
         return Ok(());
     }
@@ -131,27 +125,17 @@ fn require_programs(args: &VmArgs) -> Result<()> {
 }
 
 /// Builds the agent as it is released.
-fn build_agent(workspace: &Path, target: &Path, arch: Arch) -> Result<PathBuf> {
-    println!("building the agent for {}", arch.debian());
-    let mut cargo = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
-    cargo
-        .args(["build", "--release", "--package", "tracekit-agent", "--bin", "tracekit"])
-        .current_dir(workspace);
-    let mut built = target.to_path_buf();
-    if arch != Arch::NATIVE {
-        let triple = arch.target();
-        let variable = format!("CARGO_TARGET_{}_LINKER", triple.to_uppercase().replace('-', "_"));
-        cargo.args(["--target", triple]).env(variable, arch.cross_compiler());
-        built.push(triple);
+fn build_agent(arch: Arch) -> Result<PathBuf> {
+    if arch == Arch::NATIVE {
+        return setup::build_agent(Profile::Release);
     }
-    let status = cargo.status().context("starting cargo")?;
-    if !status.success() && arch != Arch::NATIVE {
-        bail!("building the agent failed: {status}; it needs `rustup target add {}`", arch.target());
-    }
-    if !status.success() {
-        bail!("building the agent failed: {status}");
-    }
-    Ok(built.join("release/tracekit"))
+    step(&format!("build the agent for {}", arch.debian()));
+    let triple = arch.target();
+    let variable = format!("CARGO_TARGET_{}_LINKER", triple.to_uppercase().replace('-', "_"));
+    let mut cargo = cargo(&["build", "--release", "--target", triple]);
+    checked(cargo.env(variable, arch.cross_compiler()))
+        .with_context(|| format!("building the agent needs `rustup target add {triple}`"))?;
+    Ok(paths::target().join(triple).join("release/tracekit"))
 }
 
 /// What all guests of a run share.
