@@ -363,6 +363,7 @@ pub fn agent_path(proc: &ProcFs, process: &Process, binary: &MappedFile) -> Path
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::discovery::testing::interpreter;
 
     #[test]
     fn names() {
@@ -375,25 +376,6 @@ mod tests {
         assert!(is_libpython("libpython3.13t.so.1.0"));
         assert!(!is_libpython("libpython3.so"));
         assert!(!is_libpython("libpythonvm.so"));
-    }
-
-    fn interpreter(version: &str) -> Interpreter {
-        let maps = Mappings::parse(b"1000-2000 r--p 00000000 fe:01 5 /usr/bin/python3\n");
-        Interpreter {
-            implementation: Implementation::CPython,
-            version: PythonVersion::parse(version).map(|version| (version, VersionSource::Text)),
-            linkage: Linkage::Static,
-            binary: maps.files[0].clone(),
-            stripped: Some(true),
-            bits: 64,
-            free_threaded: false,
-            debug: false,
-            jit: false,
-            libc: Libc::Glibc,
-            embedded: false,
-            distribution: None,
-            build_id: None,
-        }
     }
 
     #[test]

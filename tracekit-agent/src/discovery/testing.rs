@@ -2,8 +2,10 @@
 
 use std::path::PathBuf;
 
+use super::interpreter::{Implementation, Interpreter, Libc, Linkage};
 use super::proc_fs::{Environment, ProcFs};
 use super::process::Process;
+use super::version::{PythonVersion, VersionSource};
 
 /// A `/proc` in a temporary directory.
 pub struct Constructed {
@@ -65,33 +67,35 @@ pub fn process(pid: u32, line: &str) -> Process {
     }
 }
 
+/// A static CPython of that version, found by the version in its text.
+pub fn interpreter(version: &str) -> Interpreter {
+    let maps = super::maps::Mappings::parse(b"1000-2000 r--p 00000000 fe:01 5 /usr/bin/python3.11\n");
+    Interpreter {
+        implementation: Implementation::CPython,
+        version: PythonVersion::parse(version).map(|version| (version, VersionSource::Text)),
+        linkage: Linkage::Static,
+        binary: maps.files[0].clone(),
+        stripped: Some(true),
+        bits: 64,
+        free_threaded: false,
+        debug: false,
+        jit: false,
+        libc: Libc::Glibc,
+        embedded: false,
+        distribution: None,
+        build_id: None,
+    }
+}
+
 /// A traced process with that command line.
 pub fn inspected(pid: u32, line: &str) -> super::Inspected {
-    use super::interpreter::{Implementation, Interpreter, Libc, Linkage};
-    use super::version::{PythonVersion, VersionSource};
-
     let process = process(pid, line);
     let launch = super::Launch::parse(&process.argv);
-    let maps = super::maps::Mappings::parse(b"1000-2000 r--p 00000000 fe:01 5 /usr/bin/python3.11\n");
     super::Inspected {
         service: super::service_name::service_name(&process, &launch, None),
         launch,
         process,
-        interpreter: Interpreter {
-            implementation: Implementation::CPython,
-            version: PythonVersion::parse("3.11.2").map(|version| (version, VersionSource::VersionSymbol)),
-            linkage: Linkage::Static,
-            binary: maps.files[0].clone(),
-            stripped: Some(true),
-            bits: 64,
-            free_threaded: false,
-            debug: false,
-            jit: false,
-            libc: Libc::Glibc,
-            embedded: false,
-            distribution: None,
-            build_id: None,
-        },
+        interpreter: interpreter("3.11.2"),
         server: None,
         framework: None,
         listeners: Vec::new(),

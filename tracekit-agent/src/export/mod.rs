@@ -17,6 +17,15 @@ pub use pipeline::{Handle, Pipeline, Summary};
 pub use print::PrintMode;
 pub use sampler::{ParentSampled, Sampler};
 
+/// What is exported.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Signal {
+    /// Spans.
+    Traces,
+    /// Metric data points.
+    Metrics,
+}
+
 /// Name of the instrumentation scope of everything that the agent exports.
 pub const SCOPE_NAME: &str = "tracekit";
 

@@ -15,10 +15,11 @@ use std::time::Duration;
 use tokio::sync::{oneshot, watch};
 use tokio::time::Instant;
 
+use super::Signal;
 use super::config::ExportConfig;
 use super::metrics::counters::{Counter, Counters};
 use super::metrics::red::RedMetrics;
-use super::otlp::{Exporter, Signal, StartError, Stop};
+use super::otlp::{Exporter, StartError, Stop};
 use super::print::{PrintMode, Printer};
 use crate::trace::span::Span;
 use queue::{Push, Queue};

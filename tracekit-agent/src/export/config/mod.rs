@@ -15,8 +15,8 @@ use std::time::Duration;
 use reqwest::header::HeaderMap;
 use url::Url;
 
-use super::sampler::Sampler;
-use parse::{Env, Signal};
+use super::{Signal, sampler::Sampler};
+use parse::Env;
 
 /// A variable that cannot be used.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]

@@ -9,7 +9,7 @@ use reqwest::header::{HeaderMap, HeaderName, HeaderValue};
 use url::Url;
 
 use super::{ClientIdentity, Compression, ConfigError, ExportConfig, Exporters, OtlpConfig, Protocol};
-use crate::export::sampler::Sampler;
+use crate::export::{Signal, sampler::Sampler};
 
 /// More than this would not protect memory any more.
 const MAX_COUNT: usize = 1 << 20;
@@ -18,12 +18,6 @@ const MAX_COUNT: usize = 1 << 20;
 const FOREVER: Duration = Duration::from_secs(365 * 24 * 3600);
 
 /// A signal has its own variables, which win over the general ones.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Signal {
-    Traces,
-    Metrics,
-}
-
 impl Signal {
     fn infix(self) -> &'static str {
         match self {

@@ -13,7 +13,8 @@ use tonic::{Request, Status};
 use tonic_types::StatusExt;
 
 use super::failure::{Failure, chain};
-use super::{Signal, StartError, pem};
+use super::{StartError, pem};
+use crate::export::Signal;
 use crate::export::config::{Compression, OtlpConfig};
 use crate::export::{SCOPE_NAME, SCOPE_VERSION};
 

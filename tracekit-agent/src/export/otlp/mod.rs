@@ -21,16 +21,10 @@ pub use failure::Failure;
 use retry::Backoff;
 pub use retry::{Stop, WarningGate};
 
-use super::config::{OtlpConfig, Protocol};
-
-/// What is exported.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Signal {
-    /// Spans.
-    Traces,
-    /// Metric data points.
-    Metrics,
-}
+use super::{
+    Signal,
+    config::{OtlpConfig, Protocol},
+};
 
 impl Signal {
     fn items(self) -> &'static str {
