@@ -1,18 +1,16 @@
 //! The record of one transfer: first and last bytes, with the place in the stream.
 
-use core::arch::asm;
-
 use aya_ebpf::helpers::bpf_ktime_get_ns;
 use tracekit_common::{
     event::{DataRecord, HEAD_MAX, INBOUND, Kind, NONBLOCKING, TAIL_MAX, UNCOUNTED},
-    map::Loss,
+    map::{IGNORE, Loss},
 };
 
 use crate::{
+    bounds::{advanced, bounded},
     maps::{BUFFER, EVENTS, SCRATCH, lose, wakeup},
     read::{copy_user, user},
     socket,
-    syscall::ignored,
 };
 
 /// `O_NONBLOCK`: include/uapi/asm-generic/fcntl.h
@@ -79,7 +77,7 @@ impl Call {
         let place = if self.direction == INBOUND { &mut state.received } else { &mut state.sent };
         let offset = *place;
         *place = offset + self.length;
-        if ignored(state.flags) {
+        if state.flags & IGNORE != 0 {
             return None;
         }
         let flags = if socket.flags() & O_NONBLOCK != 0 { NONBLOCKING } else { 0 }
@@ -121,36 +119,6 @@ impl Call {
         }
         Some(())
     }
-}
-
-/// The value, masked where the verifier sees it: the compiler knows the value's bounds and would leave the
-/// mask out, but verifiers before 5.13 lose them on the way through 32-bit comparisons and the stack. In
-/// assembly, so that the compiler neither drops it nor moves it away from its use.
-#[inline(always)]
-fn bounded<const MASK: i32>(mut value: u64) -> u32 {
-    // SAFETY: changes nothing but its operand.
-    unsafe {
-        asm!("{value} &= {mask}", value = inout(reg) value, mask = const MASK, options(nomem, nostack))
-    };
-    value as u32
-}
-
-/// `base` advanced by `value`, masked: in one piece, because a pointer keeps its bounds on the stack and a
-/// number does not.
-#[inline(always)]
-fn advanced<const MASK: i32>(mut base: *mut u8, value: u64) -> *mut u8 {
-    // SAFETY: changes nothing but its operands.
-    unsafe {
-        asm!(
-            "{value} &= {mask}",
-            "{base} += {value}",
-            value = inout(reg) value => _,
-            base = inout(reg) base,
-            mask = const MASK,
-            options(nomem, nostack)
-        );
-    }
-    base
 }
 
 /// Captures the first bytes across elements, and the last ones of the last element.

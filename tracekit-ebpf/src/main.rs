@@ -14,6 +14,7 @@
 // Stable for the architectures that the standard library has; for BPF not yet.
 #![feature(asm_experimental_arch)]
 
+mod bounds;
 mod capture;
 mod layout;
 mod maps;

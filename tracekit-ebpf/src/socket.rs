@@ -1,7 +1,5 @@
 //! From a descriptor to the connection behind it.
 
-use core::hint::black_box;
-
 use aya_ebpf::{
     bindings::BPF_NOEXIST,
     helpers::{bpf_get_current_task, bpf_ktime_get_ns},
@@ -12,6 +10,7 @@ use tracekit_common::{
 };
 
 use crate::{
+    bounds::bounded,
     layout::{
         FDT_FD, FDT_MAX_FDS, FILE_FLAGS, FILE_INODE, FILE_PRIVATE, FILES_FDT, INODE_INO, INODE_MODE,
         SOCK_DADDR, SOCK_DPORT, SOCK_FAMILY, SOCK_NUM, SOCK_RCV_SADDR, SOCK_V6_DADDR, SOCK_V6_RCV_SADDR,
@@ -155,5 +154,9 @@ fn path(sk: u64, to: &mut [u8; UNIX_PATH]) -> u16 {
     let length = length - SUN_FAMILY;
     let from = address + u64::from(UNIX_ADDRESS_NAME.load()) + u64::from(SUN_FAMILY);
     // SAFETY: `length` is at most `UNIX_PATH`.
-    if unsafe { copy_kernel(to.as_mut_ptr(), black_box(length) & 127, from) } { length as u16 } else { 0 }
+    if unsafe { copy_kernel(to.as_mut_ptr(), bounded::<127>(length.into()), from) } {
+        length as u16
+    } else {
+        0
+    }
 }

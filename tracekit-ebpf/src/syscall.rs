@@ -7,7 +7,6 @@ use aya_ebpf::{
 };
 use tracekit_common::{
     event::{CLOSE_LOCAL, CLOSE_LOCAL_WRITE, CLOSE_REMOTE, CloseRecord, INBOUND, Kind, OUTBOUND},
-    map::IGNORE,
     syscall::{
         CLOSE, DUP, DUP2, FCNTL, READ, READV, RECVFROM, RECVMSG, SENDFILE, SENDMMSG, SENDMSG, SENDTO,
         SHUTDOWN, SPLICE, TABLE, WRITE, WRITEV,
@@ -224,10 +223,4 @@ fn duplicated(regs: u64, class: u32, fd: u32, tgid: u32) -> Option<()> {
     // SAFETY: the pointer comes from the map and was checked; a race loses a count at worst.
     unsafe { (*state).extra_descriptors += 1 };
     Some(())
-}
-
-/// A connection whose bytes nobody wants.
-#[inline(always)]
-pub fn ignored(flags: u32) -> bool {
-    flags & IGNORE != 0
 }
