@@ -3,8 +3,6 @@
 //! Processors are emulated (TCG), so that neither KVM nor privilege is needed. The guest's root file system is an
 //! initramfs: no disk, no network card, no kernel module. Downloads are kept under `target/vm`.
 
-mod apt;
-mod command;
 mod guest;
 mod kernel;
 mod qemu;
@@ -19,9 +17,9 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail};
 use clap::builder::PossibleValuesParser;
 
-use self::apt::Mirrors;
 use self::kernel::{KERNELS, Kernel};
 use self::qemu::{Arch, Guest, Report};
+use crate::apt::Mirrors;
 
 /// Debian packages that the command needs on the host beside apt, dpkg and cargo.
 pub const PACKAGES: &[&str] = &["qemu-system-x86", "cpio"];
