@@ -16,7 +16,7 @@ pub struct Interpreter {
     /// What it says of itself: `3.8.18`, release candidates and the like as `3.15.0rc1`.
     pub version: String,
     /// How it was built and by whom: `static` or `shared`; `stripped` or `symbols`; `debian`, `pyenv` or `source`;
-    /// `musl`, `freethreaded`.
+    /// `musl`, `whole` (no loader, no shared object), `freethreaded`, `debug`.
     pub build: Vec<String>,
     /// The executable, relative to the repository if it is below it; seen from outside of [`Self::root`].
     pub python: PathBuf,

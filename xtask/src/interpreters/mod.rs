@@ -39,6 +39,9 @@ const PACKAGES: &[&str] = &[
     "zlib1g-dev",
 ];
 
+/// The compiler of the machine.
+const GCC: &str = "gcc";
+
 /// Program for a libpython that comes without one.
 const MAIN: &str = include_str!("main.c");
 
@@ -164,15 +167,15 @@ fn once(directory: &Path, recipe: &str, make: impl FnOnce() -> Result<()>) -> Re
     fs::write(&stamp, recipe).with_context(|| format!("write {}", stamp.display()))
 }
 
-/// Compiles a `python` around a libpython: `library` is a `.a` or a `.so`, `options` are gcc's.
-fn link(python: &Path, library: &Path, options: &[&str]) -> Result<()> {
+/// Compiles a `python` around a libpython: `library` is a `.a` or a `.so`, `options` are the compiler's.
+fn link(compiler: &Path, python: &Path, library: &Path, options: &[&str]) -> Result<()> {
     let bin = python.parent().context("a program is in a directory")?;
     fs::create_dir_all(bin).with_context(|| format!("create {}", bin.display()))?;
     let main = bin.join("main.c");
     fs::write(&main, MAIN).with_context(|| format!("write {}", main.display()))?;
-    let mut gcc = Command::new("gcc");
-    gcc.args(["-O2", "-o"]).arg(python).arg(&main).arg(library).args(options);
-    run_quietly(&mut gcc).with_context(|| format!("link {}", python.display()))?;
+    let mut command = Command::new(compiler);
+    command.args(["-O2", "-o"]).arg(python).arg(&main).arg(library).args(options);
+    run_quietly(&mut command).with_context(|| format!("link {}", python.display()))?;
     fs::remove_file(&main).with_context(|| format!("remove {}", main.display()))
 }
 

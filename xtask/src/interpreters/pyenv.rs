@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result};
 
-use super::{Made, link, once, strip};
+use super::{GCC, Made, link, once, strip};
 
 /// Versions that are taken, whatever their last number.
 const MINORS: &[&str] = &["3.8", "3.9", "3.10", "3.11", "3.12", "3.13"];
@@ -64,7 +64,7 @@ fn derive(directory: &Path, minor: &str, prefix: &Path) -> Result<Vec<Made>> {
     once(&stripped, &recipe, || {
         strip(&prefix.join(&library), &stripped.join(&library))?;
         let options = ["-Wl,-rpath,$ORIGIN/../lib", "-s"];
-        link(&stripped.join(&program), &stripped.join(&library), &options)
+        link(Path::new(GCC), &stripped.join(&program), &stripped.join(&library), &options)
     })?;
 
     let inside = home("pyenv-static");
@@ -72,7 +72,7 @@ fn derive(directory: &Path, minor: &str, prefix: &Path) -> Result<Vec<Made>> {
         let archive = archive(prefix, minor)?;
         // The system's libraries are those of CPython's own link (`SYSLIBS`, `LIBS` in its Makefile).
         let options = ["-Wl,-export-dynamic", "-lpthread", "-ldl", "-lutil", "-lm"];
-        link(&inside.join(&program), &archive, &options)
+        link(Path::new(GCC), &inside.join(&program), &archive, &options)
     })?;
 
     let bare = home("pyenv-static-stripped");

@@ -3,13 +3,13 @@
 //! Compiled without profile-guided optimisation: that changes the code, not the layouts that are read.
 
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use anyhow::{Context as _, Result};
 use tracekit_tests::paths;
 
-use super::{Made, once, strip};
+use super::{Made, link, once, strip};
 use crate::apt::{Mirrors, Suite};
 use crate::command::run;
 
@@ -31,58 +31,55 @@ pub fn install(directory: &Path) -> Result<Vec<Made>> {
     once(&musl, RECIPE, || build_musl(directory, &musl))?;
     remove(&directory.join("build"))?;
 
-    let row = |home: &Path, program: &str, id: &str, build: &[&'static str], how: &str| Made {
+    let row = |id: &str, python: PathBuf, build: &[&'static str], how: &str| Made {
         id: id.to_owned(),
         minor: MINOR.to_owned(),
         build: build.iter().chain(&["source"]).copied().collect(),
-        python: home.join("bin").join(program),
+        python,
         root: None,
         how: format!("built from the source of Debian {SUITE}: {how}"),
     };
-    Ok(vec![
+    let mut made = vec![
         row(
-            &free_threaded,
-            "python3.13t",
             "3.13t-source",
+            free_threaded.join("bin/python3.13t"),
             &["static", "symbols", "freethreaded"],
             "--disable-gil",
         ),
         row(
-            &free_threaded,
-            "python3.13t-stripped",
             "3.13t-source-stripped",
+            free_threaded.join("stripped/bin/python3.13t"),
             &["static", "stripped", "freethreaded"],
             "--disable-gil, then stripped",
         ),
-        row(
-            &musl,
-            "python3.13",
-            "3.13-musl",
-            &["static", "symbols", "musl"],
-            "musl-gcc, all modules in the executable",
+    ];
+    let musl_builds: [(&str, &str, &[&'static str], &str); 6] = [
+        ("", "", &["shared", "symbols", "musl"], "musl-gcc, --enable-shared"),
+        (
+            "-stripped",
+            "stripped",
+            &["shared", "stripped", "musl"],
+            "musl-gcc, --enable-shared, then stripped",
         ),
-        row(
-            &musl,
-            "python3.13-stripped",
-            "3.13-musl-stripped",
-            &["static", "stripped", "musl"],
-            "musl-gcc, then stripped",
-        ),
-        row(
-            &musl,
-            "python3.13-whole",
-            "3.13-musl-whole",
+        ("-static", "static", &["static", "symbols", "musl"], "musl-gcc"),
+        ("-static-stripped", "static-stripped", &["static", "stripped", "musl"], "musl-gcc, then stripped"),
+        (
+            "-whole",
+            "whole",
             &["static", "symbols", "musl", "whole"],
             "musl-gcc -static: no loader, no shared object, no dynamic symbols",
         ),
-        row(
-            &musl,
-            "python3.13-whole-stripped",
-            "3.13-musl-whole-stripped",
+        (
+            "-whole-stripped",
+            "whole-stripped",
             &["static", "stripped", "musl", "whole"],
             "musl-gcc -static, then stripped: no symbol at all",
         ),
-    ])
+    ];
+    made.extend(musl_builds.map(|(suffix, below, build, how)| {
+        row(&format!("3.13-musl{suffix}"), musl.join(below).join("bin/python3.13"), build, how)
+    }));
+    Ok(made)
 }
 
 fn build_free_threaded(directory: &Path, prefix: &Path) -> Result<()> {
@@ -90,8 +87,7 @@ fn build_free_threaded(directory: &Path, prefix: &Path) -> Result<()> {
     configure(directory, &work, prefix, &["--disable-gil"])?;
     make(&work, &["all"])?;
     make(&work, &["altinstall"])?;
-    let bin = prefix.join("bin");
-    strip(&bin.join("python3.13t"), &bin.join("python3.13t-stripped"))
+    strip(&prefix.join("bin/python3.13t"), &prefix.join("stripped/bin/python3.13t"))
 }
 
 fn build_musl(directory: &Path, prefix: &Path) -> Result<()> {
@@ -99,7 +95,8 @@ fn build_musl(directory: &Path, prefix: &Path) -> Result<()> {
     let compiler = musl_compiler(&directory.join("build/musl-compiler"))?;
     let options = [
         format!("CC={}", compiler.display()),
-        // The machine's libraries are glibc's: what needs one of them is left out, what is left goes into the program.
+        "--enable-shared".to_owned(),
+        // The machine's libraries are glibc's: what needs one of them is left out, what is left goes into libpython.
         "PKG_CONFIG=false".to_owned(),
         "MODULE_BUILDTYPE=static".to_owned(),
         "py_cv_module__ctypes=n/a".to_owned(),
@@ -109,17 +106,33 @@ fn build_musl(directory: &Path, prefix: &Path) -> Result<()> {
     configure(directory, &work, prefix, &options.each_ref().map(String::as_str))?;
     make(&work, &["all"])?;
     make(&work, &["altinstall"])?;
-    let (built, bin) = (work.join("python"), prefix.join("bin"));
-    strip(&built, &bin.join("python3.13-stripped"))?;
-    // The same objects linked once more.
-    remove(&built)?;
-    make(&work, &["LDFLAGS=-static", "LINKFORSHARED= ", "python"])?;
-    fs::copy(&built, bin.join("python3.13-whole")).context("copy the whole python")?;
-    strip(&built, &bin.join("python3.13-whole-stripped"))
+
+    // As installed it would look for its library where it was built: here it is found wherever the directory is.
+    let library = prefix.join("lib/libpython3.13.so.1.0");
+    let beside = "-Wl,-rpath,$ORIGIN/../lib";
+    link(&compiler, &prefix.join("bin/python3.13"), &library, &[beside])?;
+    let stripped = prefix.join("stripped");
+    let stripped_library = stripped.join("lib/libpython3.13.so.1.0");
+    strip(&library, &stripped_library)?;
+    link(&compiler, &stripped.join("bin/python3.13"), &stripped_library, &[beside, "-s"])?;
+
+    // The same objects linked twice more: into a program, and into one with the C library too.
+    let built = work.join("python");
+    let ways: [(&str, &[&str]); 2] =
+        [("static", &["LDFLAGS="]), ("whole", &["LDFLAGS=-static", "LINKFORSHARED= "])];
+    for (way, options) in ways {
+        remove(&built)?;
+        make(&work, &[options, &["BLDLIBRARY=libpython3.13.a", "python"]].concat())?;
+        let program = prefix.join(way).join("bin/python3.13");
+        fs::create_dir_all(prefix.join(way).join("bin")).with_context(|| format!("create {way}/bin"))?;
+        fs::copy(&built, &program).with_context(|| format!("copy to {}", program.display()))?;
+        strip(&program, &prefix.join(format!("{way}-stripped/bin/python3.13")))?;
+    }
+    Ok(())
 }
 
 /// `musl-gcc` with the kernel's headers, which it leaves out, and with the name of its platform, which it tells wrongly.
-fn musl_compiler(directory: &Path) -> Result<std::path::PathBuf> {
+fn musl_compiler(directory: &Path) -> Result<PathBuf> {
     let include = directory.join("include");
     fs::create_dir_all(&include).with_context(|| format!("create {}", include.display()))?;
     let headers = [
@@ -155,7 +168,7 @@ fn configure(directory: &Path, work: &Path, prefix: &Path, options: &[&str]) -> 
 }
 
 /// The source, downloaded and unpacked if it isn't.
-fn source_tree(directory: &Path) -> Result<std::path::PathBuf> {
+fn source_tree(directory: &Path) -> Result<PathBuf> {
     let tree = directory.join("build/cpython");
     if tree.join("configure").is_file() {
         return Ok(tree);
