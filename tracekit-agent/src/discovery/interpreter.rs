@@ -310,7 +310,11 @@ fn other_implementation(exe_name: &str, mappings: &Mappings) -> Option<Implement
 }
 
 fn libc(mappings: &Mappings) -> Libc {
-    if mappings.find(|name| name.starts_with("ld-musl-") || name.starts_with("libc.musl-")).is_some() {
+    // Alpine has one file `ld-musl-*`; elsewhere that is a link to musl's `libc.so`. glibc's is `libc.so.6`: what it has
+    // by the shorter name is a linker script, which no process maps.
+    let musl =
+        |name: &str| name.starts_with("ld-musl-") || name.starts_with("libc.musl-") || name == "libc.so";
+    if mappings.find(musl).is_some() {
         Libc::Musl
     } else if mappings.find(|name| name.starts_with("libc.so") || name.starts_with("libc-2.")).is_some() {
         Libc::Glibc

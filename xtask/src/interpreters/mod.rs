@@ -81,7 +81,7 @@ pub fn run(arguments: &Arguments) -> Result<()> {
     }
     for interpreter in installed()? {
         println!(
-            "{:<26} {:<8} {:<32} {}",
+            "{:<28} {:<8} {:<38} {}",
             interpreter.id,
             interpreter.version,
             interpreter.build.join(", "),
