@@ -411,6 +411,20 @@ mod tests {
     }
 
     #[test]
+    fn c_libraries() {
+        for (path, expected) in [
+            ("/lib/ld-musl-x86_64.so.1", Libc::Musl),
+            ("/usr/lib/x86_64-linux-musl/libc.so", Libc::Musl),
+            ("/usr/lib/x86_64-linux-gnu/libc.so.6", Libc::Glibc),
+            ("/lib/x86_64-linux-gnu/libc-2.31.so", Libc::Glibc),
+            ("/usr/bin/python3.13", Libc::Static),
+        ] {
+            let maps = Mappings::parse(format!("1000-2000 r-xp 00000000 fe:01 5 {path}\n").as_bytes());
+            assert_eq!(libc(&maps), expected, "{path}");
+        }
+    }
+
+    #[test]
     fn version_from_the_standard_librarys_path() {
         let maps = Mappings::parse(
             b"1000-2000 r--p 00000000 fe:01 5 /usr/lib/python3.9/lib-dynload/_ssl.cpython-39-x86_64-linux-gnu.so\n",
