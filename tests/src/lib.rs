@@ -9,6 +9,7 @@ pub mod app;
 pub mod client;
 pub mod collector;
 pub mod compare;
+pub mod interpreters;
 pub mod kernel;
 pub mod paths;
 pub mod process;

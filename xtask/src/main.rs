@@ -1,8 +1,10 @@
 //! Every chore of this repository: `cargo xtask help`.
 
+mod apt;
 mod bench;
 mod build_ebpf;
 mod demo;
+mod interpreters;
 mod setup;
 mod sink;
 mod test;
@@ -24,6 +26,8 @@ struct Arguments {
 enum Chore {
     /// Install what tests, demo and benchmarks need: Debian packages, virtual environments, bpf-linker.
     Setup(setup::Arguments),
+    /// Install the interpreters that the reader of CPython is tested on.
+    Interpreters(interpreters::Arguments),
     /// Set up, build, and run all tests.
     Test(test::Arguments),
     /// Run an unmodified Flask shop with PostgreSQL and Redis, attach to it, and print its traces live.
@@ -40,6 +44,7 @@ enum Chore {
 fn main() -> ExitCode {
     let result = match Arguments::parse().chore {
         Chore::Setup(arguments) => setup::run(&arguments),
+        Chore::Interpreters(arguments) => interpreters::run(&arguments),
         Chore::Test(arguments) => test::run(&arguments),
         Chore::Demo(arguments) => demo::run(&arguments),
         Chore::Bench(bench) => bench::run(&bench),

@@ -18,13 +18,17 @@ pub struct Arguments {
     /// the BPF target, LLVM, bpf-linker) and `vm` (QEMU, cpio) need.
     #[arg(long)]
     minimal: bool,
+    /// Also the interpreters of `cargo xtask interpreters`: some 200 MB of downloads and, at the first time, ten
+    /// minutes of compiling.
+    #[arg(long)]
+    interpreters: bool,
 }
 
 impl Arguments {
     /// Only what the demo, the end-to-end tests and the benchmarks need.
     #[must_use]
     pub fn minimal() -> Self {
-        Self { minimal: true }
+        Self { minimal: true, interpreters: false }
     }
 }
 
@@ -51,10 +55,18 @@ pub fn run(arguments: &Arguments) -> Result<()> {
     if !arguments.minimal {
         install_bpf_linker()?;
     }
-    make_virtual_environments()
+    make_virtual_environments()?;
+    if arguments.interpreters {
+        crate::interpreters::install()?;
+    }
+    Ok(())
 }
 
-fn install_packages(packages: &BTreeSet<&str>) -> Result<()> {
+/// Installs those of these Debian packages that are missing.
+///
+/// # Errors
+/// An installation failed, or needs root; the message has the command.
+pub fn install_packages(packages: &BTreeSet<&str>) -> Result<()> {
     let missing: Vec<&str> = packages.iter().copied().filter(|package| !is_installed(package)).collect();
     if missing.is_empty() {
         return Ok(());

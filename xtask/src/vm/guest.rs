@@ -7,8 +7,8 @@ use std::process::{Command, Stdio};
 
 use anyhow::{Context, Result, bail};
 
-use super::apt::{Mirrors, Package, Suite, unpack};
 use super::qemu::Arch;
+use crate::apt::{Mirrors, Package, Suite, unpack};
 
 /// The suite whose programs run in the guest. An agent built on this release or an older one runs there.
 const SUITE: &str = "bookworm";

@@ -5,8 +5,8 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, anyhow};
 
-use super::apt::{Mirrors, Package, Suite, unpack};
 use super::qemu::Arch;
+use crate::apt::{Mirrors, Package, Suite, unpack};
 
 /// One kernel of the matrix.
 #[derive(Debug)]

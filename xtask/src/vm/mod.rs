@@ -3,7 +3,6 @@
 //! Processors are emulated (TCG), so that neither KVM nor privilege is needed. The guest's root file system is an
 //! initramfs: no disk, no network card, no kernel module. Downloads are kept under `target/vm`.
 
-mod apt;
 mod guest;
 mod kernel;
 mod qemu;
@@ -18,9 +17,9 @@ use anyhow::{Context, Result, bail};
 use clap::builder::PossibleValuesParser;
 use tracekit_tests::paths;
 
-use self::apt::Mirrors;
 use self::kernel::{KERNELS, Kernel};
 use self::qemu::{Arch, Guest, Report};
+use crate::apt::Mirrors;
 use crate::setup::{self, Profile, cargo, checked, found, step};
 
 /// Debian packages that the command needs on the host beside apt, dpkg and cargo.

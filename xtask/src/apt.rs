@@ -1,6 +1,6 @@
 //! Debian packages of any suite, through the machine's own `apt`, without touching the machine's packages.
 //!
-//! Each suite has an own configuration, own lists and an empty `dpkg` status under `target/vm/apt/<suite>`. Mirrors are
+//! Each suite has an own configuration, own lists and an empty `dpkg` status under `<root>/apt/<suite>`. Mirrors are
 //! those that the machine's apt uses, and so are its proxies and keys.
 
 use std::fs;
@@ -100,6 +100,13 @@ fn os_codename(release: &str) -> Option<&str> {
         .map(|value| value.trim_matches('"'))
 }
 
+/// What an archive has lists of.
+#[derive(Debug, Clone, Copy)]
+enum Kind {
+    Binary,
+    Source,
+}
+
 /// One Debian suite as apt sees it.
 #[derive(Debug)]
 pub struct Suite {
@@ -114,21 +121,40 @@ impl Suite {
     /// # Errors
     /// If there are no lists at all; lists that cannot be renewed are used as they are, with a word on stderr.
     pub fn open(root: &Path, name: &'static str, arch: &str, mirrors: &Mirrors) -> Result<Self> {
+        Self::prepare(root, name, arch, Kind::Binary, mirrors)
+    }
+
+    /// As [`Self::open`], for the suite's sources: [`Self::download_source`].
+    ///
+    /// # Errors
+    /// As of [`Self::open`].
+    pub fn open_sources(root: &Path, name: &'static str, mirrors: &Mirrors) -> Result<Self> {
+        Self::prepare(root, name, "source", Kind::Source, mirrors)
+    }
+
+    fn prepare(root: &Path, name: &'static str, arch: &str, kind: Kind, mirrors: &Mirrors) -> Result<Self> {
         let directory = root.join("apt").join(format!("{name}-{arch}"));
         for sub in ["lists/partial", "archives/partial", "state"] {
             let path = directory.join(sub);
             fs::create_dir_all(&path).with_context(|| format!("creating {}", path.display()))?;
         }
         let suite = Self { name, config: directory.join("apt.conf"), directory };
-        suite.write_config(arch, mirrors)?;
+        suite.write_config(arch, kind, mirrors)?;
         suite.update()?;
         Ok(suite)
     }
 
-    fn write_config(&self, arch: &str, mirrors: &Mirrors) -> Result<()> {
-        let mut sources = format!("deb [arch={arch}] {} {} main\n", mirrors.main, self.name);
+    fn write_config(&self, arch: &str, kind: Kind, mirrors: &Mirrors) -> Result<()> {
+        let (line, architectures) = match kind {
+            Kind::Binary => (
+                format!("deb [arch={arch}]"),
+                format!("APT::Architecture \"{arch}\";\nAPT::Architectures {{ \"{arch}\"; }};\n"),
+            ),
+            Kind::Source => ("deb-src".to_owned(), String::new()),
+        };
+        let mut sources = format!("{line} {} {} main\n", mirrors.main, self.name);
         if self.name != "sid" {
-            sources += &format!("deb [arch={arch}] {} {}-security main\n", mirrors.security, self.name);
+            sources += &format!("{line} {} {}-security main\n", mirrors.security, self.name);
         }
         let directory = self.directory.display();
         let config = format!(
@@ -140,9 +166,7 @@ Dir::State "{directory}/state";
 Dir::State::lists "{directory}/lists";
 Dir::State::status "{directory}/state/status";
 Dir::Cache "{directory}";
-APT::Architecture "{arch}";
-APT::Architectures {{ "{arch}"; }};
-APT::Sandbox::User "root";
+{architectures}APT::Sandbox::User "root";
 Acquire::Languages "none";
 Acquire::Retries "3";
 "#
@@ -202,6 +226,28 @@ Acquire::Retries "3";
         self.show(&[name])
     }
 
+    /// The named packages and all that they need, as apt would install them on an empty machine.
+    ///
+    /// # Errors
+    /// The suite lacks one of them.
+    pub fn with_dependencies(&self, names: &[&str]) -> Result<Vec<Package>> {
+        let arguments = ["install", "--simulate", "-qq", "--no-install-recommends"];
+        let plan = run(self.apt("apt-get").args(arguments).args(names))
+            .with_context(|| format!("resolving packages of Debian {}", self.name))?;
+        Ok(parse_plan(&plan))
+    }
+
+    /// Downloads the upstream tarball (`*.orig.tar.*`) of a source package into `into`.
+    ///
+    /// # Errors
+    /// The suite was not opened with [`Self::open_sources`], or has no such package.
+    pub fn download_source(&self, name: &str, into: &Path) -> Result<PathBuf> {
+        fs::create_dir_all(into).with_context(|| format!("creating {}", into.display()))?;
+        run(self.apt("apt-get").args(["source", "-qq", "--download-only", name]).current_dir(into))?;
+        find(into, |file| file.contains(".orig.tar.") && !file.ends_with(".asc"))
+            .with_context(|| format!("the source package {name} of Debian {} has no tarball", self.name))
+    }
+
     /// All versions of the named packages. apt lists a package's versions from the newest down.
     fn show(&self, names: &[&str]) -> Result<Vec<Package>> {
         let listing = run(self.apt("apt-cache").arg("show").args(names))
@@ -240,6 +286,18 @@ fn find(directory: &Path, test: impl Fn(&str) -> bool) -> Option<PathBuf> {
 pub fn unpack(package: &Path, root: &Path) -> Result<()> {
     fs::create_dir_all(root).with_context(|| format!("creating {}", root.display()))?;
     run(Command::new("dpkg-deb").arg("--extract").arg(package).arg(root)).map(drop)
+}
+
+/// Reads what `apt-get install --simulate` prints: `Inst name (version suite [architecture])`.
+fn parse_plan(plan: &str) -> Vec<Package> {
+    plan.lines()
+        .filter_map(|line| {
+            let (name, rest) = line.strip_prefix("Inst ")?.split_once(" (")?;
+            let version = rest.split_whitespace().next()?;
+            let name = name.split(':').next().unwrap_or(name);
+            Some(Package { name: name.to_owned(), version: version.to_owned(), depends: String::new() })
+        })
+        .collect()
 }
 
 /// Reads the paragraphs that `apt-cache show` prints.
@@ -289,6 +347,15 @@ mod tests {
         assert_eq!(os_codename("ID=debian\nVERSION_CODENAME=bookworm\n"), Some("bookworm"));
         assert_eq!(os_codename("VERSION_CODENAME=\"trixie\"\n"), Some("trixie"));
         assert_eq!(os_codename("ID=alpine\n"), None);
+    }
+
+    #[test]
+    fn what_apt_would_install() {
+        let plan = "Inst gcc-14-base (14.2.0-19 Debian:13.5/stable [amd64])\n\
+                    Inst libexpat1 (2.7.1-2 Debian:13.5/stable, Debian-Security:13/stable-security [amd64])\n\
+                    Conf libexpat1 (2.7.1-2 Debian:13.5/stable [amd64])\n";
+        let pinned: Vec<_> = parse_plan(plan).iter().map(Package::pinned).collect();
+        assert_eq!(pinned, ["gcc-14-base=14.2.0-19", "libexpat1=2.7.1-2"]);
     }
 
     #[test]

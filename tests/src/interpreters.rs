@@ -1,0 +1,95 @@
+//! The interpreters that `cargo xtask interpreters` installs: reads their manifest and starts them.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use anyhow::{Context as _, Result};
+use serde::{Deserialize, Serialize};
+
+use crate::paths;
+
+/// One row of the manifest.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Interpreter {
+    /// Its name, and that of its directory: `3.8-pyenv-stripped`.
+    pub id: String,
+    /// What it says of itself: `3.8.18`, release candidates and the like as `3.15.0rc1`.
+    pub version: String,
+    /// How it was built and by whom: `static` or `shared`; `stripped` or `symbols`; `debian`, `pyenv` or `source`;
+    /// `musl`, `whole` (no loader, no shared object), `freethreaded`, `debug`.
+    pub build: Vec<String>,
+    /// The executable, relative to the repository if it is below it; seen from outside of [`Self::root`].
+    pub python: PathBuf,
+    /// The tree that it lives in, for those that bring their own C library; relative as [`Self::python`] is.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub root: Option<PathBuf>,
+    /// Where it comes from and what was done to it.
+    pub how: String,
+}
+
+impl Interpreter {
+    /// Whether it was built so.
+    #[must_use]
+    pub fn is(&self, build: &str) -> bool {
+        self.build.iter().any(|word| word == build)
+    }
+
+    /// Major and minor version, as `3.8`.
+    #[must_use]
+    pub fn minor(&self) -> &str {
+        let end = self.version.match_indices('.').nth(1).map_or(self.version.len(), |(at, _)| at);
+        self.version.get(..end).unwrap_or_default()
+    }
+
+    /// A command that becomes the interpreter, with the same process id: arguments are the interpreter's.
+    ///
+    /// One with a [`Self::root`] is started with chroot(8), and with a user namespace if that needs it. Of the host's
+    /// files it sees none but those put below the root; `/tmp` is there.
+    #[must_use]
+    pub fn command(&self) -> Command {
+        let python = paths::workspace().join(&self.python);
+        let Some(root) = &self.root else {
+            let mut command = Command::new(python);
+            clean(&mut command);
+            return command;
+        };
+        let root = paths::workspace().join(root);
+        let inside = Path::new("/").join(python.strip_prefix(&root).unwrap_or(&python));
+        // SAFETY: geteuid has no arguments and always succeeds.
+        let mut command = if unsafe { libc::geteuid() } == 0 {
+            Command::new("chroot")
+        } else {
+            let mut command = Command::new("unshare");
+            command.args(["--map-root-user", "chroot"]);
+            command
+        };
+        command.arg(root).arg(inside);
+        clean(&mut command);
+        command
+    }
+}
+
+/// Takes away what would point the interpreter to another installation.
+fn clean(command: &mut Command) {
+    for name in ["PYTHONHOME", "PYTHONPATH", "PYTHONSTARTUP", "LD_LIBRARY_PATH", "VIRTUAL_ENV"] {
+        command.env_remove(name);
+    }
+}
+
+/// Where they are installed.
+#[must_use]
+pub fn directory() -> PathBuf {
+    paths::target().join("interpreters")
+}
+
+/// All that are installed.
+///
+/// # Errors
+/// There is no manifest, or it cannot be read: run `cargo xtask interpreters`.
+pub fn installed() -> Result<Vec<Interpreter>> {
+    let path = directory().join("manifest.json");
+    let text = std::fs::read_to_string(&path)
+        .with_context(|| format!("read {}: run `cargo xtask interpreters`", path.display()))?;
+    serde_json::from_str(&text)
+        .with_context(|| format!("{} is not a manifest: run `cargo xtask interpreters`", path.display()))
+}
