@@ -1,5 +1,6 @@
 //! The command line.
 
+mod dump;
 mod trace;
 
 use clap::{Parser, Subcommand};
@@ -30,6 +31,8 @@ enum Verb {
     Ps(PsArgs),
     /// Check what tracing needs of this host, and of a process
     Doctor(DoctorArgs),
+    /// Print the Python stacks of a process, with local variables
+    Dump(dump::DumpArgs),
 }
 
 /// Runs the command line; errors are printed.
@@ -52,6 +55,7 @@ pub fn main() -> ExitCode {
         Verb::Run(args) => trace::run(&args),
         Verb::Ps(args) => ps::run(&args),
         Verb::Doctor(args) => doctor::run(&args),
+        Verb::Dump(args) => dump::run(&args),
     };
     result.unwrap_or_else(|error| {
         eprintln!("tracekit: {error:#}");

@@ -1,0 +1,1 @@
+//! Code objects of a process.
