@@ -1,5 +1,6 @@
 //! The command line.
 
+mod code;
 mod dump;
 mod trace;
 
@@ -33,6 +34,8 @@ enum Verb {
     Doctor(DoctorArgs),
     /// Print the Python stacks of a process, with local variables
     Dump(dump::DumpArgs),
+    /// List the files, functions and breakable lines that a process has loaded
+    Code(code::CodeArgs),
 }
 
 /// Runs the command line; errors are printed.
@@ -56,6 +59,7 @@ pub fn main() -> ExitCode {
         Verb::Ps(args) => ps::run(&args),
         Verb::Doctor(args) => doctor::run(&args),
         Verb::Dump(args) => dump::run(&args),
+        Verb::Code(args) => code::run(&args),
     };
     result.unwrap_or_else(|error| {
         eprintln!("tracekit: {error:#}");

@@ -173,7 +173,8 @@ impl Code {
     /// The lines that have instructions, ascending.
     #[must_use]
     pub fn breakable_lines(&self) -> Vec<i32> {
-        let mut lines: Vec<i32> = self.lines.iter().filter_map(|range| range.line).collect();
+        let mut lines: Vec<i32> =
+            self.lines.iter().filter_map(|range| range.line).filter(|line| *line > 0).collect();
         lines.sort_unstable();
         lines.dedup();
         lines

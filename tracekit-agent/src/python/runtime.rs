@@ -1,6 +1,7 @@
 //! Finds the interpreter in a process, and makes sure that its layout is the one expected.
 
 use std::collections::BTreeMap;
+use std::path::PathBuf;
 
 use super::frame::{Stack, walk};
 use super::layout::{Layout, LayoutError, LineTable};
@@ -213,7 +214,7 @@ impl Target {
 
     /// Thread ids of the process: in its own pid namespace, and in the agent's.
     fn thread_ids(&self) -> BTreeMap<u32, u32> {
-        let Ok(entries) = std::fs::read_dir(self.proc.path(format!("{}/task", self.pid))) else {
+        let Ok(entries) = std::fs::read_dir(self.proc_path("task")) else {
             return BTreeMap::new();
         };
         let tids = entries.flatten().filter_map(|entry| entry.file_name().to_str()?.parse::<u32>().ok());
@@ -226,8 +227,13 @@ impl Target {
             .collect()
     }
 
+    /// A file of the process below `/proc`.
+    pub(super) fn proc_path(&self, name: &str) -> PathBuf {
+        self.proc.path(format!("{}/{name}", self.pid))
+    }
+
     fn thread_name(&self, tid: u32) -> Option<String> {
-        let path = self.proc.path(format!("{}/task/{tid}/comm", self.pid));
+        let path = self.proc_path(&format!("task/{tid}/comm"));
         Some(std::fs::read_to_string(path).ok()?.trim_end_matches('\n').to_owned())
     }
 
