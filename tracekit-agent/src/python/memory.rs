@@ -219,6 +219,9 @@ impl LiveProcess {
 
 impl MemorySource for LiveProcess {
     fn read(&self, address: u64, buf: &mut [u8]) -> Result<(), MemoryError> {
+        if buf.is_empty() {
+            return Ok(());
+        }
         let unmapped = MemoryError::Unmapped { address };
         let end = address.checked_add(buf.len() as u64).filter(|end| *end < END_OF_USER_SPACE);
         let end = end.ok_or(unmapped)?;
@@ -226,7 +229,7 @@ impl MemorySource for LiveProcess {
         if end - first > 64 * PAGE {
             return self.read_now(address, buf);
         }
-        let pages: Vec<u64> = (first..end.max(first + 1)).step_by(PAGE as usize).collect();
+        let pages: Vec<u64> = (first..end).step_by(PAGE as usize).collect();
         self.fetch(&pages)?;
         let cached = self.pages.borrow();
         let mut at = address;

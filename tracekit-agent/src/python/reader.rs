@@ -14,8 +14,8 @@ const MAX_NAME: usize = 4096;
 const MAX_LOCALS: u64 = 4096;
 /// Bytes of a line table, and of bytecode, at most.
 const MAX_CODE: u64 = 16 << 20;
-/// Base classes that are followed.
-const MAX_BASES: usize = 64;
+/// Types in a method resolution order at most.
+const MAX_BASES: u64 = 256;
 /// Slots of one class at most.
 const MAX_SLOTS: u64 = 256;
 /// Types and code objects that are remembered.
@@ -86,9 +86,9 @@ pub struct Type {
     pub dict_offset: i64,
     /// `__slots__` of it and its bases: name and offset in an instance.
     pub slots: Vec<(String, u64)>,
-    /// `tp_name` of its bases that are not classes written in Python, the nearest first; itself included.
+    /// `tp_name` of those in its `__mro__` that are not classes written in Python.
     pub native_names: Vec<String>,
-    /// `tp_name` of itself and its bases that are classes written in Python.
+    /// `tp_name` of those in its `__mro__` that are classes written in Python.
     pub class_names: Vec<String>,
 }
 
@@ -278,23 +278,21 @@ impl<'a> Reader<'a> {
             native_names: Vec::new(),
             class_names: Vec::new(),
         };
-        let mut at = address;
-        for _ in 0..MAX_BASES {
-            let flags = self.type_flags(at)?;
-            let name = self.type_name(at)?;
+        // A type that is being made has no MRO yet.
+        let order = self.memory.u64(address.wrapping_add(offsets.tp_mro))?;
+        let order = if order == 0 { vec![address] } else { self.tuple(order, MAX_BASES)? };
+        for base in order {
+            let flags = self.type_flags(base)?;
+            let name = self.type_name(base)?;
             // Classes written in Python have no module in `tp_name`; types made by C modules have.
             if flags & flags::HEAP_TYPE != 0 && !name.contains('.') {
                 found.class_names.push(name);
-                self.read_slots(at, &mut found.slots)?;
+                self.read_slots(base, &mut found.slots)?;
             } else {
                 found.native_names.push(name);
             }
-            at = self.memory.u64(at.wrapping_add(offsets.tp_base))?;
-            if at == 0 {
-                return Ok(found);
-            }
         }
-        Err(ReadError::Invalid("chain of base classes"))
+        Ok(found)
     }
 
     /// `PyMemberDef`s of a heap type follow it: `{char *name; int type; Py_ssize_t offset; …}`, 40 bytes.

@@ -50,8 +50,8 @@ offsets! {
         tp_flags,
         /// `PyTypeObject.tp_members`
         tp_members,
-        /// `PyTypeObject.tp_base`
-        tp_base,
+        /// `PyTypeObject.tp_mro`
+        tp_mro,
         /// `PyTypeObject.tp_dictoffset`
         tp_dictoffset,
         /// `PyHeapTypeObject.ht_cached_keys`

@@ -52,7 +52,7 @@ pub const LAYOUT: Layout = Layout {
         tp_itemsize: 40,
         tp_flags: 168,
         tp_members: 240,
-        tp_base: 256,
+        tp_mro: 344,
         tp_dictoffset: 288,
         ht_cached_keys: 872,
         str_length: 16,

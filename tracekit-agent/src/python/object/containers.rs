@@ -217,7 +217,13 @@ impl Decoder<'_, '_> {
             dict = memory.u64(object.wrapping_add(found.dict_offset.cast_unsigned()))?;
         } else if found.dict_offset < 0 {
             // At the end of an object of variable size.
-            let items = memory.i64(object.wrapping_add(layout.object.ob_size))?.unsigned_abs();
+            let items = memory.i64(object.wrapping_add(layout.object.ob_size))?;
+            // An `int` has the number of its digits above three bits of its tag since 3.12.
+            let items = if found.has(flags::LONG) && layout.minor >= 12 {
+                items.cast_unsigned() >> 3
+            } else {
+                items.unsigned_abs()
+            };
             let item_size = u64::try_from(found.item_size).unwrap_or(0);
             let size = u64::try_from(found.basic_size).unwrap_or(0);
             let size = size.wrapping_add(items.wrapping_mul(item_size)).wrapping_add(7) & !7;
