@@ -295,8 +295,9 @@ def corpus():
     add("range", range(3), range(1, 100, 7), slice(1, None), slice(None, 5, -1))
     add("exception", ValueError("x"), KeyError(), Failure("bad", 7), OSError(2, "no"))
     add("callable", closure, closure(1), Plain().method, functools.partial(closure, 1, key=2), Plain, int)
-    add("generator", generator(3), sys, coroutine())
-    values["coroutine"] = values["generator 2"]
+    add("generator", generator(3))
+    add("coroutine", coroutine())
+    add("module", sys, collections)
     itself = [1]
     itself.append(itself)
     circle = {"name": "circle"}

@@ -3,6 +3,8 @@
 //! Interpreters: those of `target/interpreters/manifest.json` if `cargo xtask setup` has made it, else
 //! pyenv's and the `python3` on the path. `TRACEKIT_INTERPRETERS` names another manifest.
 
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::{BufRead as _, BufReader};
@@ -161,7 +163,6 @@ fn values_are_what_the_process_says() {
         }
         for (key, value) in entries {
             let tracekit_agent::python::object::Content::Str(name) = key.content else { continue };
-            // The corpus has the coroutine under two names: an attribute of the one is the other.
             let (got, wanted) = (value.to_json(), &expected[&name]);
             if got != *wanted {
                 failures.push(format!("{name}: {} is not {}", short(&got), short(wanted)));

@@ -109,7 +109,7 @@ fn is_plausible(code: &Code) -> bool {
         && positional_only <= positional
         && (positional + keyword_only) as usize <= code.locals.len()
         && code.length >= 2
-        && code.length % 2 == 0
+        && code.length.is_multiple_of(2)
         && covered <= code.length
 }
 
@@ -121,7 +121,7 @@ fn private_writable(line: &str) -> Option<(u64, u64)> {
         return None;
     }
     let (start, end) = (u64::from_str_radix(start, 16).ok()?, u64::from_str_radix(end, 16).ok()?);
-    (start < end && start % PAGE == 0).then_some((start, end))
+    (start < end && start.is_multiple_of(PAGE)).then_some((start, end))
 }
 
 /// The parts of a range that are in memory.

@@ -338,7 +338,7 @@ mod tests {
         assert!(image.bytes(106, 3).is_err());
         assert!(image.u8(99).is_err());
         assert!(image.u8(u64::MAX).is_err());
-        assert_eq!(Image::new(vec![(8, b"text\0x".to_vec())]).c_string(8, 5).unwrap_err(), {
+        assert_eq!(Image::new(vec![(8, b"text\0x".to_vec())]).c_string(8, 4).unwrap_err(), {
             MemoryError::Unmapped { address: 8 }
         });
     }

@@ -8,6 +8,8 @@
 
 pub mod code;
 pub mod frame;
+#[cfg(test)]
+mod hostile;
 pub mod layout;
 pub mod line_table;
 pub mod memory;

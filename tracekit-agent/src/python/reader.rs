@@ -246,7 +246,7 @@ impl<'a> Reader<'a> {
 
     fn type_flags(&self, address: u64) -> Result<u64, ReadError> {
         let flags = self.memory.u64(address.wrapping_add(self.layout.object.tp_flags))?;
-        if flags & flags::READY == 0 || address % 8 != 0 {
+        if flags & flags::READY == 0 || !address.is_multiple_of(8) {
             return Err(ReadError::Invalid("type"));
         }
         Ok(flags)

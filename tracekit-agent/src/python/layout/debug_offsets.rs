@@ -11,9 +11,12 @@ const MAX_STATE: u64 = 4 << 20;
 /// Nor any offset in an object, a frame or a thread state.
 const MAX_OBJECT: u64 = 4096;
 
+type Fields = &'static [&'static str];
+type Group = (&'static str, Fields, Fields, Fields);
+
 /// The groups of 3.13, 3.14 and 3.15: name, fields in 3.13, those that 3.14 adds, those that 3.15 adds.
 /// A field with `>` goes behind the field named before the sign.
-const GROUPS: &[(&str, &[&str], &[&str], &[&str])] = &[
+const GROUPS: &[Group] = &[
     ("head", &["cookie", "version", "free_threaded"], &[], &[]),
     ("runtime", &["size", "finalizing", "interpreters_head"], &[], &[]),
     (
