@@ -57,7 +57,7 @@ pub fn run(args: &DumpArgs) -> anyhow::Result<ExitCode> {
         Decoder::new(&reader, limits, !args.show_secrets)
     });
     let threads: Vec<Thread<'_>> =
-        stacks.iter().map(|stack| Thread::new(stack, &reader, decoder.as_mut())).collect();
+        stacks.iter().map(|stack| Thread::new(&target, stack, &reader, decoder.as_mut())).collect();
     let text = match args.output {
         Format::Json => {
             let process = json!({
@@ -98,14 +98,24 @@ struct Thread<'s> {
     stack: &'s ThreadStack,
     /// Variables of each frame; `None` if they were not asked for.
     locals: Vec<Option<Vec<(String, Value)>>>,
+    /// It ran on while its stack or variables were read.
+    changing: bool,
 }
 
 impl<'s> Thread<'s> {
-    fn new(stack: &'s ThreadStack, reader: &Reader<'_>, mut decoder: Option<&mut Decoder<'_, '_>>) -> Self {
+    fn new(
+        target: &Target,
+        stack: &'s ThreadStack,
+        reader: &Reader<'_>,
+        mut decoder: Option<&mut Decoder<'_, '_>>,
+    ) -> Self {
         let frames = &stack.stack.frames;
+        let with_locals = decoder.is_some();
         let locals =
             frames.iter().map(|frame| Some(variables(reader, frame, decoder.as_deref_mut()?))).collect();
-        Self { stack, locals }
+        let changing =
+            stack.changing || (with_locals && target.has_moved(reader, &stack.state, &stack.stack));
+        Self { stack, locals, changing }
     }
 
     fn json(&self) -> Json {
@@ -131,7 +141,7 @@ impl<'s> Thread<'s> {
             "name": self.stack.name,
             "interpreter": state.interpreter,
             "holds_gil": state.holds_gil,
-            "changing": self.stack.changing,
+            "changing": self.changing,
             "incomplete_reason": self.stack.stack.broken,
             "frames": frames.collect::<Vec<_>>(),
         })
@@ -152,7 +162,7 @@ impl<'s> Thread<'s> {
         if state.holds_gil == Some(true) {
             out.push_str(", holds the GIL");
         }
-        if self.stack.changing {
+        if self.changing {
             out.push_str(", ran while it was read");
         }
         out.push('\n');

@@ -276,12 +276,23 @@ impl Target {
                 return (Stack { broken: Some("the thread has ended".into()), ..Stack::default() }, true);
             };
             stack = walk(reader, newest);
-            self.memory.forget();
-            let unchanged = newest_frame(reader, state) == Ok(newest);
-            if unchanged && stack.broken.is_none() {
+            if stack.broken.is_none() && !self.has_moved(reader, state, &stack) {
                 return (stack, false);
             }
         }
         (stack, true)
+    }
+
+    /// The thread is elsewhere than when its stack was read, so what was read in between may be of different
+    /// moments. A thread that came back to the same instruction of the same frames is not noticed.
+    #[must_use]
+    pub fn has_moved(&self, reader: &Reader<'_>, state: &ThreadState, stack: &Stack) -> bool {
+        self.memory.forget();
+        let Ok(newest) = newest_frame(reader, state) else { return true };
+        let now = walk(reader, newest);
+        let places = |stack: &Stack| -> Vec<_> {
+            stack.frames.iter().map(|frame| (frame.address, frame.code.address, frame.offset)).collect()
+        };
+        places(&now) != places(stack)
     }
 }
