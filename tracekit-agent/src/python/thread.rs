@@ -103,9 +103,12 @@ fn find_native_ids(memory: &dyn MemorySource, tids: &BTreeMap<u32, u32>, threads
         let id = u32::from_le_bytes(word.try_into().ok()?);
         tids.contains_key(&id).then_some(id)
     };
+    // A thread that has run several interpreters has a thread state in each, and one descriptor.
+    let distinct: BTreeMap<u64, &Option<Vec<u8>>> =
+        threads.iter().map(|thread| thread.thread_id).zip(&descriptors).collect();
     for offset in (0..DESCRIPTOR).step_by(4) {
-        let ids: Option<Vec<u32>> =
-            descriptors.iter().filter(|found| found.is_some()).map(|found| id_at(found, offset)).collect();
+        let readable = distinct.values().filter(|found| found.is_some());
+        let ids: Option<Vec<u32>> = readable.map(|found| id_at(found, offset)).collect();
         let Some(mut ids) = ids.filter(|ids| !ids.is_empty()) else { continue };
         ids.sort_unstable();
         if ids.windows(2).any(|pair| pair.first() == pair.last()) {
