@@ -1,6 +1,6 @@
 //! The record of one transfer: first and last bytes, with the place in the stream.
 
-use core::hint::black_box;
+use core::arch::asm;
 
 use aya_ebpf::helpers::bpf_ktime_get_ns;
 use tracekit_common::{
@@ -22,11 +22,15 @@ const VECTOR_MAX: usize = 16;
 const HEADER: usize = size_of::<DataRecord>();
 
 /// Masks that leave their largest legal value as it is.
-const HEAD_MASK: u64 = 2 * HEAD_MAX as u64 - 1;
-const TAIL_MASK: u64 = 2 * TAIL_MAX as u64 - 1;
+const HEAD_MASK: i32 = 2 * HEAD_MAX as i32 - 1;
+const TAIL_MASK: i32 = 2 * TAIL_MAX as i32 - 1;
+/// Of a whole record: the header, a head, a tail.
+const RECORD_MASK: i32 = 2 * HEAD_MAX as i32 - 1;
 
 const _: () = assert!(HEADER + HEAD_MAX - 1 + HEAD_MASK as usize <= SCRATCH);
-const _: () = assert!(HEADER + (HEAD_MASK + TAIL_MASK) as usize <= SCRATCH);
+const _: () = assert!((HEAD_MASK + TAIL_MASK) as usize + HEADER <= SCRATCH);
+const _: () =
+    assert!(HEADER + HEAD_MAX + TAIL_MAX <= RECORD_MASK as usize && RECORD_MASK as usize <= SCRATCH);
 const _: () = assert!(HEAD_MAX.is_power_of_two() && TAIL_MAX.is_power_of_two());
 
 /// Where the transferred bytes are.
@@ -84,11 +88,7 @@ impl Call {
         let buffer = BUFFER.get_ptr_mut(0)?.cast::<u8>();
         // SAFETY: the buffer has `SCRATCH` bytes, of which the header takes the first.
         let bytes = unsafe { buffer.add(HEADER) };
-        let captured = match payload {
-            Payload::Bytes(address) => one(bytes, address, self.length),
-            Payload::Vector(vector, count) => several(bytes, vector, count, self.length),
-            Payload::None => Captured { head: 0, tail: 0 },
-        };
+        let captured = capture(bytes, payload, self.length);
         // SAFETY: the helper has no preconditions.
         let returned = unsafe { bpf_ktime_get_ns() };
         let record = DataRecord {
@@ -115,7 +115,7 @@ impl Call {
             return None;
         }
         // SAFETY: `size` is within the buffer.
-        let record = unsafe { core::slice::from_raw_parts(buffer, size) };
+        let record = unsafe { core::slice::from_raw_parts(buffer, size as usize) };
         if EVENTS.output::<[u8]>(record, wakeup()).is_err() {
             lose(Loss::RingFull);
         }
@@ -124,77 +124,82 @@ impl Call {
 }
 
 /// The value, masked where the verifier sees it: the compiler knows the value's bounds and would leave the
-/// mask out, but verifiers before 5.13 lose them on the way through 32-bit comparisons and the stack.
+/// mask out, but verifiers before 5.13 lose them on the way through 32-bit comparisons and the stack. In
+/// assembly, so that the compiler neither drops it nor moves it away from its use.
 #[inline(always)]
-fn bounded(value: u64, mask: u64) -> usize {
-    (black_box(value) & mask) as usize
+fn bounded<const MASK: i32>(mut value: u64) -> u32 {
+    // SAFETY: changes nothing but its operand.
+    unsafe {
+        asm!("{value} &= {mask}", value = inout(reg) value, mask = const MASK, options(nomem, nostack))
+    };
+    value as u32
 }
 
-/// Captures of one buffer.
+/// `base` advanced by `value`, masked: in one piece, because a pointer keeps its bounds on the stack and a
+/// number does not.
 #[inline(always)]
-fn one(to: *mut u8, address: u64, length: u64) -> Captured {
-    let head = if length < HEAD_MAX as u64 { length as u32 } else { HEAD_MAX as u32 };
-    // SAFETY: `head` is at most `HEAD_MAX`, the buffer has more.
-    if head == 0 || !unsafe { copy_user(to, bounded(head.into(), HEAD_MASK) as u32, address) } {
-        lose(Loss::Fault);
-        return Captured { head: 0, tail: 0 };
+fn advanced<const MASK: i32>(mut base: *mut u8, value: u64) -> *mut u8 {
+    // SAFETY: changes nothing but its operands.
+    unsafe {
+        asm!(
+            "{value} &= {mask}",
+            "{base} += {value}",
+            value = inout(reg) value => _,
+            base = inout(reg) base,
+            mask = const MASK,
+            options(nomem, nostack)
+        );
     }
-    Captured { head, tail: tail(to, head, address, length, u64::from(head)) }
+    base
 }
 
-/// Captures the last bytes of a buffer behind the `head` bytes in `to`, of which `covered` are this
-/// buffer's; returns how many.
+/// Captures the first bytes across elements, and the last ones of the last element.
 #[inline(always)]
-fn tail(to: *mut u8, head: u32, address: u64, length: u64, covered: u64) -> u32 {
-    let rest = length.saturating_sub(covered);
-    let size = if rest < TAIL_MAX as u64 { rest as u32 } else { TAIL_MAX as u32 };
-    if size == 0 {
-        return 0;
-    }
-    // SAFETY: the head is at most `HEAD_MAX` of the buffer's `SCRATCH` bytes.
-    let to = unsafe { to.add(bounded(head.into(), HEAD_MASK)) };
-    let from = address + length - u64::from(size);
-    // SAFETY: `size` is at most `TAIL_MAX`.
-    if unsafe { copy_user(to, bounded(size.into(), TAIL_MASK) as u32, from) } { size } else { 0 }
-}
-
-/// Captures of a vector: the head across elements, the tail out of the last one.
-#[inline(always)]
-fn several(to: *mut u8, vector: u64, count: u64, length: u64) -> Captured {
+fn capture(to: *mut u8, payload: Payload, length: u64) -> Captured {
+    // One buffer is a vector of one element that need not be read.
+    let (vector, count, mut address, mut size) = match payload {
+        Payload::Bytes(address) => (0, 1, address, length),
+        Payload::Vector(vector, count) => (vector, count, 0, 0),
+        Payload::None => return Captured { head: 0, tail: 0 },
+    };
     let mut head: u32 = 0;
     let mut left = length;
+    // Bytes of the last element that are in the head.
+    let mut covered = 0;
     for index in 0..VECTOR_MAX as u64 {
         if index >= count || left == 0 {
             break;
         }
-        let element = vector + index * 16;
-        let (Some(address), Some(size)) = (user::<u64>(element), user::<u64>(element + 8)) else {
-            lose(Loss::Fault);
-            break;
-        };
-        let size = if size < left { size } else { left };
+        if vector != 0 {
+            let element = vector + index * 16;
+            address = user(element).unwrap_or(0);
+            size = user(element + 8).unwrap_or(0);
+        }
+        if size > left {
+            size = left;
+        }
         left -= size;
-        if size == 0 {
-            continue;
-        }
-        if head >= HEAD_MAX as u32 {
-            if left == 0 {
-                return Captured { head, tail: tail(to, head, address, size, 0) };
-            }
-            continue;
-        }
         let room = HEAD_MAX as u64 - u64::from(head);
-        let part = if size < room { size as u32 } else { room as u32 };
-        let place = bounded(head.into(), HEAD_MAX as u64 - 1);
+        let part = if size < room { size } else { room };
+        covered = part;
+        if part == 0 {
+            continue;
+        }
+        let place = advanced::<{ HEAD_MAX as i32 - 1 }>(to, head.into());
         // SAFETY: the buffer has room for an offset below `HEAD_MAX` and a size of up to `HEAD_MASK`.
-        if !unsafe { copy_user(to.add(place), bounded(part.into(), HEAD_MASK) as u32, address) } {
+        if !unsafe { copy_user(place, bounded::<HEAD_MASK>(part), address) } {
             lose(Loss::Fault);
-            break;
+            return Captured { head, tail: 0 };
         }
-        head += part;
-        if left == 0 {
-            return Captured { head, tail: tail(to, head, address, size, u64::from(part)) };
-        }
+        head += part as u32;
     }
-    Captured { head, tail: 0 }
+    let rest = size.saturating_sub(covered);
+    if left != 0 || rest == 0 {
+        return Captured { head, tail: 0 };
+    }
+    let tail = if rest < TAIL_MAX as u64 { rest } else { TAIL_MAX as u64 };
+    let place = advanced::<HEAD_MASK>(to, head.into());
+    // SAFETY: the buffer has room for an offset and a size of up to their masks.
+    let read = unsafe { copy_user(place, bounded::<TAIL_MASK>(tail), address + (size - tail)) };
+    Captured { head, tail: if read { tail as u32 } else { 0 } }
 }

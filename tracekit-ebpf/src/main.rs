@@ -11,6 +11,8 @@
 
 #![no_std]
 #![no_main]
+// Stable for the architectures that the standard library has; for BPF not yet.
+#![feature(asm_experimental_arch)]
 
 mod capture;
 mod layout;

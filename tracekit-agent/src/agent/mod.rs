@@ -20,7 +20,7 @@ use crate::{
     export::{Counter, Counters, Handle, Sampler},
     net::{Connection, Connections, Verdict},
     probes::{
-        Losses, ProbeError, ProbeOptions, Probes, Records,
+        Losses, Probes, Records,
         record::{self, ProcessEvent, Record},
     },
     trace::{correlator::Correlator, peer::ServiceMap},
@@ -52,8 +52,6 @@ pub struct AgentConfig {
     pub sampler: Sampler,
     /// Also processes that start later; otherwise those that run now, and their children.
     pub follow: bool,
-    /// Size of the ring buffer in bytes.
-    pub ring_bytes: u32,
 }
 
 /// Why the agent ended.
@@ -80,13 +78,14 @@ pub struct Agent {
 }
 
 impl Agent {
-    /// Loads the kernel side and selects the processes that run now.
-    ///
-    /// # Errors
-    /// The kernel lacks something, or the caller a privilege.
-    pub fn start(config: AgentConfig, spans: Handle, counters: Arc<Counters>) -> Result<Self, ProbeError> {
-        let options = ProbeOptions { ring_bytes: config.ring_bytes, follow_all: config.follow };
-        let (probes, records) = Probes::load(options)?;
+    /// Selects the processes that run now, for the loaded kernel side.
+    #[must_use]
+    pub fn start(
+        config: AgentConfig,
+        (probes, records): (Probes, Records),
+        spans: Handle,
+        counters: Arc<Counters>,
+    ) -> Self {
         let mut agent = Self {
             probes,
             records,
@@ -101,7 +100,7 @@ impl Agent {
         };
         let changes = agent.tracker.rescan();
         agent.apply(changes);
-        Ok(agent)
+        agent
     }
 
     /// The processes that are traced.

@@ -14,7 +14,7 @@ use crate::{
     discovery::{self, Inspected, Selector, SelectorArgs},
     exit::{ExitCode, Failure},
     export::{Counter, Counters, ExportConfig, Pipeline, PrintMode, Summary},
-    probes::ProbeError,
+    probes::{ProbeError, ProbeOptions, Probes},
     trace::peer::ServiceMap,
 };
 
@@ -128,6 +128,9 @@ fn trace(
         services.add(mapping).map_err(usage)?;
     }
     let stop = stop_on_signals()?;
+    // At full priority, because somebody is waiting for the first span; then the agent gives way.
+    let options = ProbeOptions { ring_bytes: args.ring_bytes, follow_all: follow };
+    let loaded = Probes::load(options).map_err(probe_failure)?;
     if let Err(error) = priority::give_way() {
         tracing::warn!(%error, "can't lower the agent's own priority");
     }
@@ -135,15 +138,8 @@ fn trace(
     let sampler = export.sampler;
     let target = export.traces.otlp.then(|| export.traces_otlp.display_endpoint());
     let pipeline = Pipeline::start(export, print, Arc::clone(&counters))?;
-    let config = AgentConfig {
-        selector,
-        service_name: args.service_name.clone(),
-        services,
-        sampler,
-        follow,
-        ring_bytes: args.ring_bytes,
-    };
-    let mut agent = Agent::start(config, pipeline.handle(), Arc::clone(&counters)).map_err(probe_failure)?;
+    let config = AgentConfig { selector, service_name: args.service_name.clone(), services, sampler, follow };
+    let mut agent = Agent::start(config, loaded, pipeline.handle(), Arc::clone(&counters));
 
     announce(&mut agent.selected(), target.as_deref(), follow);
     if let Some(path) = &args.ready_file {

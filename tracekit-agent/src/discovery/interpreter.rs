@@ -310,7 +310,11 @@ fn other_implementation(exe_name: &str, mappings: &Mappings) -> Option<Implement
 }
 
 fn libc(mappings: &Mappings) -> Libc {
-    if mappings.find(|name| name.starts_with("ld-musl-") || name.starts_with("libc.musl-")).is_some() {
+    // Alpine has one file `ld-musl-*`; elsewhere that is a link to musl's `libc.so`. glibc's is `libc.so.6`: what it has
+    // by the shorter name is a linker script, which no process maps.
+    let musl =
+        |name: &str| name.starts_with("ld-musl-") || name.starts_with("libc.musl-") || name == "libc.so";
+    if mappings.find(musl).is_some() {
         Libc::Musl
     } else if mappings.find(|name| name.starts_with("libc.so") || name.starts_with("libc-2.")).is_some() {
         Libc::Glibc
@@ -404,6 +408,20 @@ mod tests {
         let narrow = Interpreter { bits: 32, ..interpreter("3.11.2") };
         assert!(narrow.unsupported().unwrap().contains("32-bit"));
         assert_eq!(interpreter("3.11.2").build_text(), "static, stripped");
+    }
+
+    #[test]
+    fn c_libraries() {
+        for (path, expected) in [
+            ("/lib/ld-musl-x86_64.so.1", Libc::Musl),
+            ("/usr/lib/x86_64-linux-musl/libc.so", Libc::Musl),
+            ("/usr/lib/x86_64-linux-gnu/libc.so.6", Libc::Glibc),
+            ("/lib/x86_64-linux-gnu/libc-2.31.so", Libc::Glibc),
+            ("/usr/bin/python3.13", Libc::Static),
+        ] {
+            let maps = Mappings::parse(format!("1000-2000 r-xp 00000000 fe:01 5 {path}\n").as_bytes());
+            assert_eq!(libc(&maps), expected, "{path}");
+        }
     }
 
     #[test]
