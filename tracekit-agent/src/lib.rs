@@ -8,5 +8,6 @@ pub mod exit;
 pub mod export;
 pub mod net;
 pub mod probes;
+pub mod python;
 pub mod redact;
 pub mod trace;

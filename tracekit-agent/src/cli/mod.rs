@@ -1,5 +1,7 @@
 //! The command line.
 
+mod code;
+mod dump;
 mod trace;
 
 use clap::{Parser, Subcommand};
@@ -30,6 +32,10 @@ enum Verb {
     Ps(PsArgs),
     /// Check what tracing needs of this host, and of a process
     Doctor(DoctorArgs),
+    /// Print the Python stacks of a process, with local variables
+    Dump(dump::DumpArgs),
+    /// List the files, functions and breakable lines that a process has loaded
+    Code(code::CodeArgs),
 }
 
 /// Runs the command line; errors are printed.
@@ -52,6 +58,8 @@ pub fn main() -> ExitCode {
         Verb::Run(args) => trace::run(&args),
         Verb::Ps(args) => ps::run(&args),
         Verb::Doctor(args) => doctor::run(&args),
+        Verb::Dump(args) => dump::run(&args),
+        Verb::Code(args) => code::run(&args),
     };
     result.unwrap_or_else(|error| {
         eprintln!("tracekit: {error:#}");

@@ -178,18 +178,20 @@ pub fn run_time_address<R: ReadAt + ?Sized>(
 ) -> Option<u64> {
     let elf = Elf::open(file)?;
     let address = elf.defined_symbol(names)?;
-    if elf.kind == elf::ET_EXEC {
-        return Some(address);
+    elf.run_time(address, start, offset)
+}
+
+/// The address of `_PyRuntime` in a running process: from the dynamic symbols, the full symbol table, or
+/// the section `.PyRuntime` (3.10+), in this order. `start` and `offset` are those of one mapping of the file.
+pub fn runtime_address<R: ReadAt + ?Sized>(file: &R, start: u64, offset: u64) -> Option<u64> {
+    let elf = Elf::open(file)?;
+    let mut symbols = Symbols::default();
+    elf.read_symbols(elf::SHT_DYNSYM, &mut symbols);
+    if symbols.runtime.is_none() {
+        elf.read_symbols(elf::SHT_SYMTAB, &mut symbols);
     }
-    let segment = elf.segments.iter().find(|segment| {
-        let from = segment.p_offset.get(LE);
-        segment.p_type.get(LE) == elf::PT_LOAD
-            && offset >= from & !0xfff
-            && offset < from.saturating_add(segment.p_filesz.get(LE))
-    })?;
-    // Segments are mapped by whole pages, so the addresses that belong to `start` are rounded down as well.
-    let linked = segment.p_vaddr.get(LE).wrapping_sub(segment.p_offset.get(LE)).wrapping_add(offset);
-    Some(address.wrapping_add(start.wrapping_sub(linked)))
+    let section = || elf.section_named(b".PyRuntime").map(|section| section.sh_addr.get(LE));
+    elf.run_time(symbols.runtime.or_else(section)?, start, offset)
 }
 
 fn table<T: Pod + Copy>(bytes: &[u8]) -> Vec<T> {
@@ -221,6 +223,22 @@ impl<'a, R: ReadAt + ?Sized> Elf<'a, R> {
             elf.names = elf.contents(names, MAX_SMALL).unwrap_or_default();
         }
         Some(elf)
+    }
+
+    /// Where a process that has mapped the file's part from `offset` at `start` has a linked address.
+    fn run_time(&self, address: u64, start: u64, offset: u64) -> Option<u64> {
+        if self.kind == elf::ET_EXEC {
+            return Some(address);
+        }
+        let segment = self.segments.iter().find(|segment| {
+            let from = segment.p_offset.get(LE);
+            segment.p_type.get(LE) == elf::PT_LOAD
+                && offset >= from & !0xfff
+                && offset < from.saturating_add(segment.p_filesz.get(LE))
+        })?;
+        // Segments are mapped by whole pages, so the addresses that belong to `start` are rounded down too.
+        let linked = segment.p_vaddr.get(LE).wrapping_sub(segment.p_offset.get(LE)).wrapping_add(offset);
+        Some(address.wrapping_add(start.wrapping_sub(linked)))
     }
 
     fn headers<T: Pod + Copy>(&self, offset: u64, count: u16) -> Vec<T> {

@@ -6,7 +6,7 @@
 
 mod application;
 pub mod container;
-mod elf;
+pub(crate) mod elf;
 mod error;
 pub mod framework;
 pub mod interpreter;

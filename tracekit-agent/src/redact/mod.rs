@@ -1,3 +1,4 @@
 //! What must not leave the agent.
 
+pub mod names;
 pub mod url;

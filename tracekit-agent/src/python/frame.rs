@@ -1,0 +1,152 @@
+//! The stack of a thread: frames, their lines and their local variables.
+
+use std::rc::Rc;
+
+use super::layout::LineTable;
+use super::reader::{Code, LocalKind, ReadError, Reader};
+
+/// Frames of one stack at most; Python's own limit is 1000 unless raised.
+pub const MAX_FRAMES: usize = 2048;
+/// Frames that are passed over (trampolines between C and Python) at most.
+const MAX_SHIMS: usize = 2048;
+
+/// A frame of Python code.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Frame {
+    /// Where it is.
+    pub address: u64,
+    /// What it runs.
+    pub code: Rc<Code>,
+    /// The line it is in; `None` if the instruction belongs to none.
+    pub line: Option<i32>,
+    /// Offset of the instruction in the bytecode.
+    pub offset: Option<u32>,
+}
+
+/// A local variable: its name and the address of its value.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Local {
+    /// Its name.
+    pub name: String,
+    /// The object.
+    pub object: u64,
+}
+
+/// How far a walk came.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Stack {
+    /// Innermost first.
+    pub frames: Vec<Frame>,
+    /// Why there are no more frames, if the walk did not come to the end.
+    pub broken: Option<String>,
+}
+
+/// Walks the stack from a frame outwards. What cannot be understood ends the walk, with the reason.
+#[must_use]
+pub fn walk(reader: &Reader<'_>, newest: u64) -> Stack {
+    let mut stack = Stack::default();
+    let mut at = newest;
+    let mut shims = 0;
+    while at != 0 {
+        if stack.frames.len() >= MAX_FRAMES || shims > MAX_SHIMS {
+            stack.broken = Some(format!("more than {MAX_FRAMES} frames"));
+            break;
+        }
+        match step(reader, at) {
+            Ok((frame, back)) => {
+                match frame {
+                    Some(frame) => stack.frames.push(frame),
+                    None => shims += 1,
+                }
+                at = back;
+            }
+            Err(error) => {
+                stack.broken = Some(error.to_string());
+                break;
+            }
+        }
+    }
+    stack
+}
+
+fn step(reader: &Reader<'_>, at: u64) -> Result<(Option<Frame>, u64), ReadError> {
+    let layout = &reader.layout;
+    let memory = reader.memory;
+    let back = memory.u64(at.wrapping_add(layout.frame.back))?;
+    if let Some(owner) = layout.frame.owner
+        && memory.u8(at.wrapping_add(owner))? >= layout.frame.first_shim_owner
+    {
+        return Ok((None, back));
+    }
+    let code = memory.u64(at.wrapping_add(layout.frame.code))? & if layout.tagged_locals { !3 } else { !0 };
+    let code = reader.code(code)?;
+    let offset = instruction(reader, at, &code)?;
+    // Before its first instruction a frame is at its first line.
+    let line = match offset {
+        Some(offset) => code.line_at(offset).or(if offset == 0 { Some(code.first_line) } else { None }),
+        None => None,
+    };
+    Ok((Some(Frame { address: at, code, line, offset }), back))
+}
+
+/// Offset of the current instruction; `None` if it is not in the code object.
+fn instruction(reader: &Reader<'_>, at: u64, code: &Code) -> Result<Option<u32>, ReadError> {
+    let layout = &reader.layout;
+    let field = at.wrapping_add(layout.frame.instruction);
+    let offset = match layout.lines {
+        // `f_lasti` counts bytes to 3.9 and code units in 3.10; negative before the start.
+        LineTable::Lnotab => i64::from(reader.memory.i32(field)?).max(0),
+        LineTable::Ranges => i64::from(reader.memory.i32(field)?).max(0).saturating_mul(2),
+        LineTable::Locations => {
+            let pointer = reader.memory.u64(field)?;
+            let offset = pointer.wrapping_sub(code.bytecode).cast_signed();
+            // `prev_instr` is one unit before the start of a frame that has not begun.
+            if offset == -2 { 0 } else { offset }
+        }
+    };
+    Ok(u32::try_from(offset).ok().filter(|offset| *offset < code.length))
+}
+
+/// The local variables of a frame that have a value, in the order of the code object. For a module's or
+/// class's body this is empty: its variables are in [`locals_dict`].
+///
+/// # Errors
+/// If the frame cannot be read.
+pub fn locals(reader: &Reader<'_>, frame: &Frame) -> Result<Vec<Local>, ReadError> {
+    let layout = &reader.layout;
+    let names = &frame.code.locals;
+    let slots = reader.memory.words(frame.address.wrapping_add(layout.frame.locals), names.len())?;
+    let mut found: Vec<Local> = Vec::new();
+    for ((name, kind), slot) in names.iter().zip(slots) {
+        let mut object = slot;
+        if layout.tagged_locals || layout.free_threaded {
+            // 3.14 `pycore_stackref.h`: the low bits are tags, and 1 is NULL.
+            object &= !3;
+        }
+        if *kind == LocalKind::Cell && object != 0 && is_cell(reader, object) {
+            object = reader.memory.u64(object.wrapping_add(layout.object.cell_value))?;
+        }
+        // To 3.10 a parameter that closures use has two slots of one name.
+        if object == 0 || *kind == LocalKind::Hidden || found.iter().any(|local| local.name == *name) {
+            continue;
+        }
+        found.push(Local { name: name.clone(), object });
+    }
+    Ok(found)
+}
+
+/// The dict of a module's or class's body.
+///
+/// # Errors
+/// If the frame cannot be read.
+pub fn locals_dict(reader: &Reader<'_>, frame: &Frame) -> Result<Option<u64>, ReadError> {
+    if frame.code.is_function() {
+        return Ok(None);
+    }
+    let dict = reader.memory.u64(frame.address.wrapping_add(reader.layout.frame.locals_dict))?;
+    Ok((dict != 0).then_some(dict))
+}
+
+fn is_cell(reader: &Reader<'_>, object: u64) -> bool {
+    reader.type_of(object).is_ok_and(|found| found.full_name == "cell")
+}

@@ -1,0 +1,24 @@
+//! Reads a CPython from outside: threads, frames, objects, code objects; 3.8 to 3.15.
+//!
+//! `memory` is where bytes come from; `layout` says where CPython keeps what; `runtime` finds the interpreter
+//! in a process; `reader` turns addresses into strings, types and code objects; `thread` and `frame` walk the
+//! stacks; `object` decodes values; `code` enumerates code objects. Nothing is written to the process and
+//! nothing stops it, so whatever is read may be about to change: types and bounds are checked, and what does
+//! not hold is marked, not believed.
+
+pub mod code;
+pub mod frame;
+#[cfg(test)]
+mod hostile;
+pub mod layout;
+pub mod line_table;
+pub mod memory;
+pub mod object;
+pub mod reader;
+pub mod runtime;
+pub mod thread;
+
+pub use layout::Layout;
+pub use memory::{LiveProcess, MemoryError, MemorySource};
+pub use reader::{ReadError, Reader};
+pub use runtime::{AttachError, Target};

@@ -1,0 +1,112 @@
+//! Kinds that have a form of their own though they have parts: enums, paths, UUIDs, exceptions, ranges.
+
+use super::decode::Decoder;
+use super::{Content, Value};
+use crate::python::reader::{ReadError, Type, flags};
+
+impl Decoder<'_, '_> {
+    /// The value, if the type is one of these.
+    pub(super) fn native(&mut self, object: u64, found: &Type) -> Result<Option<Value>, ReadError> {
+        let name = found.name();
+        let class = |wanted: &str| found.class_names.iter().any(|class| class == wanted);
+        if class("Enum") {
+            return Ok(self.member_of_enum(object, found)?.map(|text| Value::new(name, Content::Text(text))));
+        }
+        if class("UUID") {
+            return Ok(self.uuid(object, found)?.map(|text| Value::new(name, Content::Text(text))));
+        }
+        if class("PurePath") {
+            return Ok(self.path(object, found)?.map(|text| Value::new(name, Content::Text(text))));
+        }
+        let offsets = self.reader.layout.object;
+        let memory = self.reader.memory;
+        if found.has(flags::EXCEPTION) {
+            let arguments = memory.u64(object.wrapping_add(offsets.exception_args))?;
+            let (items, length) = self.tuple(arguments)?;
+            let shown = items.len() as u64;
+            let elements = items.into_iter().map(|item| self.value(item)).collect();
+            let arguments = Value {
+                truncated: (length > shown).then_some(length),
+                ..Value::new("tuple", Content::Elements(elements))
+            };
+            let mut fields = vec![("args".to_owned(), arguments)];
+            let (attributes, _) = self.attributes(object, found, self.limits.fields)?;
+            for (name, value) in attributes {
+                let value = self.named(&name, value);
+                fields.push((name, value));
+            }
+            return Ok(Some(Value::new(name, Content::Fields(fields))));
+        }
+        for native in &found.native_names {
+            let names: &[&str] = match native.as_str() {
+                "range" | "slice" => &["start", "stop", "step"],
+                "functools.partial" => &["func", "args", "keywords"],
+                "cell" => &["contents"],
+                _ => continue,
+            };
+            let start = match native.as_str() {
+                "functools.partial" => offsets.partial_function,
+                "cell" => offsets.cell_value,
+                _ => offsets.range_start,
+            };
+            let mut fields = Vec::new();
+            for (at, field) in names.iter().enumerate() {
+                let part = memory.u64(object.wrapping_add(start + 8 * at as u64))?;
+                if part != 0 {
+                    fields.push(((*field).to_owned(), self.value(part)));
+                }
+            }
+            return Ok(Some(Value::new(name, Content::Fields(fields))));
+        }
+        Ok(None)
+    }
+
+    /// `<Colour.RED: 1>`
+    fn member_of_enum(&mut self, object: u64, found: &Type) -> Result<Option<String>, ReadError> {
+        let (Some(name), Some(value)) =
+            (self.attribute(object, found, "_name_")?, self.attribute(object, found, "_value_")?)
+        else {
+            return Ok(None);
+        };
+        let name = self.reader.name(name).unwrap_or_else(|_| "?".into());
+        Ok(Some(format!("<{}.{name}: {}>", found.name(), self.value(value))))
+    }
+
+    fn uuid(&self, object: u64, found: &Type) -> Result<Option<String>, ReadError> {
+        let Some(number) = self.attribute(object, found, "int")? else { return Ok(None) };
+        if !self.reader.type_of(number)?.has(flags::LONG) {
+            return Ok(None);
+        }
+        let number = self.integer(number)?.and_then(|digits| digits.parse::<u128>().ok());
+        Ok(number.map(|number| format!("UUID('{}')", uuid::Uuid::from_u128(number))))
+    }
+
+    /// `pathlib`: to 3.11 `_parts`, whose first is the root; since 3.12 `_raw_paths`, what it was made from.
+    fn path(&mut self, object: u64, found: &Type) -> Result<Option<String>, ReadError> {
+        let parts = match self.attribute(object, found, "_parts")? {
+            Some(parts) => Some(parts),
+            None => self.attribute(object, found, "_raw_paths")?,
+        };
+        let Some(parts) = parts else { return Ok(None) };
+        if !self.reader.type_of(parts)?.has(flags::LIST) {
+            return Ok(None);
+        }
+        let (items, _) = self.list(parts)?;
+        let mut path = String::new();
+        for item in items {
+            let part = self.reader.text(item, self.limits.text)?.text;
+            if part.starts_with('/') {
+                path.clear();
+            } else if !path.is_empty() && !path.ends_with('/') {
+                path.push('/');
+            }
+            path.push_str(&part);
+        }
+        let path = if path.is_empty() {
+            Value::new("str", Content::Str(".".into()))
+        } else {
+            Value::new("str", Content::Str(path))
+        };
+        Ok(Some(format!("{}({path})", found.name())))
+    }
+}

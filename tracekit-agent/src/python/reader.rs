@@ -1,0 +1,507 @@
+//! Strings, types and code objects at addresses of the target.
+
+use std::cell::{Cell, RefCell};
+use std::collections::HashMap;
+use std::rc::Rc;
+
+use super::layout::{Layout, LineTable};
+use super::line_table::{self, LineRange, line_at};
+use super::memory::{MemoryError, MemorySource};
+
+/// Characters of an identifier, a path or a type's name at most.
+const MAX_NAME: usize = 4096;
+/// Local names of a code object at most.
+const MAX_LOCALS: u64 = 4096;
+/// Bytes of a line table, and of bytecode, at most.
+const MAX_CODE: u64 = 16 << 20;
+/// Types in a method resolution order at most.
+const MAX_BASES: u64 = 256;
+/// Slots of one class at most.
+const MAX_SLOTS: u64 = 256;
+/// Types and code objects that are remembered.
+const MAX_CACHED: usize = 100_000;
+
+/// `tp_flags` (CPython `Include/object.h`).
+pub mod flags {
+    /// `Py_TPFLAGS_INLINE_VALUES` (3.13+)
+    pub const INLINE_VALUES: u64 = 1 << 2;
+    /// `Py_TPFLAGS_MANAGED_DICT` (3.11+)
+    pub const MANAGED_DICT: u64 = 1 << 4;
+    /// `Py_TPFLAGS_HEAPTYPE`
+    pub const HEAP_TYPE: u64 = 1 << 9;
+    /// `Py_TPFLAGS_READY`
+    pub const READY: u64 = 1 << 12;
+    /// `Py_TPFLAGS_LONG_SUBCLASS`; list, tuple, bytes, str, dict, exceptions and types follow.
+    pub const LONG: u64 = 1 << 24;
+    /// `Py_TPFLAGS_LIST_SUBCLASS`
+    pub const LIST: u64 = 1 << 25;
+    /// `Py_TPFLAGS_TUPLE_SUBCLASS`
+    pub const TUPLE: u64 = 1 << 26;
+    /// `Py_TPFLAGS_BYTES_SUBCLASS`
+    pub const BYTES: u64 = 1 << 27;
+    /// `Py_TPFLAGS_UNICODE_SUBCLASS`
+    pub const STR: u64 = 1 << 28;
+    /// `Py_TPFLAGS_DICT_SUBCLASS`
+    pub const DICT: u64 = 1 << 29;
+    /// `Py_TPFLAGS_BASE_EXC_SUBCLASS`
+    pub const EXCEPTION: u64 = 1 << 30;
+    /// `Py_TPFLAGS_TYPE_SUBCLASS`
+    pub const TYPE: u64 = 1 << 31;
+}
+
+/// Why something of the target could not be understood.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum ReadError {
+    /// It could not be read.
+    #[error(transparent)]
+    Memory(#[from] MemoryError),
+    /// It is not what it should be: it changed meanwhile, or never was.
+    #[error("not a valid {0}")]
+    Invalid(&'static str),
+}
+
+/// A string of the target.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Text {
+    /// Its characters, up to the limit; lone surrogates are replaced.
+    pub text: String,
+    /// How many it has in all.
+    pub length: u64,
+}
+
+/// A type object.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Type {
+    /// Where it is.
+    pub address: u64,
+    /// `tp_name`: with the module for types written in C.
+    pub full_name: String,
+    /// `tp_flags`
+    pub flags: u64,
+    /// `tp_basicsize`
+    pub basic_size: i64,
+    /// `tp_itemsize`
+    pub item_size: i64,
+    /// `tp_dictoffset`
+    pub dict_offset: i64,
+    /// `__slots__` of it and its bases: name and offset in an instance.
+    pub slots: Vec<(String, u64)>,
+    /// `tp_name` of those in its `__mro__` that are not classes written in Python.
+    pub native_names: Vec<String>,
+    /// `tp_name` of those in its `__mro__` that are classes written in Python.
+    pub class_names: Vec<String>,
+}
+
+impl Type {
+    /// `__name__`
+    #[must_use]
+    pub fn name(&self) -> &str {
+        self.full_name.rsplit('.').next().unwrap_or_default()
+    }
+
+    /// It has this `tp_flags` bit.
+    #[must_use]
+    pub fn has(&self, flag: u64) -> bool {
+        self.flags & flag != 0
+    }
+}
+
+/// What a local variable's slot holds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum LocalKind {
+    /// The value.
+    Fast,
+    /// A cell with the value.
+    Cell,
+    /// Not a variable that the source has (3.12+ comprehensions).
+    Hidden,
+}
+
+/// A code object.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Code {
+    /// Where it is.
+    pub address: u64,
+    /// `co_name`
+    pub name: String,
+    /// `co_qualname`; before 3.11 `co_name`.
+    pub qualname: String,
+    /// `co_filename`
+    pub filename: String,
+    /// `co_firstlineno`
+    pub first_line: i32,
+    /// `co_flags`
+    pub flags: u32,
+    /// Positional, positional-only and keyword-only parameters.
+    pub argument_counts: [u32; 3],
+    /// Local variables in the order of their slots.
+    pub locals: Vec<(String, LocalKind)>,
+    /// Address of the first instruction.
+    pub bytecode: u64,
+    /// Bytes of bytecode.
+    pub length: u32,
+    /// Lines of the instructions.
+    pub lines: Vec<LineRange>,
+}
+
+impl Code {
+    /// The function's kind: `async`, `generator`, `async generator`; empty for others.
+    #[must_use]
+    pub fn kind(&self) -> &'static str {
+        // CPython `Include/cpython/code.h`: CO_GENERATOR, CO_COROUTINE, CO_ITERABLE_COROUTINE,
+        // CO_ASYNC_GENERATOR.
+        match self.flags {
+            flags if flags & 0x200 != 0 => "async generator",
+            flags if flags & 0x80 != 0 => "async",
+            flags if flags & 0x20 != 0 => "generator",
+            _ => "",
+        }
+    }
+
+    /// Locals are in slots: a function, not a module's or class's body (`CO_OPTIMIZED`).
+    #[must_use]
+    pub fn is_function(&self) -> bool {
+        self.flags & 1 != 0
+    }
+
+    /// The line of the instruction at this offset.
+    #[must_use]
+    pub fn line_at(&self, offset: u32) -> Option<i32> {
+        line_at(&self.lines, offset)
+    }
+
+    /// The lines that have instructions, ascending.
+    #[must_use]
+    pub fn breakable_lines(&self) -> Vec<i32> {
+        let mut lines: Vec<i32> =
+            self.lines.iter().filter_map(|range| range.line).filter(|line| *line > 0).collect();
+        lines.sort_unstable();
+        lines.dedup();
+        lines
+    }
+}
+
+/// Reads one target. Types and code objects live long; they are remembered until [`Self::forget`].
+pub struct Reader<'a> {
+    /// Where bytes come from.
+    pub memory: &'a dyn MemorySource,
+    /// Where CPython keeps what.
+    pub layout: Layout,
+    types: RefCell<HashMap<u64, Rc<Type>>>,
+    codes: RefCell<HashMap<u64, Rc<Code>>>,
+    code_type: Cell<Option<u64>>,
+}
+
+impl<'a> Reader<'a> {
+    /// A reader of this memory.
+    #[must_use]
+    pub fn new(memory: &'a dyn MemorySource, layout: Layout) -> Self {
+        Self {
+            memory,
+            layout,
+            types: RefCell::default(),
+            codes: RefCell::default(),
+            code_type: Cell::new(None),
+        }
+    }
+
+    /// Forgets what was read before.
+    pub fn forget(&self) {
+        self.types.borrow_mut().clear();
+        self.codes.borrow_mut().clear();
+    }
+
+    /// The address of an object's type.
+    ///
+    /// # Errors
+    /// If there is no memory.
+    pub fn type_address(&self, object: u64) -> Result<u64, ReadError> {
+        Ok(self.memory.u64(object.wrapping_add(self.layout.object_type))?)
+    }
+
+    /// The type of an object.
+    ///
+    /// # Errors
+    /// If what is there is no type.
+    pub fn type_of(&self, object: u64) -> Result<Rc<Type>, ReadError> {
+        self.type_at(self.type_address(object)?)
+    }
+
+    /// The type object at an address.
+    ///
+    /// # Errors
+    /// If what is there is no type.
+    pub fn type_at(&self, address: u64) -> Result<Rc<Type>, ReadError> {
+        if let Some(known) = self.types.borrow().get(&address) {
+            return Ok(Rc::clone(known));
+        }
+        let read = Rc::new(self.read_type(address)?);
+        let mut types = self.types.borrow_mut();
+        if types.len() >= MAX_CACHED {
+            types.clear();
+        }
+        types.insert(address, Rc::clone(&read));
+        Ok(read)
+    }
+
+    fn type_flags(&self, address: u64) -> Result<u64, ReadError> {
+        let flags = self.memory.u64(address.wrapping_add(self.layout.object.tp_flags))?;
+        if flags & flags::READY == 0 || !address.is_multiple_of(8) {
+            return Err(ReadError::Invalid("type"));
+        }
+        Ok(flags)
+    }
+
+    fn type_name(&self, address: u64) -> Result<String, ReadError> {
+        let name = self.memory.u64(address.wrapping_add(self.layout.object.tp_name))?;
+        let bytes = self.memory.c_string(name, MAX_NAME)?;
+        String::from_utf8(bytes).map_err(|_| ReadError::Invalid("type name"))
+    }
+
+    fn read_type(&self, address: u64) -> Result<Type, ReadError> {
+        let offsets = &self.layout.object;
+        let word = |offset: u64| self.memory.i64(address.wrapping_add(offset));
+        let flags = self.type_flags(address)?;
+        // Types are instances of a type.
+        let meta = self.type_address(address)?;
+        if self.type_flags(meta)? & flags::TYPE == 0 {
+            return Err(ReadError::Invalid("type"));
+        }
+        let mut found = Type {
+            address,
+            full_name: self.type_name(address)?,
+            flags,
+            basic_size: word(offsets.tp_basicsize)?,
+            item_size: word(offsets.tp_itemsize)?,
+            dict_offset: word(offsets.tp_dictoffset)?,
+            slots: Vec::new(),
+            native_names: Vec::new(),
+            class_names: Vec::new(),
+        };
+        // A type that is being made has no MRO yet.
+        let order = self.memory.u64(address.wrapping_add(offsets.tp_mro))?;
+        let order = if order == 0 { vec![address] } else { self.tuple(order, MAX_BASES)? };
+        for base in order {
+            let flags = self.type_flags(base)?;
+            let name = self.type_name(base)?;
+            // Classes written in Python have no module in `tp_name`; types made by C modules have.
+            if flags & flags::HEAP_TYPE != 0 && !name.contains('.') {
+                found.class_names.push(name);
+                self.read_slots(base, &mut found.slots)?;
+            } else {
+                found.native_names.push(name);
+            }
+        }
+        Ok(found)
+    }
+
+    /// `PyMemberDef`s of a heap type follow it: `{char *name; int type; Py_ssize_t offset; …}`, 40 bytes.
+    fn read_slots(&self, address: u64, slots: &mut Vec<(String, u64)>) -> Result<(), ReadError> {
+        let count = self.memory.u64(address.wrapping_add(self.layout.object.ob_size))?;
+        if count == 0 || count > MAX_SLOTS {
+            return Ok(());
+        }
+        let meta = self.type_address(address)?;
+        let size = self.memory.u64(meta.wrapping_add(self.layout.object.tp_basicsize))?;
+        if size > MAX_NAME as u64 {
+            return Err(ReadError::Invalid("type"));
+        }
+        for at in 0..count {
+            let member = address.wrapping_add(size).wrapping_add(at * 40);
+            let name = self.memory.u64(member)?;
+            let offset = self.memory.u64(member.wrapping_add(16))?;
+            let name = self.memory.c_string(name, MAX_NAME)?;
+            if offset < 1 << 20 && slots.len() < MAX_SLOTS as usize {
+                slots.push((String::from_utf8_lossy(&name).into_owned(), offset));
+            }
+        }
+        Ok(())
+    }
+
+    /// A `str`, at most `limit` characters of it.
+    ///
+    /// # Errors
+    /// If the object is no string.
+    pub fn text(&self, object: u64, limit: usize) -> Result<Text, ReadError> {
+        let offsets = &self.layout.object;
+        let meta = self.type_address(object)?;
+        if self.type_flags(meta)? & flags::STR == 0 {
+            return Err(ReadError::Invalid("str"));
+        }
+        let length = self.memory.u64(object.wrapping_add(offsets.str_length))?;
+        let state = self.memory.u32(object.wrapping_add(offsets.str_state))? >> self.layout.str_kind_shift;
+        if length > 1 << 46 {
+            return Err(ReadError::Invalid("str"));
+        }
+        let (width, compact, ascii) = (state & 7, state & 8 != 0, state & 16 != 0);
+        let data = if !compact {
+            self.memory.u64(object.wrapping_add(offsets.str_data))?
+        } else if ascii {
+            object.wrapping_add(offsets.str_ascii)
+        } else {
+            object.wrapping_add(offsets.str_data)
+        };
+        let count = usize::try_from(length).unwrap_or(usize::MAX).min(limit);
+        let any = |code| char::from_u32(code).unwrap_or(char::REPLACEMENT_CHARACTER);
+        let text = match width {
+            1 => self.memory.bytes(data, count)?.iter().map(|byte| char::from(*byte)).collect(),
+            2 => {
+                let bytes = self.memory.bytes(data, count.saturating_mul(2))?;
+                let units = bytes.chunks_exact(2);
+                units
+                    .map(|unit| any(u32::from(u16::from_le_bytes(unit.try_into().unwrap_or_default()))))
+                    .collect()
+            }
+            4 => {
+                let bytes = self.memory.bytes(data, count.saturating_mul(4))?;
+                let units = bytes.chunks_exact(4);
+                units.map(|unit| any(u32::from_le_bytes(unit.try_into().unwrap_or_default()))).collect()
+            }
+            _ => return Err(ReadError::Invalid("str")),
+        };
+        Ok(Text { text, length })
+    }
+
+    /// A `str` that is a name or a path.
+    ///
+    /// # Errors
+    /// If the object is no string, or too long for a name.
+    pub fn name(&self, object: u64) -> Result<String, ReadError> {
+        let text = self.text(object, MAX_NAME)?;
+        if text.length > MAX_NAME as u64 { Err(ReadError::Invalid("name")) } else { Ok(text.text) }
+    }
+
+    /// The data of a `bytes`: its address and length.
+    ///
+    /// # Errors
+    /// If the object is no `bytes`, or is longer than `limit`.
+    pub fn bytes_data(&self, object: u64, limit: u64) -> Result<(u64, u64), ReadError> {
+        if self.type_flags(self.type_address(object)?)? & flags::BYTES == 0 {
+            return Err(ReadError::Invalid("bytes"));
+        }
+        let size = self.memory.u64(object.wrapping_add(self.layout.object.ob_size))?;
+        if size > limit {
+            return Err(ReadError::Invalid("bytes"));
+        }
+        Ok((object.wrapping_add(self.layout.object.bytes_data), size))
+    }
+
+    /// The items of a `tuple`.
+    ///
+    /// # Errors
+    /// If the object is no tuple, or has more than `limit` items.
+    pub fn tuple(&self, object: u64, limit: u64) -> Result<Vec<u64>, ReadError> {
+        if self.type_flags(self.type_address(object)?)? & flags::TUPLE == 0 {
+            return Err(ReadError::Invalid("tuple"));
+        }
+        let size = self.memory.u64(object.wrapping_add(self.layout.object.ob_size))?;
+        if size > limit {
+            return Err(ReadError::Invalid("tuple"));
+        }
+        let items = object.wrapping_add(self.layout.object.tuple_items);
+        Ok(self.memory.words(items, usize::try_from(size).unwrap_or(0))?)
+    }
+
+    /// The address of `PyCode_Type`, once it is known.
+    #[must_use]
+    pub fn code_type(&self) -> Option<u64> {
+        self.code_type.get()
+    }
+
+    /// Says where `PyCode_Type` is.
+    pub fn set_code_type(&self, address: u64) {
+        self.code_type.set(Some(address));
+    }
+
+    /// The code object at an address.
+    ///
+    /// # Errors
+    /// If what is there is no code object.
+    pub fn code(&self, address: u64) -> Result<Rc<Code>, ReadError> {
+        if let Some(known) = self.codes.borrow().get(&address) {
+            return Ok(Rc::clone(known));
+        }
+        let read = Rc::new(self.read_code(address)?);
+        let mut codes = self.codes.borrow_mut();
+        if codes.len() >= MAX_CACHED {
+            codes.clear();
+        }
+        codes.insert(address, Rc::clone(&read));
+        Ok(read)
+    }
+
+    fn read_code(&self, address: u64) -> Result<Code, ReadError> {
+        let meta = self.type_address(address)?;
+        match self.code_type.get() {
+            Some(known) if known != meta => return Err(ReadError::Invalid("code object")),
+            Some(_) => {}
+            None if self.type_at(meta)?.full_name != "code" => return Err(ReadError::Invalid("code object")),
+            None => {}
+        }
+        let offsets = &self.layout.code;
+        let pointer = |offset: u64| self.memory.u64(address.wrapping_add(offset));
+        let name = self.name(pointer(offsets.name)?)?;
+        let qualname = self.name(pointer(offsets.qualname)?)?;
+        let filename = self.name(pointer(offsets.filename)?)?;
+        let first_line = self.memory.i32(address.wrapping_add(offsets.first_line))?;
+        let flags = self.memory.u32(address.wrapping_add(offsets.flags))?;
+        let mut argument_counts = [0; 3];
+        for (at, count) in argument_counts.iter_mut().enumerate() {
+            *count = self.memory.u32(address.wrapping_add(offsets.argcount + 4 * at as u64))?;
+            if u64::from(*count) > MAX_LOCALS {
+                return Err(ReadError::Invalid("code object"));
+            }
+        }
+        let (bytecode, length) = if self.layout.lines == LineTable::Locations {
+            let units = self.memory.u64(address.wrapping_add(self.layout.object.ob_size))?;
+            (address.wrapping_add(offsets.bytecode), units.saturating_mul(2))
+        } else {
+            self.bytes_data(pointer(offsets.bytecode)?, MAX_CODE)?
+        };
+        let length = u32::try_from(length).ok().filter(|length| u64::from(*length) <= MAX_CODE);
+        let length = length.ok_or(ReadError::Invalid("code object"))?;
+        let (table, size) = self.bytes_data(pointer(offsets.line_table)?, MAX_CODE)?;
+        let table = self.memory.bytes(table, usize::try_from(size).unwrap_or(0))?;
+        Ok(Code {
+            address,
+            name,
+            qualname,
+            filename,
+            first_line,
+            flags,
+            argument_counts,
+            locals: self.local_names(address)?,
+            bytecode,
+            length,
+            lines: line_table::decode(self.layout.lines, &table, first_line, length),
+        })
+    }
+
+    fn local_names(&self, address: u64) -> Result<Vec<(String, LocalKind)>, ReadError> {
+        let offsets = &self.layout.code;
+        let names = |offset: u64| -> Result<Vec<String>, ReadError> {
+            let tuple = self.memory.u64(address.wrapping_add(offset))?;
+            let items = self.tuple(tuple, MAX_LOCALS)?;
+            items.into_iter().map(|item| self.name(item)).collect()
+        };
+        let all = names(offsets.local_names)?;
+        if self.layout.lines != LineTable::Locations {
+            let cells = names(offsets.cell_names)?.into_iter().chain(names(offsets.free_names)?);
+            let fast = all.into_iter().map(|name| (name, LocalKind::Fast));
+            return Ok(fast.chain(cells.map(|name| (name, LocalKind::Cell))).collect());
+        }
+        let kinds = self.memory.u64(address.wrapping_add(offsets.local_kinds))?;
+        let (kinds, size) = self.bytes_data(kinds, MAX_LOCALS)?;
+        let kinds = self.memory.bytes(kinds, usize::try_from(size).unwrap_or(0))?;
+        if kinds.len() != all.len() {
+            return Err(ReadError::Invalid("code object"));
+        }
+        // CPython `Include/internal/pycore_code.h`: CO_FAST_HIDDEN, CO_FAST_CELL, CO_FAST_FREE.
+        let kind = |byte: u8| match byte {
+            byte if byte & 0xc0 != 0 => LocalKind::Cell,
+            byte if byte & 0x10 != 0 => LocalKind::Hidden,
+            _ => LocalKind::Fast,
+        };
+        Ok(all.into_iter().zip(kinds).map(|(name, byte)| (name, kind(byte))).collect())
+    }
+}
