@@ -146,7 +146,7 @@ fn values_are_what_the_process_says() {
         let (target, _) = open(process);
         let reader = target.reader().unwrap();
         let main = process.0.id();
-        let stacks = target.stacks(&reader, |_, tid| tid == Some(main)).unwrap();
+        let stacks = target.stacks(&reader, None, |_, tid| tid == Some(main)).unwrap();
         let frame = stacks[0].stack.frames.iter().find(|frame| frame.code.name == "hold").unwrap();
         let variables = locals(&reader, frame).unwrap();
         let corpus = variables.iter().find(|local| local.name == "values").unwrap();
@@ -184,7 +184,7 @@ fn stacks_are_what_the_process_says() {
     on_every_interpreter(|process, facts| {
         let (target, _) = open(process);
         let reader = target.reader().unwrap();
-        let stacks = target.stacks(&reader, |_, _| true).unwrap();
+        let stacks = target.stacks(&reader, None, |_, _| true).unwrap();
         let mut failures = Vec::new();
         let expected = facts["stacks"].as_object().unwrap();
         assert_eq!(expected.len(), 6);

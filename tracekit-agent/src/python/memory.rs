@@ -2,10 +2,16 @@
 //!
 //! Everything that is read belongs to the target and may change or be nonsense: a read fails with an error,
 //! it never panics, and it never reads more than was asked for in one page of 4 KiB granularity.
+//!
+//! A live process runs on while it is read. A *pass* ([`LiveProcess::begin`]) records what is read, and at its
+//! end all of it is read again and compared ([`LiveProcess::recheck`]). Every first read is before every second
+//! one, so bytes that are equal in both were there at one moment, the one between, unless they changed and
+//! changed back around it: all values of a pass whose bytes did not change belong together.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
 use std::io;
+use std::ops::Range;
 
 /// Bytes of a page of the cache; a divisor of every page size Linux has.
 pub const PAGE: u64 = 4096;
@@ -33,6 +39,17 @@ pub enum MemoryError {
     Denied,
 }
 
+/// What bytes are read for, which decides what it means if they change.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Use {
+    /// A value or a stack is made from them.
+    Value,
+    /// Many values are: they describe a type or a code object.
+    Shared,
+    /// They say something of the moment only, such as who runs, and may change.
+    Passing,
+}
+
 /// A source of the target's memory.
 pub trait MemorySource {
     /// Fills `buf` with the bytes from `address`.
@@ -40,6 +57,19 @@ pub trait MemorySource {
     /// # Errors
     /// If not all of them can be read; `buf` then holds anything.
     fn read(&self, address: u64, buf: &mut [u8]) -> Result<(), MemoryError>;
+
+    /// As [`Self::read`], and says what for.
+    ///
+    /// # Errors
+    /// As [`Self::read`].
+    fn read_as(&self, address: u64, buf: &mut [u8], _purpose: Use) -> Result<(), MemoryError> {
+        self.read(address, buf)
+    }
+
+    /// The number of the current pass: within one, the same address reads the same.
+    fn pass(&self) -> u64 {
+        0
+    }
 
     /// Says which addresses are about to be read, so that a source may fetch them at once.
     fn prefetch(&self, _addresses: &[u64]) {}
@@ -137,6 +167,8 @@ pub trait MemorySource {
 }
 
 type Page = Option<Box<[u8]>>;
+/// Address and length of something that was read.
+type Extent = (u64, usize);
 
 /// The memory of a running process, read by `process_vm_readv`: the process is not stopped, and nothing is
 /// written. Pages are kept until [`Self::forget`]: one pass sees each page at one moment.
@@ -144,19 +176,108 @@ type Page = Option<Box<[u8]>>;
 pub struct LiveProcess {
     pid: libc::pid_t,
     pages: RefCell<HashMap<u64, Page>>,
+    pass: Cell<u64>,
+    /// What was read since [`Self::begin`], while somebody will ask.
+    record: RefCell<Option<Record>>,
+    /// Pages that the last whole pass needed: the next one fetches them at once.
+    usual: RefCell<Vec<u64>>,
+}
+
+#[derive(Debug, Default)]
+struct Record {
+    values: Vec<Extent>,
+    shared: Vec<Extent>,
+    /// The first so many of the values were on pages that the cache had no room for.
+    lost: usize,
+}
+
+/// What changed between the two reads of a pass.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Changes {
+    /// Positions in the record, ascending.
+    changed: Vec<usize>,
+    /// What many values were made from changed.
+    all: bool,
+}
+
+impl Changes {
+    /// Something changed that was read between these positions of [`LiveProcess::position`].
+    #[must_use]
+    pub fn in_range(&self, range: &Range<usize>) -> bool {
+        let next = self.changed.partition_point(|at| *at < range.start);
+        self.all || self.changed.get(next).is_some_and(|at| *at < range.end)
+    }
+
+    /// Something changed that many values were made from: none of them holds.
+    #[must_use]
+    pub fn shared(&self) -> bool {
+        self.all
+    }
 }
 
 impl LiveProcess {
     /// The process with this pid of the agent's pid namespace. Nothing is read yet.
     #[must_use]
     pub fn new(pid: u32) -> Self {
-        // A pid that is no pid reads as a process that has ended.
-        Self { pid: pid.try_into().unwrap_or(0), pages: RefCell::default() }
+        Self {
+            // A pid that is no pid reads as a process that has ended.
+            pid: pid.try_into().unwrap_or(0),
+            pages: RefCell::default(),
+            pass: Cell::new(0),
+            record: RefCell::default(),
+            usual: RefCell::default(),
+        }
     }
 
     /// Forgets the pages: what is read next is what the process has then.
     pub fn forget(&self) {
         self.pages.borrow_mut().clear();
+        self.pass.set(self.pass.get() + 1);
+    }
+
+    /// Begins a pass: forgets the pages and records what is read. A `whole` pass is one over everything that
+    /// is of interest, and usually reads what the last one did.
+    pub fn begin(&self, whole: bool) {
+        self.forget();
+        *self.record.borrow_mut() = Some(Record::default());
+        if whole {
+            // What cannot be read any more is an error when it is needed.
+            let _ = self.fetch(&self.usual.borrow());
+        }
+    }
+
+    /// The position in the record: what is read between two positions is asked for with both.
+    #[must_use]
+    pub fn position(&self) -> usize {
+        self.record.borrow().as_ref().map_or(0, |record| record.values.len())
+    }
+
+    /// Ends a pass: reads everything again that was read in it, and compares. What is read next is of the
+    /// second reading.
+    ///
+    /// # Errors
+    /// If the process ended or may not be read.
+    pub fn recheck(&self, whole: bool) -> Result<Changes, MemoryError> {
+        let Some(record) = self.record.take() else { return Ok(Changes::default()) };
+        let before = self.pages.take();
+        self.pass.set(self.pass.get() + 1);
+        let extents = record.values.iter().chain(&record.shared);
+        let mut pages: Vec<u64> = extents.flat_map(|extent| pages_of(*extent)).collect();
+        pages.sort_unstable();
+        pages.dedup();
+        self.fetch(&pages)?;
+        let now = self.pages.borrow();
+        let differs = |extent: &Extent| !same_bytes(&before, &now, *extent);
+        let changed = record.values.iter().enumerate();
+        let changed = changed.filter(|(at, extent)| *at < record.lost || differs(extent));
+        let changes = Changes {
+            changed: changed.map(|(at, _)| at).collect(),
+            all: record.shared.iter().any(differs),
+        };
+        if whole {
+            *self.usual.borrow_mut() = pages;
+        }
+        Ok(changes)
     }
 
     /// Reads past the cache: for large ranges, and to see what changed since.
@@ -172,16 +293,6 @@ impl LiveProcess {
         }
     }
 
-    /// A pointer, past the cache.
-    ///
-    /// # Errors
-    /// As [`MemorySource::read`].
-    pub fn u64_now(&self, address: u64) -> Result<u64, MemoryError> {
-        let mut buf = [0; 8];
-        self.read_now(address, &mut buf)?;
-        Ok(u64::from_le_bytes(buf))
-    }
-
     /// Brings pages into the cache; those that cannot be read are remembered as such.
     fn fetch(&self, pages: &[u64]) -> Result<(), MemoryError> {
         let mut missing: Vec<u64> = {
@@ -190,19 +301,22 @@ impl LiveProcess {
         };
         missing.sort_unstable();
         missing.dedup();
-        if self.pages.borrow().len() + missing.len() > MAX_PAGES {
-            self.forget();
+        let mut cached = self.pages.borrow_mut();
+        if cached.len() + missing.len() > MAX_PAGES {
+            cached.clear();
+            if let Some(record) = self.record.borrow_mut().as_mut() {
+                record.lost = record.values.len();
+            }
         }
         let page_size = PAGE as usize;
         let mut rest = missing.as_slice();
         while !rest.is_empty() {
             let batch = rest.get(..MAX_RANGES).unwrap_or(rest);
-            let ranges: Vec<(u64, usize)> = batch.iter().map(|page| (*page, page_size)).collect();
+            let ranges: Vec<Extent> = batch.iter().map(|page| (*page, page_size)).collect();
             let mut buf = vec![0; batch.len() * page_size];
             let read = vectored(self.pid, &ranges, &mut buf)?;
             // The call ends at the first range that cannot be read.
             let complete = read / page_size;
-            let mut cached = self.pages.borrow_mut();
             for (page, bytes) in batch.iter().zip(buf.chunks_exact(page_size)).take(complete) {
                 cached.insert(*page, Some(bytes.into()));
             }
@@ -215,35 +329,76 @@ impl LiveProcess {
         }
         Ok(())
     }
+
+    fn note(&self, extent: Extent, purpose: Use) {
+        if let Some(record) = self.record.borrow_mut().as_mut() {
+            match purpose {
+                Use::Value => record.values.push(extent),
+                Use::Shared => record.shared.push(extent),
+                Use::Passing => {}
+            }
+        }
+    }
+}
+
+/// The first addresses of the pages that an extent touches. It ends in user space.
+fn pages_of((address, length): Extent) -> impl Iterator<Item = u64> {
+    (address - address % PAGE..address + length as u64).step_by(PAGE as usize)
+}
+
+/// The part of an extent that is on a page: offset and length.
+fn part_on(page: u64, (address, length): Extent) -> Range<usize> {
+    let end = (address + length as u64).min(page + PAGE);
+    (address.max(page) - page) as usize..(end - page) as usize
+}
+
+fn same_bytes(before: &HashMap<u64, Page>, now: &HashMap<u64, Page>, extent: Extent) -> bool {
+    pages_of(extent).all(|page| match (before.get(&page), now.get(&page)) {
+        (Some(Some(before)), Some(Some(now))) => {
+            before.get(part_on(page, extent)) == now.get(part_on(page, extent))
+        }
+        (Some(None), Some(None)) => true,
+        _ => false,
+    })
 }
 
 impl MemorySource for LiveProcess {
     fn read(&self, address: u64, buf: &mut [u8]) -> Result<(), MemoryError> {
+        self.read_as(address, buf, Use::Value)
+    }
+
+    fn read_as(&self, address: u64, buf: &mut [u8], purpose: Use) -> Result<(), MemoryError> {
         if buf.is_empty() {
             return Ok(());
         }
         let unmapped = MemoryError::Unmapped { address };
-        let end = address.checked_add(buf.len() as u64).filter(|end| *end < END_OF_USER_SPACE);
-        let end = end.ok_or(unmapped)?;
-        let first = address - address % PAGE;
-        if end - first > 64 * PAGE {
-            return self.read_now(address, buf);
+        let end = address.checked_add(buf.len() as u64);
+        if end.is_none_or(|end| end >= END_OF_USER_SPACE) {
+            return Err(unmapped);
         }
-        let pages: Vec<u64> = (first..end).step_by(PAGE as usize).collect();
-        self.fetch(&pages)?;
+        let extent = (address, buf.len());
+        self.note(extent, purpose);
+        let is_cached = {
+            let cached = self.pages.borrow();
+            pages_of(extent).all(|page| cached.contains_key(&page))
+        };
+        if !is_cached {
+            self.fetch(&pages_of(extent).collect::<Vec<_>>())?;
+        }
         let cached = self.pages.borrow();
-        let mut at = address;
         let mut rest = buf;
-        for page in pages {
+        for page in pages_of(extent) {
             let bytes = cached.get(&page).and_then(Option::as_deref).ok_or(unmapped)?;
-            let from = bytes.get((at - page) as usize..).ok_or(unmapped)?;
-            let count = from.len().min(rest.len());
-            let (now, later) = rest.split_at_mut(count);
-            now.copy_from_slice(from.get(..count).ok_or(unmapped)?);
+            let from = bytes.get(part_on(page, extent)).ok_or(unmapped)?;
+            let (now, later) = rest.split_at_mut_checked(from.len()).ok_or(unmapped)?;
+            now.copy_from_slice(from);
             rest = later;
-            at += count as u64;
         }
         Ok(())
+    }
+
+    fn pass(&self) -> u64 {
+        self.pass.get()
     }
 
     fn prefetch(&self, addresses: &[u64]) {
@@ -329,6 +484,39 @@ mod tests {
             assert_eq!(memory.u64(hole), Err(MemoryError::Unmapped { address: hole }), "{hole:#x}");
         }
         assert_eq!(LiveProcess::new(u32::MAX).u8(address), Err(MemoryError::Gone));
+    }
+
+    #[test]
+    fn a_second_reading_finds_what_changed() {
+        use std::sync::atomic::{AtomicU64, Ordering};
+        let words: Vec<AtomicU64> = (0..2000).map(AtomicU64::new).collect();
+        let address = |at: usize| &raw const words[at] as u64;
+        let memory = LiveProcess::new(std::process::id());
+        for whole in [true, false] {
+            memory.begin(whole);
+            let before = words[1500].load(Ordering::Relaxed);
+            memory.u64(address(100)).unwrap();
+            let first = memory.position();
+            memory.u64(address(1500)).unwrap();
+            memory.u64(8).unwrap_err();
+            let second = memory.position();
+            memory.u64(address(101)).unwrap();
+            memory.read_as(address(102), &mut [0; 8], Use::Passing).unwrap();
+            let third = memory.position();
+            words[1500].store(before + 1, Ordering::Relaxed);
+            words[102].store(before + 1, Ordering::Relaxed);
+            // Until it is asked, the pass sees what it saw.
+            assert_eq!(memory.u64(address(1500)).unwrap(), before);
+            let changes = memory.recheck(whole).unwrap();
+            assert!(changes.in_range(&(first..second)) && changes.in_range(&(0..third)));
+            assert!(!changes.in_range(&(0..first)) && !changes.in_range(&(second..third)));
+            assert_eq!(memory.u64(address(1500)).unwrap(), before + 1);
+        }
+        memory.begin(true);
+        memory.read_as(address(7), &mut [0; 8], Use::Shared).unwrap();
+        assert!(memory.pass() > 0);
+        words[7].store(1, Ordering::Relaxed);
+        assert!(memory.recheck(true).unwrap().in_range(&(0..1)));
     }
 
     #[test]

@@ -7,6 +7,8 @@
 //! not hold is marked, not believed.
 
 pub mod code;
+pub mod dump;
+pub mod evidence;
 pub mod frame;
 #[cfg(test)]
 mod hostile;
