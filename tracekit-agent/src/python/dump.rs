@@ -1,14 +1,21 @@
 //! The stacks of a process with their variables, and which of them hold.
 //!
-//! The process runs on while it is read, so what is read may be of different moments. A pass (see
-//! [`super::memory`]) reads everything twice; what is not marked `changing` was so, all of it together, at one
-//! moment between the two readings. Threads with something that is marked are read again by themselves, which
-//! takes less time, so their moment may be another one than the other threads'.
+//! The process runs on while it is read, so what is read may be of different moments. Two things tell:
 //!
-//! What this cannot notice: memory that changed and changed back within the pass, which takes some hundred
-//! microseconds for a thread. Python objects that are made anew are almost always elsewhere or different; a
-//! flag that is toggled all the time may be combined with a neighbour's state of a moment earlier. What a
-//! breakpoint captures has no such limits: the thread itself stands still there.
+//! - The kernel says which threads did not run meanwhile ([`super::rest`]). The stack of such a thread, and all
+//!   that it refers to and that cannot change (numbers, strings, tuples of them), is exact: it holds references,
+//!   so nothing of it was freed.
+//! - Everything is read twice and compared ([`super::memory`]). What is equal was so at the moment between
+//!   the two readings, all of it together, unless it changed and changed back around that moment.
+//!
+//! A thread is marked `changing` if it may have run, and a variable if something that its value was made from
+//! was not the same in both readings. A value with neither mark is one that the variable had, whole: it can
+//! be wrong only if it is a container that *another* thread changed and changed back meanwhile. In a thread
+//! that is marked, a variable without a mark was the same in two readings; memory that is freed and used
+//! again all the time can look so, which is why the mark of the thread stays.
+//!
+//! Threads with any mark are read again by themselves, which takes less time, so their moment may be another
+//! one than the other threads'. What a breakpoint captures has no such limits: the thread stands still there.
 
 use std::collections::BTreeMap;
 use std::ops::Range;
@@ -17,6 +24,7 @@ use std::time::Instant;
 use super::frame::{Frame, Stack, each_local, locals_dict, still_there, walk};
 use super::object::{Content, Decoder, Limits, Value};
 use super::reader::Reader;
+use super::rest::Rest;
 use super::runtime::{AttachError, Target};
 use super::thread::{ThreadState, newest_frame, thread_states};
 
@@ -34,7 +42,7 @@ pub struct ThreadStack {
     pub name: Option<String>,
     /// Its stack.
     pub stack: Stack,
-    /// The stack changed in every attempt to read it: frames may be of different moments.
+    /// It ran, or may have, in every attempt to read it: frames and variables may be of different moments.
     pub changing: bool,
     /// What is known of each of the frames.
     pub frames: Vec<FrameState>,
@@ -77,6 +85,8 @@ struct Draft {
     stack: Range<usize>,
     /// What each variable was read from.
     variables: Vec<Vec<Range<usize>>>,
+    /// How much of it is marked.
+    marks: usize,
 }
 
 impl Target {
@@ -95,31 +105,23 @@ impl Target {
         let tids = self.thread_ids();
         let mut states = self.states(reader, &tids)?;
         states.reverse();
-        self.memory.begin(true);
-        let mut decoder =
-            variables.map(|variables| Decoder::new(reader, variables.limits, variables.redact));
-        let mut drafts: Vec<Draft> = states
-            .into_iter()
-            .filter_map(|state| {
-                let tid = state.native_id.and_then(|id| tids.get(&id)).copied();
-                wanted(&state, tid).then(|| self.draft(reader, state, tid, decoder.as_mut()))
-            })
-            .collect();
-        let changed = self.settle(reader, &mut drafts, true)?;
-        for (draft, mut is_changed) in drafts.iter_mut().zip(changed) {
-            let limit = variables.map_or(Limits::default().time, |variables| variables.limits.time);
+        let wanted = states.into_iter().filter_map(|state| {
+            let tid = state.native_id.and_then(|id| tids.get(&id)).copied();
+            wanted(&state, tid).then_some((state, tid))
+        });
+        let mut drafts = self.attempt(reader, variables, true, wanted.collect())?;
+        let limit = variables.map_or(Limits::default().time, |variables| variables.limits.time);
+        for draft in &mut drafts {
             for _ in 1..ATTEMPTS {
-                if !is_changed || start.elapsed() > limit {
+                if draft.marks == 0 || start.elapsed() > limit {
                     break;
                 }
-                self.memory.begin(false);
-                let mut decoder =
-                    variables.map(|variables| Decoder::new(reader, variables.limits, variables.redact));
-                let (state, tid) = (draft.thread.state.clone(), draft.thread.tid);
-                let mut again = [self.draft(reader, state, tid, decoder.as_mut())];
-                is_changed = self.settle(reader, &mut again, false)?.contains(&true);
-                let [again] = again;
-                *draft = again;
+                let thread = vec![(draft.thread.state.clone(), draft.thread.tid)];
+                for again in self.attempt(reader, variables, false, thread)? {
+                    if again.marks <= draft.marks {
+                        *draft = again;
+                    }
+                }
             }
         }
         let mut threads: Vec<ThreadStack> = drafts.into_iter().map(|draft| draft.thread).collect();
@@ -127,6 +129,36 @@ impl Target {
             thread.name = thread.tid.and_then(|tid| self.thread_name(tid));
         }
         Ok(threads)
+    }
+
+    /// Reads threads in one pass.
+    fn attempt(
+        &self,
+        reader: &Reader<'_>,
+        variables: Option<Variables>,
+        whole: bool,
+        threads: Vec<(ThreadState, Option<u32>)>,
+    ) -> Result<Vec<Draft>, AttachError> {
+        let rests: Vec<Option<Rest>> = threads.iter().map(|(_, tid)| self.rest(*tid)).collect();
+        self.memory.begin(whole);
+        let mut decoder =
+            variables.map(|variables| Decoder::new(reader, variables.limits, variables.redact));
+        let drafts = threads.into_iter().map(|(state, tid)| self.draft(reader, state, tid, decoder.as_mut()));
+        let mut drafts: Vec<Draft> = drafts.collect();
+        self.settle(reader, &mut drafts, whole)?;
+        for (draft, rest) in drafts.iter_mut().zip(rests) {
+            let rested = rest.is_some() && rest == self.rest(draft.thread.tid);
+            if !rested {
+                draft.marks += usize::from(!draft.thread.changing);
+                draft.thread.changing = true;
+            }
+        }
+        Ok(drafts)
+    }
+
+    /// The thread does not run now.
+    fn rest(&self, tid: Option<u32>) -> Option<Rest> {
+        Rest::now(&self.proc_path(&format!("task/{}/status", tid?)))
     }
 
     /// The list of threads, read until it is the same twice: threads come and go.
@@ -181,7 +213,7 @@ impl Target {
             variables.push(read);
         }
         let thread = ThreadStack { state, tid, name: None, stack, changing: false, frames };
-        Draft { thread, stack: walked, variables }
+        Draft { thread, stack: walked, variables, marks: 0 }
     }
 
     /// The variables of a frame and what each was read from. Of modules' and classes' bodies, names with two
@@ -216,37 +248,31 @@ impl Target {
         (found, read)
     }
 
-    /// Ends the pass and marks what does not hold. Returns which threads have something that does not.
-    fn settle(
-        &self,
-        reader: &Reader<'_>,
-        drafts: &mut [Draft],
-        whole: bool,
-    ) -> Result<Vec<bool>, AttachError> {
+    /// Ends the pass and marks what is not the same in the second reading.
+    fn settle(&self, reader: &Reader<'_>, drafts: &mut [Draft], whole: bool) -> Result<(), AttachError> {
         let changes = self.memory.recheck(whole);
         let changes = changes.map_err(|error| AttachError::Memory { pid: self.pid, error })?;
-        let settled = drafts.iter_mut().map(|Draft { thread, stack: read, variables }| {
+        for Draft { thread, stack: read, variables, marks } in drafts {
+            let all = thread.frames.len();
             let (confirmed, is_still) = if changes.shared() {
                 (0, false)
             } else if changes.in_range(read) {
                 newest_frame(reader, &thread.state)
                     .map_or((0, false), |newest| still_there(reader, newest, &thread.stack))
             } else {
-                (thread.frames.len(), true)
+                (all, true)
             };
-            thread.changing = !is_still;
-            let returned = thread.frames.len() - confirmed.min(thread.frames.len());
-            let mut is_changed = !is_still || thread.stack.broken.is_some();
+            thread.changing = !is_still || thread.stack.broken.is_some();
+            *marks += usize::from(thread.changing);
             for (at, (frame, read)) in thread.frames.iter_mut().zip(variables).enumerate() {
-                frame.changing = at < returned;
+                frame.changing = at < all.saturating_sub(confirmed);
                 for (variable, read) in frame.variables.iter_mut().flatten().zip(read) {
                     variable.changing = frame.changing || changes.in_range(read);
-                    is_changed |= variable.changing;
+                    *marks += usize::from(variable.changing);
                 }
             }
-            is_changed
-        });
-        Ok(settled.collect())
+        }
+        Ok(())
     }
 }
 

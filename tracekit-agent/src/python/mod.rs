@@ -17,6 +17,7 @@ pub mod line_table;
 pub mod memory;
 pub mod object;
 pub mod reader;
+pub mod rest;
 pub mod runtime;
 pub mod thread;
 
