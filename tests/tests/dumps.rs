@@ -43,7 +43,8 @@ fn check(interpreter: &Interpreter, logs: &Path) -> Result<()> {
     command.arg(paths::apps().join("busy.py")).arg("2");
     let mut process = Process::start(&interpreter.id, logs, command)?;
     // It has done some rounds when it has said so twice.
-    process.ready(Duration::from_secs(20), || Ok((process_lines(logs, &interpreter.id) > 1).then_some(())))?;
+    process
+        .ready(Duration::from_secs(20), || Ok((process_lines(logs, &interpreter.id) > 1).then_some(())))?;
     let tally = dump_for(process.pid(), Duration::from_secs(seconds))?;
     println!("{}: {tally}", interpreter.id);
     ensure!(process.exited()?.is_none(), "the process has ended:\n{}", process.log_tail());

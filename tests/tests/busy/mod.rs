@@ -77,8 +77,11 @@ impl Tally {
                     .iter()
                     .flatten()
                     .map(|variable| {
-                        let seen =
-                            Seen { value: &variable.value, changing: variable.changing, ran: thread.changing };
+                        let seen = Seen {
+                            value: &variable.value,
+                            changing: variable.changing,
+                            ran: thread.changing,
+                        };
                         (variable.name.as_str(), seen)
                     })
                     .collect();
@@ -289,7 +292,9 @@ fn is_unreadable(value: &Value) -> bool {
     match &value.content {
         Content::Nothing(reason) => *reason == NotCaptured::Unreadable,
         Content::Elements(items) => items.iter().any(is_unreadable),
-        Content::Entries(items) => items.iter().any(|(key, value)| is_unreadable(key) || is_unreadable(value)),
+        Content::Entries(items) => {
+            items.iter().any(|(key, value)| is_unreadable(key) || is_unreadable(value))
+        }
         Content::Fields(fields) => fields.iter().any(|(_, value)| is_unreadable(value)),
         _ => false,
     }

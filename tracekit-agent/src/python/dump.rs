@@ -141,8 +141,7 @@ impl Target {
     ) -> Result<Vec<Draft>, AttachError> {
         let rests: Vec<Option<Rest>> = threads.iter().map(|(_, tid)| self.rest(*tid)).collect();
         self.memory.begin(whole);
-        let mut decoder =
-            variables.map(|variables| Decoder::new(reader, variables.limits, variables.redact));
+        let mut decoder = variables.map(|variables| Decoder::new(reader, variables.limits, variables.redact));
         let drafts = threads.into_iter().map(|(state, tid)| self.draft(reader, state, tid, decoder.as_mut()));
         let mut drafts: Vec<Draft> = drafts.collect();
         self.settle(reader, &mut drafts, whole)?;

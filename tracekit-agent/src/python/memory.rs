@@ -9,9 +9,10 @@
 //! changed back around it: all values of a pass whose bytes did not change belong together.
 
 use std::cell::{Cell, RefCell};
-use std::collections::HashMap;
 use std::io;
 use std::ops::Range;
+
+use hashbrown::{HashMap, HashSet};
 
 /// Bytes of a page of the cache; a divisor of every page size Linux has.
 pub const PAGE: u64 = 4096;
@@ -166,7 +167,21 @@ pub trait MemorySource {
     }
 }
 
-type Page = Option<Box<[u8]>>;
+/// A page of the cache.
+#[derive(Debug)]
+struct Page {
+    /// `None`: it cannot be read.
+    bytes: Option<Box<[u8]>>,
+    /// Something on it was read for a value since [`LiveProcess::begin`].
+    used: Cell<bool>,
+}
+
+impl Page {
+    fn new(bytes: Option<Box<[u8]>>) -> Self {
+        Self { bytes, used: Cell::new(false) }
+    }
+}
+
 /// Address and length of something that was read.
 type Extent = (u64, usize);
 
@@ -187,8 +202,8 @@ pub struct LiveProcess {
 struct Record {
     values: Vec<Extent>,
     shared: Vec<Extent>,
-    /// The first so many of the values were on pages that the cache had no room for.
-    lost: usize,
+    /// The cache had no room for all pages: what was read cannot be compared.
+    overflowed: bool,
 }
 
 /// What changed between the two reads of a pass.
@@ -261,19 +276,25 @@ impl LiveProcess {
         let Some(record) = self.record.take() else { return Ok(Changes::default()) };
         let before = self.pages.take();
         self.pass.set(self.pass.get() + 1);
-        let extents = record.values.iter().chain(&record.shared);
-        let mut pages: Vec<u64> = extents.flat_map(|extent| pages_of(*extent)).collect();
+        let used = before.iter().filter(|(_, page)| page.used.get());
+        let mut pages: Vec<u64> = used.map(|(address, _)| *address).collect();
         pages.sort_unstable();
-        pages.dedup();
         self.fetch(&pages)?;
         let now = self.pages.borrow();
-        let differs = |extent: &Extent| !same_bytes(&before, &now, *extent);
-        let changed = record.values.iter().enumerate();
-        let changed = changed.filter(|(at, extent)| *at < record.lost || differs(extent));
-        let changes = Changes {
-            changed: changed.map(|(at, _)| at).collect(),
-            all: record.shared.iter().any(differs),
+        let is_other =
+            |page: &u64, part: Range<usize>| part_of(&before, *page, &part) != part_of(&now, *page, &part);
+        let whole_page = 0..PAGE as usize;
+        let other: HashSet<u64> =
+            pages.iter().copied().filter(|page| is_other(page, whole_page.clone())).collect();
+        let differs = |extent: &Extent| {
+            pages_of(*extent).any(|page| other.contains(&page) && is_other(&page, part_on(page, *extent)))
         };
+        let mut changes = Changes { changed: Vec::new(), all: record.overflowed };
+        if !other.is_empty() {
+            let values = record.values.iter().enumerate();
+            changes.changed = values.filter(|(_, extent)| differs(extent)).map(|(at, _)| at).collect();
+            changes.all |= record.shared.iter().any(differs);
+        }
         if whole {
             *self.usual.borrow_mut() = pages;
         }
@@ -305,7 +326,7 @@ impl LiveProcess {
         if cached.len() + missing.len() > MAX_PAGES {
             cached.clear();
             if let Some(record) = self.record.borrow_mut().as_mut() {
-                record.lost = record.values.len();
+                record.overflowed = true;
             }
         }
         let page_size = PAGE as usize;
@@ -318,11 +339,11 @@ impl LiveProcess {
             // The call ends at the first range that cannot be read.
             let complete = read / page_size;
             for (page, bytes) in batch.iter().zip(buf.chunks_exact(page_size)).take(complete) {
-                cached.insert(*page, Some(bytes.into()));
+                cached.insert(*page, Page::new(Some(bytes.into())));
             }
             let mut done = complete;
             if let Some(unreadable) = batch.get(complete) {
-                cached.insert(*unreadable, None);
+                cached.insert(*unreadable, Page::new(None));
                 done += 1;
             }
             rest = rest.get(done..).unwrap_or_default();
@@ -352,14 +373,9 @@ fn part_on(page: u64, (address, length): Extent) -> Range<usize> {
     (address.max(page) - page) as usize..(end - page) as usize
 }
 
-fn same_bytes(before: &HashMap<u64, Page>, now: &HashMap<u64, Page>, extent: Extent) -> bool {
-    pages_of(extent).all(|page| match (before.get(&page), now.get(&page)) {
-        (Some(Some(before)), Some(Some(now))) => {
-            before.get(part_on(page, extent)) == now.get(part_on(page, extent))
-        }
-        (Some(None), Some(None)) => true,
-        _ => false,
-    })
+/// Part of a page, if it could be read.
+fn part_of<'p>(pages: &'p HashMap<u64, Page>, page: u64, part: &Range<usize>) -> Option<&'p [u8]> {
+    pages.get(&page)?.bytes.as_deref()?.get(part.clone())
 }
 
 impl MemorySource for LiveProcess {
@@ -378,23 +394,27 @@ impl MemorySource for LiveProcess {
         }
         let extent = (address, buf.len());
         self.note(extent, purpose);
-        let is_cached = {
+        let copy = |buf: &mut [u8]| -> Option<Result<(), MemoryError>> {
             let cached = self.pages.borrow();
-            pages_of(extent).all(|page| cached.contains_key(&page))
+            let mut rest = buf;
+            for page in pages_of(extent) {
+                let from = cached.get(&page)?;
+                from.used.set(from.used.get() || purpose != Use::Passing);
+                let Some(from) = from.bytes.as_deref().and_then(|bytes| bytes.get(part_on(page, extent)))
+                else {
+                    return Some(Err(unmapped));
+                };
+                let (now, later) = rest.split_at_mut_checked(from.len())?;
+                now.copy_from_slice(from);
+                rest = later;
+            }
+            Some(Ok(()))
         };
-        if !is_cached {
-            self.fetch(&pages_of(extent).collect::<Vec<_>>())?;
+        if let Some(done) = copy(buf) {
+            return done;
         }
-        let cached = self.pages.borrow();
-        let mut rest = buf;
-        for page in pages_of(extent) {
-            let bytes = cached.get(&page).and_then(Option::as_deref).ok_or(unmapped)?;
-            let from = bytes.get(part_on(page, extent)).ok_or(unmapped)?;
-            let (now, later) = rest.split_at_mut_checked(from.len()).ok_or(unmapped)?;
-            now.copy_from_slice(from);
-            rest = later;
-        }
-        Ok(())
+        self.fetch(&pages_of(extent).collect::<Vec<_>>())?;
+        copy(buf).unwrap_or(Err(unmapped))
     }
 
     fn pass(&self) -> u64 {

@@ -1,8 +1,9 @@
 //! Strings, types and code objects at addresses of the target.
 
 use std::cell::{Cell, RefCell};
-use std::collections::HashMap;
 use std::rc::Rc;
+
+use hashbrown::HashMap;
 
 use super::evidence::{Evidence, Witness};
 use super::layout::{Layout, LineTable};
@@ -237,13 +238,7 @@ impl<'a> Reader<'a> {
     /// A reader of this memory.
     #[must_use]
     pub fn new(memory: &'a dyn MemorySource, layout: Layout) -> Self {
-        Self {
-            memory,
-            layout,
-            types: Memo::default(),
-            codes: Memo::default(),
-            code_type: Cell::new(None),
-        }
+        Self { memory, layout, types: Memo::default(), codes: Memo::default(), code_type: Cell::new(None) }
     }
 
     /// Forgets what was read before.
@@ -297,11 +292,7 @@ impl<'a> Reader<'a> {
     /// The bits that matter here stay as they are; others change whenever an attribute of the class does.
     fn type_flags(&self, address: u64) -> Result<u64, ReadError> {
         let mut flags = [0; 8];
-        self.memory.read_as(
-            address.wrapping_add(self.layout.object.tp_flags),
-            &mut flags,
-            Use::Passing,
-        )?;
+        self.memory.read_as(address.wrapping_add(self.layout.object.tp_flags), &mut flags, Use::Passing)?;
         let flags = u64::from_le_bytes(flags);
         if flags & flags::READY == 0 || !address.is_multiple_of(8) {
             return Err(ReadError::Invalid("type"));

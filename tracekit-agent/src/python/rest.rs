@@ -1,5 +1,7 @@
 //! Whether a thread ran between two moments.
 
+use std::fs::File;
+use std::io::Read as _;
 use std::path::Path;
 
 /// A moment at which a thread did not run.
@@ -16,7 +18,10 @@ impl Rest {
     /// have been switched out once more.
     #[must_use]
     pub fn now(status: &Path) -> Option<Self> {
-        Self::parse(&std::fs::read_to_string(status).ok()?)
+        // One read gives all of it: some 1500 bytes.
+        let mut buf = [0; 4096];
+        let length = File::open(status).ok()?.read(&mut buf).ok()?;
+        Self::parse(&String::from_utf8_lossy(buf.get(..length)?))
     }
 
     /// Parses `proc_pid_status(5)`.

@@ -206,13 +206,12 @@ impl Target {
         if in_same_namespace {
             return tids.map(|tid| (tid, tid)).collect();
         }
-        tids
-            .map(|tid| {
-                // `/proc/TID` names any thread, though only processes are listed there.
-                let status = self.proc.status(tid).ok();
-                (status.and_then(|status| status.namespace_pids.last().copied()).unwrap_or(tid), tid)
-            })
-            .collect()
+        tids.map(|tid| {
+            // `/proc/TID` names any thread, though only processes are listed there.
+            let status = self.proc.status(tid).ok();
+            (status.and_then(|status| status.namespace_pids.last().copied()).unwrap_or(tid), tid)
+        })
+        .collect()
     }
 
     /// A file of the process below `/proc`.
