@@ -171,8 +171,11 @@ struct Seen<'v> {
     ran: bool,
 }
 
+/// Whether a value agrees with itself; `None` if it has another form than it must have.
+type Agrees = fn(&Value) -> Option<bool>;
+
 /// What agrees with itself at any moment.
-const ALWAYS: &[(&str, fn(&Value) -> Option<bool>)] = &[
+const ALWAYS: &[(&str, Agrees)] = &[
     ("pair", |value| {
         let pair = ints(value)?;
         Some(pair.len() == 2 && *pair.get(1)? == pair.first()? * 5)
@@ -188,6 +191,7 @@ const ALWAYS: &[(&str, fn(&Value) -> Option<bool>)] = &[
     }),
 ];
 
+/// Whether a value is of the round with this number.
 type Rule = fn(&Value, i128) -> Option<bool>;
 
 /// What is of the round with this number when the round is over.

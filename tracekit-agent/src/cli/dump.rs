@@ -143,7 +143,7 @@ fn write(thread: &ThreadStack, out: &mut String) -> std::fmt::Result {
         out.push_str(", holds the GIL");
     }
     if thread.changing {
-        out.push_str(", ran while it was read");
+        out.push_str(", may have run while it was read");
     }
     out.push('\n');
     if thread.stack.frames.is_empty() {

@@ -1,10 +1,11 @@
 //! Reads a CPython from outside: threads, frames, objects, code objects; 3.8 to 3.15.
 //!
 //! `memory` is where bytes come from; `layout` says where CPython keeps what; `runtime` finds the interpreter
-//! in a process; `reader` turns addresses into strings, types and code objects; `thread` and `frame` walk the
-//! stacks; `object` decodes values; `code` enumerates code objects. Nothing is written to the process and
-//! nothing stops it, so whatever is read may be about to change: types and bounds are checked, and what does
-//! not hold is marked, not believed.
+//! in a process; `reader` turns addresses into strings, types and code objects (`evidence` tells whether those
+//! that it remembers still hold); `thread` and `frame` walk the stacks; `object` decodes values; `dump` puts
+//! stacks and variables together; `code` enumerates code objects. Nothing is written to the process and
+//! nothing stops it, so whatever is read may be about to change: types and bounds are checked, everything is
+//! read twice, `rest` tells which threads ran meanwhile, and what does not hold is marked, not believed.
 
 pub mod code;
 pub mod dump;

@@ -12,7 +12,9 @@ pub struct Rest {
 }
 
 impl Rest {
-    /// Looks at a thread's `status` file below `/proc`; `None` if it runs or is about to, or nothing is known.
+    /// Looks at a thread's `status` file below `/proc`; `None` if it runs or is about to, or nothing is known. A
+    /// thread in an uninterruptible wait does not count as resting: a page fault may have stopped it in the
+    /// middle of a change, while a thread that waits for anything else has let go of its objects.
     ///
     /// A thread that rests at two moments, with as many switches at both, did not run between them: it would
     /// have been switched out once more.
@@ -30,7 +32,7 @@ impl Rest {
         for line in text.lines() {
             let Some((key, value)) = line.split_once(':') else { continue };
             match key {
-                "State" => rests = value.trim_start().starts_with(['S', 'D', 'I', 'T', 't']),
+                "State" => rests = value.trim_start().starts_with(['S', 'T', 't']),
                 "voluntary_ctxt_switches" => switches[0] = value.trim().parse::<u64>().ok(),
                 "nonvoluntary_ctxt_switches" => switches[1] = value.trim().parse().ok(),
                 _ => {}
@@ -55,6 +57,7 @@ mod tests {
         };
         assert_eq!(Rest::parse(&text("S (sleeping)")), Some(Rest { switches: 9 }));
         assert_eq!(Rest::parse(&text("R (running)")), None);
+        assert_eq!(Rest::parse(&text("D (disk sleep)")), None);
         assert_eq!(Rest::parse(""), None);
         assert_eq!(Rest::parse("State:\tS (sleeping)\n"), None);
     }
