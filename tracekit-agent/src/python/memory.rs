@@ -18,6 +18,8 @@ use hashbrown::{HashMap, HashSet};
 pub const PAGE: u64 = 4096;
 /// Pages the cache holds at most (64 MiB); more start it afresh.
 const MAX_PAGES: usize = 16 * 1024;
+/// Reads that a pass records at most (32 MiB); with more, nothing of it can be compared.
+const MAX_RECORD: usize = 2 << 20;
 /// Ranges in one `process_vm_readv` (`IOV_MAX`).
 const MAX_RANGES: usize = 1024;
 /// The highest address of user space that is looked at (5-level page tables end below).
@@ -201,9 +203,28 @@ pub struct LiveProcess {
 #[derive(Debug, Default)]
 struct Record {
     values: Vec<Extent>,
+    /// How many of them were there when the position was asked for: these grow no more.
+    sealed: usize,
     shared: Vec<Extent>,
     /// The cache had no room for all pages: what was read cannot be compared.
     overflowed: bool,
+}
+
+impl Record {
+    fn add(&mut self, extent: Extent, purpose: Use) {
+        let (extents, sealed) = match purpose {
+            Use::Value => (&mut self.values, self.sealed),
+            Use::Shared => (&mut self.shared, 0),
+            Use::Passing => return,
+        };
+        let count = extents.len();
+        match extents.last_mut().filter(|last| count > sealed && last.0 + last.1 as u64 == extent.0) {
+            // Tables are read word by word.
+            Some((_, length)) => *length += extent.1,
+            None if count < MAX_RECORD => extents.push(extent),
+            None => self.overflowed = true,
+        }
+    }
 }
 
 /// What changed between the two reads of a pass.
@@ -264,7 +285,10 @@ impl LiveProcess {
     /// The position in the record: what is read between two positions is asked for with both.
     #[must_use]
     pub fn position(&self) -> usize {
-        self.record.borrow().as_ref().map_or(0, |record| record.values.len())
+        self.record.borrow_mut().as_mut().map_or(0, |record| {
+            record.sealed = record.values.len();
+            record.sealed
+        })
     }
 
     /// Ends a pass: reads everything again that was read in it, and compares. What is read next is of the
@@ -353,11 +377,7 @@ impl LiveProcess {
 
     fn note(&self, extent: Extent, purpose: Use) {
         if let Some(record) = self.record.borrow_mut().as_mut() {
-            match purpose {
-                Use::Value => record.values.push(extent),
-                Use::Shared => record.shared.push(extent),
-                Use::Passing => {}
-            }
+            record.add(extent, purpose);
         }
     }
 }
@@ -515,8 +535,10 @@ mod tests {
         for whole in [true, false] {
             memory.begin(whole);
             let before = words[1500].load(Ordering::Relaxed);
-            memory.u64(address(100)).unwrap();
+            memory.u64(address(1498)).unwrap();
+            memory.u64(address(1499)).unwrap();
             let first = memory.position();
+            assert_eq!(first, 1);
             memory.u64(address(1500)).unwrap();
             memory.u64(8).unwrap_err();
             let second = memory.position();
