@@ -2,7 +2,7 @@
 
 use std::rc::Rc;
 
-use super::layout::LineTable;
+use super::layout::{Layout, LineTable};
 use super::memory::Use;
 use super::reader::{Code, LocalKind, ReadError, Reader};
 
@@ -124,18 +124,28 @@ pub fn still_there(reader: &Reader<'_>, newest: u64, stack: &Stack) -> (usize, b
 fn instruction(reader: &Reader<'_>, at: u64, code: &Code) -> Result<Option<u32>, ReadError> {
     let layout = &reader.layout;
     let field = at.wrapping_add(layout.frame.instruction);
+    let raw = match layout.lines {
+        LineTable::Lnotab | LineTable::Ranges => u64::from(reader.memory.u32(field)?),
+        LineTable::Locations => reader.memory.u64(field)?,
+    };
+    Ok(instruction_offset(layout, code, raw))
+}
+
+/// Offset in bytes of the instruction that a frame's field (`f_lasti`, in the lower half; `prev_instr`,
+/// `instr_ptr`) stands for; `None` if it is not in the code object.
+#[must_use]
+pub fn instruction_offset(layout: &Layout, code: &Code, raw: u64) -> Option<u32> {
     let offset = match layout.lines {
         // `f_lasti` counts bytes to 3.9 and code units in 3.10; negative before the start.
-        LineTable::Lnotab => i64::from(reader.memory.i32(field)?).max(0),
-        LineTable::Ranges => i64::from(reader.memory.i32(field)?).max(0).saturating_mul(2),
+        LineTable::Lnotab => i64::from(raw as i32).max(0),
+        LineTable::Ranges => i64::from(raw as i32).max(0).saturating_mul(2),
         LineTable::Locations => {
-            let pointer = reader.memory.u64(field)?;
-            let offset = pointer.wrapping_sub(code.bytecode).cast_signed();
+            let offset = raw.wrapping_sub(code.bytecode).cast_signed();
             // `prev_instr` is one unit before the start of a frame that has not begun.
             if offset == -2 { 0 } else { offset }
         }
     };
-    Ok(u32::try_from(offset).ok().filter(|offset| *offset < code.length))
+    u32::try_from(offset).ok().filter(|offset| *offset < code.length)
 }
 
 /// The local variables of a frame that have a value, in the order of the code object. For a module's or

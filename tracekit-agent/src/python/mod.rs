@@ -3,9 +3,10 @@
 //! `memory` is where bytes come from; `layout` says where CPython keeps what; `runtime` finds the interpreter
 //! in a process; `reader` turns addresses into strings, types and code objects (`evidence` tells whether those
 //! that it remembers still hold); `thread` and `frame` walk the stacks; `object` decodes values; `dump` puts
-//! stacks and variables together; `code` enumerates code objects. Nothing is written to the process and
-//! nothing stops it, so whatever is read may be about to change: types and bounds are checked, everything is
-//! read twice, `rest` tells which threads ran meanwhile, and what does not hold is marked, not believed.
+//! stacks and variables together; `code` enumerates code objects; `kernel` tells the kernel side what it needs
+//! to walk stacks itself, and `stack` resolves those. Nothing is written to the process and nothing stops it,
+//! so whatever is read may be about to change: types and bounds are checked, everything of a dump is read
+//! twice, `rest` tells which threads ran meanwhile, and what does not hold is marked, not believed.
 
 pub mod code;
 pub mod dump;
@@ -13,6 +14,7 @@ pub mod evidence;
 pub mod frame;
 #[cfg(test)]
 mod hostile;
+pub mod kernel;
 pub mod layout;
 pub mod line_table;
 pub mod memory;
@@ -20,6 +22,7 @@ pub mod object;
 pub mod reader;
 pub mod rest;
 pub mod runtime;
+pub mod stack;
 pub mod thread;
 
 pub use layout::Layout;
