@@ -213,6 +213,21 @@ fn every_interpreter_is_read_as_it_says() -> Result<()> {
     for_each(&interpreters, |interpreter| interpreter.id.clone(), check)
 }
 
+/// Interpreters with a numpy of their own: `tests/requirements/numpy-*.txt`.
+const NUMPY: &[&str] = &["numpy-1.24", "numpy-1.26", "numpy-2.0", "numpy-2", "numpy-freethreaded"];
+
+#[test]
+fn every_numpy_is_read_as_it_says() -> Result<()> {
+    let check = |environment: &&str| {
+        let mut command = Command::new(paths::venv(environment, "python")?);
+        command.arg(paths::apps().join("numpy_values.py"));
+        let subject = Subject::of(command, Stdio::null())?;
+        let target = subject.open()?;
+        values(&subject, &target, &target.reader()?)
+    };
+    for_each(NUMPY, |environment| (*environment).to_owned(), check)
+}
+
 #[test]
 fn the_verbs_redact_unless_told_otherwise() -> Result<()> {
     let interpreters = installed()?;

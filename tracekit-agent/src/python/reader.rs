@@ -86,6 +86,8 @@ pub struct Type {
     pub dict_offset: i64,
     /// `__slots__` of it and its bases: name and offset in an instance.
     pub slots: Vec<(String, u64)>,
+    /// Attributes that are objects, of it and its bases written in C (`tp_members`): name and offset in an instance.
+    pub members: Vec<(String, u64)>,
     /// `tp_name` of those in its `__mro__` that are not classes written in Python.
     pub native_names: Vec<String>,
     /// `tp_name` of those in its `__mro__` that are classes written in Python.
@@ -275,6 +277,7 @@ impl<'a> Reader<'a> {
             item_size: word(offsets.tp_itemsize)?,
             dict_offset: word(offsets.tp_dictoffset)?,
             slots: Vec::new(),
+            members: Vec::new(),
             native_names: Vec::new(),
             class_names: Vec::new(),
         };
@@ -289,6 +292,7 @@ impl<'a> Reader<'a> {
                 found.class_names.push(name);
                 self.read_slots(base, &mut found.slots)?;
             } else {
+                self.read_members(base, &mut found.members)?;
                 found.native_names.push(name);
             }
         }
@@ -313,6 +317,30 @@ impl<'a> Reader<'a> {
             let name = self.memory.c_string(name, MAX_NAME)?;
             if offset < 1 << 20 && slots.len() < MAX_SLOTS as usize {
                 slots.push((String::from_utf8_lossy(&name).into_owned(), offset));
+            }
+        }
+        Ok(())
+    }
+
+    /// `tp_members`, as far as they are objects and have no name with underscores:
+    /// `{const char *name; int type; Py_ssize_t offset; int flags; const char *doc;}`, up to one without a name.
+    fn read_members(&self, address: u64, members: &mut Vec<(String, u64)>) -> Result<(), ReadError> {
+        // CPython `Include/descrobject.h`: Py_T_OBJECT, Py_T_OBJECT_EX.
+        const OBJECTS: [u32; 2] = [6, 16];
+        let table = self.memory.u64(address.wrapping_add(self.layout.object.tp_members))?;
+        for at in 0..if table == 0 { 0 } else { MAX_SLOTS } {
+            let member = table.wrapping_add(at * 40);
+            let name = self.memory.u64(member)?;
+            if name == 0 || members.len() >= MAX_SLOTS as usize {
+                break;
+            }
+            let kind = self.memory.u32(member.wrapping_add(8))?;
+            let offset = self.memory.u64(member.wrapping_add(16))?;
+            if OBJECTS.contains(&kind) && offset < 1 << 20 {
+                let name = String::from_utf8_lossy(&self.memory.c_string(name, MAX_NAME)?).into_owned();
+                if !name.starts_with("__") && members.iter().all(|(known, _)| *known != name) {
+                    members.push((name, offset));
+                }
             }
         }
         Ok(())

@@ -93,6 +93,8 @@ offsets! {
         dict_values,
         /// `PyBaseExceptionObject.args`
         exception_args,
+        /// `PyBaseExceptionObject.cause`; `context` is in front of it, `suppress_context` behind
+        exception_cause,
         /// `PyFunctionObject.func_qualname`
         function_qualname,
         /// `PyFunctionObject.func_code`
