@@ -99,12 +99,24 @@ fn instruction(reader: &Reader<'_>, at: u64, code: &Code) -> Result<Option<u32>,
         LineTable::Ranges => i64::from(reader.memory.i32(field)?).max(0).saturating_mul(2),
         LineTable::Locations => {
             let pointer = reader.memory.u64(field)?;
-            let offset = pointer.wrapping_sub(code.bytecode).cast_signed();
+            let offset = pointer.wrapping_sub(bytecode(reader, at, code)?).cast_signed();
             // `prev_instr` is one unit before the start of a frame that has not begun.
             if offset == -2 { 0 } else { offset }
         }
     };
     Ok(u32::try_from(offset).ok().filter(|offset| *offset < code.length))
+}
+
+/// Where the instructions are that the frame runs: those of the code object, or its thread's copy.
+fn bytecode(reader: &Reader<'_>, at: u64, code: &Code) -> Result<u64, ReadError> {
+    let Some(copies) = reader.layout.copies else { return Ok(code.bytecode) };
+    let index = reader.memory.u32(at.wrapping_add(copies.frame))?;
+    if index == 0 {
+        return Ok(code.bytecode);
+    }
+    let all = reader.bytecodes(code)?;
+    let found = usize::try_from(index).ok().and_then(|index| all.get(index)).copied();
+    found.filter(|start| *start != 0).ok_or(ReadError::Invalid("copy of the bytecode"))
 }
 
 /// The local variables of a frame that have a value, in the order of the code object. For a module's or
@@ -149,4 +161,55 @@ pub fn locals_dict(reader: &Reader<'_>, frame: &Frame) -> Result<Option<u64>, Re
 
 fn is_cell(reader: &Reader<'_>, object: u64) -> bool {
     reader.type_of(object).is_ok_and(|found| found.full_name == "cell")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::layout::{BytecodeCopies, Layout};
+    use super::super::memory::Image;
+    use super::*;
+
+    #[test]
+    fn a_threads_copy_of_the_bytecode() {
+        let table = Layout::table(14).unwrap();
+        let copies = BytecodeCopies { code: 224, frame: 72 };
+        let layout = Layout { copies: Some(copies), free_threaded: true, ..table };
+        let words = |words: &[u64]| words.iter().flat_map(|word| word.to_le_bytes()).collect::<Vec<u8>>();
+        let frame = |pointer: u64, index: u64| {
+            let mut bytes = vec![0; 128];
+            let instruction = usize::try_from(layout.frame.instruction).unwrap();
+            bytes[instruction..instruction + 8].copy_from_slice(&pointer.to_le_bytes());
+            bytes[72..80].copy_from_slice(&index.to_le_bytes());
+            bytes
+        };
+        let memory = Image::new(vec![
+            (1000, frame(0x2006, 0)),
+            (2000, frame(0x5008, 2)),
+            (3000, frame(0x2006, 2)),
+            (4000, frame(0x5008, 1)),
+            (5000, frame(0x5008, 3)),
+            (6000 + 224, words(&[7000])),
+            (7000, words(&[3, 0x2000, 0, 0x5000])),
+        ]);
+        let reader = Reader::new(&memory, layout);
+        let code = Code {
+            address: 6000,
+            name: "f".into(),
+            qualname: "f".into(),
+            filename: "f.py".into(),
+            first_line: 1,
+            flags: 3,
+            argument_counts: [0; 3],
+            locals: Vec::new(),
+            bytecode: 0x2000,
+            length: 32,
+            lines: Vec::new(),
+        };
+        assert_eq!(instruction(&reader, 1000, &code), Ok(Some(6)), "the code object's own");
+        assert_eq!(instruction(&reader, 2000, &code), Ok(Some(8)), "the third");
+        assert_eq!(instruction(&reader, 3000, &code), Ok(None), "not in its copy");
+        assert!(instruction(&reader, 4000, &code).is_err(), "one that was not made");
+        assert!(instruction(&reader, 5000, &code).is_err(), "one that is not in the list");
+        assert_eq!(reader.bytecodes(&code).unwrap(), [0x2000, 0, 0x5000]);
+    }
 }

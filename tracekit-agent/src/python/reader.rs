@@ -18,6 +18,8 @@ const MAX_CODE: u64 = 16 << 20;
 const MAX_BASES: u64 = 256;
 /// Slots of one class at most.
 const MAX_SLOTS: u64 = 256;
+/// Copies of one bytecode at most: one for each thread.
+const MAX_COPIES: u64 = 65_536;
 /// Types and code objects that are remembered.
 const MAX_CACHED: usize = 100_000;
 
@@ -456,6 +458,21 @@ impl<'a> Reader<'a> {
         }
         codes.insert(address, Rc::clone(&read));
         Ok(read)
+    }
+
+    /// Where the instructions of a code object are, by the number that frames have of their copy
+    /// ([`super::layout::BytecodeCopies`]); 0 where none was made. Without copies, the one address that it has.
+    ///
+    /// # Errors
+    /// If the list of copies cannot be read.
+    pub fn bytecodes(&self, code: &Code) -> Result<Vec<u64>, ReadError> {
+        let Some(copies) = self.layout.copies else { return Ok(vec![code.bytecode]) };
+        let array = self.memory.u64(code.address.wrapping_add(copies.code))?;
+        let count = self.memory.u64(array)?;
+        if count > MAX_COPIES {
+            return Err(ReadError::Invalid("list of copies of the bytecode"));
+        }
+        Ok(self.memory.words(array.wrapping_add(8), usize::try_from(count).unwrap_or(0))?)
     }
 
     fn read_code(&self, address: u64) -> Result<Code, ReadError> {

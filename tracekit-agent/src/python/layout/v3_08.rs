@@ -95,4 +95,5 @@ pub const LAYOUT: Layout = Layout {
     str_kind_shift: 2,
     tagged_locals: false,
     free_threaded: false,
+    copies: None,
 };

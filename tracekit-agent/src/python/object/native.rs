@@ -113,8 +113,10 @@ impl Decoder<'_, '_> {
             }
             if part.starts_with('/') || (windows && part.get(1..2) == Some(":")) {
                 path.clear();
-            } else if !path.is_empty() && !path.ends_with('/') && !(windows && path.ends_with(':')) {
-                path.push('/');
+            } else {
+                // `C:a` is relative to what the drive's current directory is.
+                let joins = path.is_empty() || path.ends_with('/') || (windows && path.ends_with(':'));
+                path.push_str(if joins { "" } else { "/" });
             }
             path.push_str(&part);
         }
