@@ -35,6 +35,8 @@ fn compare(interpreter: &Interpreter, told: &str, inspected: &Inspected) -> Resu
     ensure!(!found.embedded, "taken for a program that embeds Python");
     ensure!(found.debug == interpreter.is("debug"), "debug build: {}", found.debug);
     ensure!(found.bits == 64, "{} bits", found.bits);
+    // `python.rs` reads them all.
+    ensure!(found.unreadable().is_none(), "said to be unreadable: {:?}", found.unreadable());
     Ok(())
 }
 
