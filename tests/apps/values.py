@@ -13,6 +13,7 @@ import enum
 import fractions
 import functools
 import gc
+import http
 import json
 import operator
 import pathlib
@@ -115,6 +116,16 @@ class Colour(enum.Enum):
 
 class Number(enum.IntEnum):
     ONE = 1
+
+
+class Permission(enum.Flag):
+    READ = 1
+    WRITE = 2
+
+
+class Mode(enum.IntFlag):
+    A = 1
+    B = 4
 
 
 @dataclasses.dataclass
@@ -231,7 +242,11 @@ def describe(value, around=()):
             return found
     if value is None or isinstance(value, bool):
         found["value"] = value
-    elif isinstance(value, (enum.Enum, uuid.UUID, decimal.Decimal, pathlib.PurePath)):
+    elif isinstance(value, enum.Enum):
+        # Before 3.11 a combination of flags has no name.
+        name = "." + value._name_ if value._name_ is not None else ""
+        found["value"] = "<%s%s: %r>" % (type(value).__name__, name, value._value_)
+    elif isinstance(value, (uuid.UUID, decimal.Decimal, pathlib.PurePath)):
         found["value"] = repr(value)
     elif isinstance(value, (datetime.date, datetime.time, datetime.timedelta, datetime.timezone)):
         found["value"] = repr(value)
@@ -397,6 +412,8 @@ def corpus():
     add("slots", Slotted(1, [2]), SlottedChild(), SlottedAndDict())
     add("dataclass", Order(1, [Point(1.0, -2.5)]), Point(0.0, 1e300))
     add("enum", Colour.RED, Colour.GREEN, Number.ONE)
+    add("flag", Permission.READ, Permission.READ | Permission.WRITE, Permission(0), Mode.A, Mode.A | Mode.B, Mode(2))
+    add("enum of the library", http.HTTPStatus.NOT_FOUND)
     zone = datetime.timezone(datetime.timedelta(hours=-3, minutes=-30))
     utc = datetime.timezone.utc
     add("date", datetime.date(1, 1, 1), datetime.date(2024, 2, 29), datetime.date(9999, 12, 31))
@@ -438,6 +455,7 @@ def corpus():
     KEPT.append(referent)
     add("weakref", weakref.ref(referent), weakref.ref(Plain()))
     add("namespace", types.SimpleNamespace(), types.SimpleNamespace(a=1, b=[2]))
+    add("cached function", functools.lru_cache(maxsize=5)(closure))
     add("pattern", re.compile("a(?P<name>b)"))
     add("async generator", async_generator())
     add("callable", closure, closure(1), Plain().method, functools.partial(closure, 1, key=2), Plain, int)

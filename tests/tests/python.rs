@@ -1,7 +1,7 @@
 //! Reads every interpreter of `cargo xtask interpreters` and compares with what it says of itself
 //! (`tests/apps/values.py`): values, stacks, code objects.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
 use std::process::{Command, Stdio};
 use std::sync::Mutex;
@@ -211,6 +211,30 @@ fn every_interpreter_is_read_as_it_says() -> Result<()> {
         Ok(failures)
     };
     for_each(&interpreters, |interpreter| interpreter.id.clone(), check)
+}
+
+#[test]
+fn the_thread_that_runs_holds_the_gil() -> Result<()> {
+    let check = |interpreter: &Interpreter| {
+        let mut command = interpreter.command();
+        command.args(["-c", "print('ready', flush=True)\nwhile True: pass"]);
+        let process = Running::start(command, Stdio::null())?;
+        let inspector = Inspector::default();
+        let target = Target::open(&inspector.proc, &inspector.inspect(process.pid())?)?;
+        let mut seen = BTreeSet::new();
+        // It gave the GIL away to print, and may not have it back yet.
+        for _ in 0..200 {
+            let stacks = target.stacks(&target.reader()?, |_, _| true)?;
+            seen.insert(stacks.first().context("no thread")?.state.holds_gil);
+            if !seen.contains(&Some(false)) || seen.contains(&Some(true)) {
+                break;
+            }
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        let wanted = if interpreter.is("freethreaded") { None } else { Some(true) };
+        Ok(if seen.contains(&wanted) { Vec::new() } else { vec![format!("{seen:?} is not {wanted:?}")] })
+    };
+    for_each(&installed()?, |interpreter| interpreter.id.clone(), check)
 }
 
 /// Interpreters with a numpy of their own: `tests/requirements/numpy-*.txt`.

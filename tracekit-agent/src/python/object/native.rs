@@ -73,15 +73,16 @@ impl Decoder<'_, '_> {
         Ok(Value::new(found.name(), Content::Fields(fields)))
     }
 
-    /// `<Colour.RED: 1>`
+    /// `<Colour.RED: 1>`, `<Permission.READ|WRITE: 3>`
     fn member_of_enum(&mut self, object: u64, found: &Type) -> Result<Option<String>, ReadError> {
         let (Some(name), Some(value)) =
             (self.attribute(object, found, "_name_")?, self.attribute(object, found, "_value_")?)
         else {
             return Ok(None);
         };
-        let name = self.reader.name(name).unwrap_or_else(|_| "?".into());
-        Ok(Some(format!("<{}.{name}: {}>", found.name(), self.value(value))))
+        // A combination of flags has no name before 3.11.
+        let name = self.reader.name(name).map(|name| format!(".{name}")).unwrap_or_default();
+        Ok(Some(format!("<{}{name}: {}>", found.name(), self.value(value))))
     }
 
     fn uuid(&self, object: u64, found: &Type) -> Result<Option<String>, ReadError> {
