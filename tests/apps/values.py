@@ -497,12 +497,23 @@ async def in_nested_coroutine():
     park(0)
 
 
+def in_hot_loop():
+    """The last of many equal calls blocks: compiled by then, where there is a JIT."""
+    lock = threading.Lock()
+    acquire = lock.acquire
+    acquire()
+    parked.release()
+    for seconds in [0.0] * 20000 + [3600.0]:
+        acquire(True, seconds)
+
+
 class Worker:
     def run(self, key=None):
         return sorted([2, 1], key=lambda item: park(2))
 
 
 ENTRIES = [
+    in_hot_loop,
     lambda: park(5),
     lambda: next(in_generator()),
     lambda: asyncio.run(in_coroutine()),
@@ -553,7 +564,7 @@ def hold(module_code, values):
         "values": {name: describe(value) for name, value in values.items()},
         "text": text,
         "stacks": stacks(),
-        "main": threading.main_thread().native_id,
+        "jit": getattr(sys, "_jit", None) is not None and sys._jit.is_enabled(),
         "code": [[c.co_name, c.co_firstlineno, lines(c)] for c in code_objects(module_code)],
         "qualnames": [
             [f.__code__.co_name, f.__code__.co_firstlineno, f.__qualname__]

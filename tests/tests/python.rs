@@ -32,8 +32,9 @@ struct Subject {
 }
 
 impl Subject {
-    fn start(interpreter: &Interpreter) -> Result<Self> {
+    fn start(interpreter: &Interpreter, jit: bool) -> Result<Self> {
         let mut command = interpreter.command();
+        command.env("PYTHON_JIT", if jit { "1" } else { "0" });
         // From standard input: those in a tree of their own see no file of the repository.
         command.arg("-");
         Self::of(command, Stdio::from(File::open(paths::apps().join("values.py"))?))
@@ -136,7 +137,7 @@ fn values(subject: &Subject, target: &Target, reader: &Reader<'_>) -> Result<Vec
 fn stacks(subject: &Subject, target: &Target, reader: &Reader<'_>) -> Result<Vec<String>> {
     let stacks = target.stacks(reader, |_, _| true)?;
     let expected = subject.facts["stacks"].as_object().context("it says nothing of its stacks")?;
-    ensure!(expected.len() == 6, "{} threads", expected.len());
+    ensure!(expected.len() == 7, "{} threads", expected.len());
     let mut failures = Vec::new();
     for (native_id, wanted) in expected {
         let is_wanted = |id: Option<u32>| id.is_some_and(|id| id.to_string() == *native_id);
@@ -198,8 +199,16 @@ fn code(subject: &Subject, target: &Target, reader: &Reader<'_>) -> Result<Vec<S
 fn every_interpreter_is_read_as_it_says() -> Result<()> {
     let interpreters = installed()?;
     ensure!(!interpreters.is_empty(), "the manifest has no interpreter: run `cargo xtask interpreters`");
-    let check = |interpreter: &Interpreter| {
-        let subject = Subject::start(interpreter)?;
+    // Debian's of these versions have the JIT, switched off unless asked for.
+    let has_jit =
+        |row: &&Interpreter| row.is("debian") && !row.is("debug") && matches!(row.minor(), "3.14" | "3.15");
+    let plain = interpreters.iter().map(|interpreter| (interpreter, false));
+    let jit = interpreters.iter().filter(has_jit).map(|interpreter| (interpreter, true));
+    let rows: Vec<(&Interpreter, bool)> = plain.chain(jit).collect();
+    let check = |(interpreter, jit): &(&Interpreter, bool)| {
+        let subject = Subject::start(interpreter, *jit)?;
+        let reported = subject.facts["jit"].as_bool().unwrap_or_default();
+        ensure!(reported == *jit, "the JIT is on: {reported}");
         let target = subject.open()?;
         let reader = target.reader()?;
         let mut failures = Vec::new();
@@ -210,7 +219,10 @@ fn every_interpreter_is_read_as_it_says() -> Result<()> {
         println!("{}: {} values", interpreter.id, subject.facts["values"].as_object().map_or(0, |v| v.len()));
         Ok(failures)
     };
-    for_each(&interpreters, |interpreter| interpreter.id.clone(), check)
+    let name = |(interpreter, jit): &(&Interpreter, bool)| {
+        format!("{}{}", interpreter.id, if *jit { " with the JIT" } else { "" })
+    };
+    for_each(&rows, name, check)
 }
 
 #[test]
@@ -256,7 +268,7 @@ fn every_numpy_is_read_as_it_says() -> Result<()> {
 fn the_verbs_redact_unless_told_otherwise() -> Result<()> {
     let interpreters = installed()?;
     let interpreter = interpreters.last().context("no interpreter: run `cargo xtask interpreters`")?;
-    let subject = Subject::start(interpreter)?;
+    let subject = Subject::start(interpreter, false)?;
     let pid = subject.process.pid().to_string();
     let run = |arguments: &[&str]| tracekit_tests::process::run(&mut agent::command(arguments)?);
     for format in ["table", "json"] {
