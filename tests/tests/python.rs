@@ -28,6 +28,8 @@ const REPORTED: usize = 20;
 /// A process that runs `tests/apps/values.py`, and what it says of itself.
 struct Subject {
     process: Running,
+    /// The interpreter's process: `process`, or a child of it.
+    pid: u32,
     facts: Json,
 }
 
@@ -43,12 +45,12 @@ impl Subject {
     fn of(command: Command, input: Stdio) -> Result<Self> {
         let process = Running::start(command, input)?;
         let facts = serde_json::from_str(&process.said).context("what it prints is no JSON")?;
-        Ok(Self { process, facts })
+        Ok(Self { pid: process.pid(), process, facts })
     }
 
     fn open(&self) -> Result<Target> {
         let inspector = Inspector::default();
-        let inspected = inspector.inspect(self.process.pid())?;
+        let inspected = inspector.inspect(self.pid)?;
         Ok(Target::open(&inspector.proc, &inspected)?)
     }
 }
@@ -102,7 +104,7 @@ fn told<'f>(facts: &'f Json, kind: &str) -> Result<&'f Vec<Json>> {
 
 /// Every value of the corpus that the main thread holds, in JSON and as text.
 fn values(subject: &Subject, target: &Target, reader: &Reader<'_>) -> Result<Vec<String>> {
-    let main = subject.process.pid();
+    let main = subject.pid;
     let stacks = target.stacks(reader, |_, tid| tid == Some(main))?;
     let mut frames = stacks.iter().flat_map(|stack| &stack.stack.frames);
     let frame = frames.find(|frame| frame.code.name == "hold").context("no frame of hold()")?;
@@ -226,6 +228,87 @@ fn every_interpreter_is_read_as_it_says() -> Result<()> {
 }
 
 #[test]
+fn a_process_in_a_pid_namespace() -> Result<()> {
+    // Before 3.11 native thread ids come from the C library's descriptors, which differ.
+    let ids = ["3.8-pyenv", "3.9-debian-bullseye", "3.12-pyenv", "3.13-musl", "3.14-debian-sid"];
+    let mut rows = installed()?;
+    rows.retain(|row| ids.contains(&row.id.as_str()));
+    ensure!(!rows.is_empty(), "none of {ids:?} is there: run `cargo xtask interpreters`");
+    let check = |interpreter: &Interpreter| {
+        let inside = interpreter.command();
+        let mut command = Command::new("unshare");
+        command.args(["--pid", "--fork", "--kill-child"]).arg(inside.get_program()).args(inside.get_args());
+        command.arg("-");
+        let mut subject = Subject::of(command, Stdio::from(File::open(paths::apps().join("values.py"))?))?;
+        let children = tracekit_tests::process::children(subject.process.pid());
+        subject.pid = *children.first().context("unshare has no child")?;
+        let target = subject.open()?;
+        let reader = target.reader()?;
+        let mut failures = stacks(&subject, &target, &reader)?;
+        let found = target.stacks(&reader, |_, _| true)?;
+        if !found.iter().any(|stack| stack.tid == Some(subject.pid) && stack.state.native_id == Some(1)) {
+            failures.push("its main thread is not thread 1 inside, and its pid outside".to_owned());
+        }
+        Ok(failures)
+    };
+    for_each(&rows, |interpreter| interpreter.id.clone(), check)
+}
+
+/// A thread of another interpreter in the same process waits in `inner`.
+const SUBINTERPRETER: &str = "
+import os, threading, time
+try:
+    import _interpreters as interpreters
+except ImportError:
+    import _xxsubinterpreters as interpreters
+reading, writing = os.pipe()
+code = '''
+import os, time
+def inner():
+    os.write(%d, b'x')
+    time.sleep(3600)
+inner()
+''' % writing
+def outer():
+    run = getattr(interpreters, 'exec', None) or interpreters.run_string
+    run(interpreters.create(), code)
+threading.Thread(target=outer, daemon=True).start()
+os.read(reading, 1)
+time.sleep(0.05)
+print('ready', flush=True)
+time.sleep(3600)
+";
+
+#[test]
+fn every_interpreter_of_a_process_is_read() -> Result<()> {
+    let check = |interpreter: &Interpreter| {
+        let mut command = interpreter.command();
+        command.args(["-c", SUBINTERPRETER]);
+        let process = Running::start(command, Stdio::null())?;
+        let inspector = Inspector::default();
+        let target = Target::open(&inspector.proc, &inspector.inspect(process.pid())?)?;
+        let reader = target.reader()?;
+        let found: Vec<(bool, Vec<String>)> = target
+            .stacks(&reader, |_, _| true)?
+            .iter()
+            .map(|thread| {
+                let names = thread.stack.frames.iter().map(|frame| frame.code.name.clone());
+                (thread.state.interpreter == 0, names.collect())
+            })
+            .collect();
+        let has = |main: bool, names: &[&str]| {
+            found
+                .iter()
+                .any(|(of_main, frames)| *of_main == main && frames.iter().take(names.len()).eq(names))
+        };
+        let all =
+            has(false, &["inner", "<module>"]) && has(true, &["<module>"]) && has(true, &["outer", "run"]);
+        Ok(if all { Vec::new() } else { vec![format!("{found:?}")] })
+    };
+    for_each(&installed()?, |interpreter| interpreter.id.clone(), check)
+}
+
+#[test]
 fn the_thread_that_runs_holds_the_gil() -> Result<()> {
     let check = |interpreter: &Interpreter| {
         let mut command = interpreter.command();
@@ -269,7 +352,7 @@ fn the_verbs_redact_unless_told_otherwise() -> Result<()> {
     let interpreters = installed()?;
     let interpreter = interpreters.last().context("no interpreter: run `cargo xtask interpreters`")?;
     let subject = Subject::start(interpreter, false)?;
-    let pid = subject.process.pid().to_string();
+    let pid = subject.pid.to_string();
     let run = |arguments: &[&str]| tracekit_tests::process::run(&mut agent::command(arguments)?);
     for format in ["table", "json"] {
         let text = run(&["dump", "--pid", &pid, "--locals", "--all-threads", "-o", format])?;
