@@ -34,6 +34,8 @@ def describe_scalar(scalar):
     return {key: value for key, value in values.describe(scalar.item()).items() if key != "type"}
 
 
+# numpy prints its own by the version; ours say what they are.
+values.PRINTED = ()
 values.OTHER_KINDS += [
     (np.ndarray, describe_array),
     (np.dtype, lambda dtype: {"value": str(dtype)}),

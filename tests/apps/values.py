@@ -497,13 +497,16 @@ async def in_nested_coroutine():
     park(0)
 
 
+timeouts = iter([0.0] * 20000 + [3600.0])
+
+
 def in_hot_loop():
     """The last of many equal calls blocks: compiled by then, where there is a JIT."""
     lock = threading.Lock()
     acquire = lock.acquire
     acquire()
     parked.release()
-    for seconds in [0.0] * 20000 + [3600.0]:
+    for seconds in timeouts:
         acquire(True, seconds)
 
 
@@ -550,14 +553,22 @@ def lines(code):
     return [list(start) for start in dis.findlinestarts(code)]
 
 
+# The text form of these is what Python prints.
+PRINTED = (int, float, str, bytes, complex, bool, type(None), type(...), bytearray, list, tuple, dict, set, frozenset,
+           decimal.Decimal, uuid.UUID, datetime.date, datetime.time, datetime.datetime, datetime.timedelta,
+           datetime.timezone, type(pathlib.Path()), pathlib.PurePosixPath, pathlib.PureWindowsPath)
+
+
 def hold(module_code, values):
     password = "hunter2"
     request = {"url": "http://user:hunter2@host/", "api_key": "hunter2", "note": "fine"}
-    text = {name: repr(value) for name, value in values.items() if type(value) in (int, float, str, bytes, complex)}
+    text = {name: repr(value) for name, value in values.items() if type(value) in PRINTED and "recursive" not in name}
     for entry in ENTRIES:
         threading.Thread(target=entry, daemon=True).start()
     for _ in ENTRIES:
         parked.acquire()
+    while operator.length_hint(timeouts):
+        time.sleep(0.01)
     time.sleep(0.3)
     functions = [f for f in gc.get_objects() if isinstance(f, types.FunctionType)]
     facts = {

@@ -88,10 +88,10 @@ pub struct Type {
     pub dict_offset: i64,
     /// `__slots__` of it and its bases: name and offset in an instance.
     pub slots: Vec<(String, u64)>,
-    /// Attributes that are objects, of it and its bases written in C (`tp_members`): name and offset in an instance.
-    pub members: Vec<(String, u64)>,
     /// `tp_name` of those in its `__mro__` that are not classes written in Python.
     pub native_names: Vec<String>,
+    /// Where those are.
+    pub native_bases: Vec<u64>,
     /// `tp_name` of those in its `__mro__` that are classes written in Python.
     pub class_names: Vec<String>,
 }
@@ -109,6 +109,9 @@ impl Type {
         self.flags & flag != 0
     }
 }
+
+/// Attributes: name and offset in an instance.
+pub type Members = Vec<(String, u64)>;
 
 /// What a local variable's slot holds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -192,6 +195,7 @@ pub struct Reader<'a> {
     /// Where CPython keeps what.
     pub layout: Layout,
     types: RefCell<HashMap<u64, Rc<Type>>>,
+    members: RefCell<HashMap<u64, Rc<Members>>>,
     codes: RefCell<HashMap<u64, Rc<Code>>>,
     code_type: Cell<Option<u64>>,
 }
@@ -204,6 +208,7 @@ impl<'a> Reader<'a> {
             memory,
             layout,
             types: RefCell::default(),
+            members: RefCell::default(),
             codes: RefCell::default(),
             code_type: Cell::new(None),
         }
@@ -212,6 +217,7 @@ impl<'a> Reader<'a> {
     /// Forgets what was read before.
     pub fn forget(&self) {
         self.types.borrow_mut().clear();
+        self.members.borrow_mut().clear();
         self.codes.borrow_mut().clear();
     }
 
@@ -279,8 +285,8 @@ impl<'a> Reader<'a> {
             item_size: word(offsets.tp_itemsize)?,
             dict_offset: word(offsets.tp_dictoffset)?,
             slots: Vec::new(),
-            members: Vec::new(),
             native_names: Vec::new(),
+            native_bases: Vec::new(),
             class_names: Vec::new(),
         };
         // A type that is being made has no MRO yet.
@@ -294,8 +300,8 @@ impl<'a> Reader<'a> {
                 found.class_names.push(name);
                 self.read_slots(base, &mut found.slots)?;
             } else {
-                self.read_members(base, &mut found.members)?;
                 found.native_names.push(name);
+                found.native_bases.push(base);
             }
         }
         Ok(found)
@@ -324,9 +330,30 @@ impl<'a> Reader<'a> {
         Ok(())
     }
 
+    /// Attributes that are objects, of a type's bases written in C: name and offset in an instance.
+    ///
+    /// # Errors
+    /// If what is there is no table of members.
+    pub fn members(&self, found: &Type) -> Result<Rc<Members>, ReadError> {
+        if let Some(known) = self.members.borrow().get(&found.address) {
+            return Ok(Rc::clone(known));
+        }
+        let mut read = Vec::new();
+        for base in &found.native_bases {
+            self.read_members(*base, &mut read)?;
+        }
+        let read = Rc::new(read);
+        let mut members = self.members.borrow_mut();
+        if members.len() >= MAX_CACHED {
+            members.clear();
+        }
+        members.insert(found.address, Rc::clone(&read));
+        Ok(read)
+    }
+
     /// `tp_members`, as far as they are objects and have no name with underscores:
     /// `{const char *name; int type; Py_ssize_t offset; int flags; const char *doc;}`, up to one without a name.
-    fn read_members(&self, address: u64, members: &mut Vec<(String, u64)>) -> Result<(), ReadError> {
+    fn read_members(&self, address: u64, members: &mut Members) -> Result<(), ReadError> {
         // CPython `Include/descrobject.h`: Py_T_OBJECT, Py_T_OBJECT_EX.
         const OBJECTS: [u32; 2] = [6, 16];
         let table = self.memory.u64(address.wrapping_add(self.layout.object.tp_members))?;

@@ -197,7 +197,7 @@ impl Decoder<'_, '_> {
                 fields.push((name.clone(), value));
             }
         }
-        for (name, offset) in &found.members {
+        for (name, offset) in self.reader.members(found)?.iter() {
             let value = self.reader.memory.u64(object.wrapping_add(*offset))?;
             // One that was never set reads as None in Python.
             if value == 0 || self.reader.type_of(value).is_ok_and(|found| found.full_name == "NoneType") {

@@ -232,13 +232,9 @@ impl Decoder<'_, '_> {
         let zone = memory.u64(object.wrapping_add(offset + layout.object_size - 16))?;
         let found = self.reader.type_of(zone)?;
         if found.full_name != "datetime.timezone" {
-            let key = found.members.iter().find(|(name, _)| name == "key");
-            let key = match key {
-                Some((_, offset)) if found.name() == "ZoneInfo" => {
-                    memory.u64(zone.wrapping_add(*offset)).ok()
-                }
-                _ => None,
-            };
+            let members = self.reader.members(&found)?;
+            let key = members.iter().find(|(name, _)| name == "key" && found.name() == "ZoneInfo");
+            let key = key.and_then(|(_, offset)| memory.u64(zone.wrapping_add(*offset)).ok());
             let _ = match key.and_then(|key| self.reader.name(key).ok()) {
                 Some(key) => write!(text, ", tzinfo=zoneinfo.ZoneInfo(key='{key}')"),
                 None => write!(text, ", tzinfo=<{}>", found.name()),
