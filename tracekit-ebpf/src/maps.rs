@@ -8,8 +8,11 @@ use aya_ebpf::{
 use tracekit_common::{
     event::{HEAD_MAX, TAIL_MAX},
     map::{ConnectionKey, ConnectionState, LOSSES, Loss},
+    python::{CodeClass, CodeKey, Python, Thread},
     syscall::TABLE,
 };
+
+use crate::stack;
 
 /// Records for the user side. Its size is set at load.
 #[map]
@@ -33,6 +36,22 @@ pub static ENTERED: HashMap<u32, u64> = HashMap::with_max_entries(32 * 1024, 0);
 pub static CONNECTIONS: LruHashMap<ConnectionKey, ConnectionState> =
     LruHashMap::with_max_entries(64 * 1024, 0);
 
+/// Connections of which the process is the server: `SERVER`.
+#[map]
+pub static ROLES: LruHashMap<ConnectionKey, u32> = LruHashMap::with_max_entries(64 * 1024, 0);
+
+/// Interpreters of selected processes, by thread group.
+#[map]
+pub static PYTHONS: HashMap<u32, Python> = HashMap::with_max_entries(16 * 1024, 0);
+
+/// Thread states by thread. An entry stays until its thread exits.
+#[map]
+pub static THREADS: HashMap<u32, Thread> = HashMap::with_max_entries(32 * 1024, 0);
+
+/// What the user side knows of code objects.
+#[map]
+pub static CODES: LruHashMap<CodeKey, CodeClass> = LruHashMap::with_max_entries(64 * 1024, 0);
+
 /// Records lost, by `Loss`.
 #[map]
 pub static LOSS_COUNTS: PerCpuArray<u64> = PerCpuArray::with_max_entries(LOSSES, 0);
@@ -44,6 +63,10 @@ pub const SCRATCH: usize = 64 + 3 * HEAD_MAX + 2 * TAIL_MAX;
 /// Where records are put together.
 #[map]
 pub static BUFFER: PerCpuArray<[u8; SCRATCH]> = PerCpuArray::with_max_entries(1, 0);
+
+/// Where stacks are put together.
+#[map]
+pub static STACK: PerCpuArray<[u8; stack::SCRATCH]> = PerCpuArray::with_max_entries(1, 0);
 
 /// The reader polls; it is woken early when this many bytes wait.
 const WAKE_AT: u64 = 512 * 1024;

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use proptest::prelude::*;
 
 use super::frame::{locals, walk};
-use super::layout::{BytecodeCopies, Layout};
+use super::layout::Layout;
 use super::memory::Image;
 use super::object::{Decoder, Limits};
 use super::reader::{Reader, flags};
@@ -127,7 +127,7 @@ fn image(layout: &Layout, words: &[u64], damage: &[(usize, u8)]) -> Image {
 }
 
 fn layouts() -> impl Iterator<Item = Layout> {
-    let copies = Some(BytecodeCopies { code: 224, frame: 72 });
+    let copies = Some(224);
     let free_threaded = Layout::table(14).map(|table| Layout { copies, free_threaded: true, ..table });
     (8..=15).filter_map(Layout::table).chain(free_threaded)
 }

@@ -19,7 +19,7 @@ const MAX_BASES: u64 = 256;
 /// Slots of one class at most.
 const MAX_SLOTS: u64 = 256;
 /// Copies of one bytecode at most: one for each thread.
-const MAX_COPIES: u64 = 65_536;
+const MAX_COPIES: u64 = 4096;
 /// Types and code objects that are remembered.
 const MAX_CACHED: usize = 100_000;
 
@@ -487,21 +487,6 @@ impl<'a> Reader<'a> {
         Ok(read)
     }
 
-    /// Where the instructions of a code object are, by the number that frames have of their copy
-    /// ([`super::layout::BytecodeCopies`]); 0 where none was made. Without copies, the one address that it has.
-    ///
-    /// # Errors
-    /// If the list of copies cannot be read.
-    pub fn bytecodes(&self, code: &Code) -> Result<Vec<u64>, ReadError> {
-        let Some(copies) = self.layout.copies else { return Ok(vec![code.bytecode]) };
-        let array = self.memory.u64(code.address.wrapping_add(copies.code))?;
-        let count = self.memory.u64(array)?;
-        if count > MAX_COPIES {
-            return Err(ReadError::Invalid("list of copies of the bytecode"));
-        }
-        Ok(self.memory.words(array.wrapping_add(8), usize::try_from(count).unwrap_or(0))?)
-    }
-
     fn read_code(&self, address: u64) -> Result<Code, ReadError> {
         let meta = self.type_address(address)?;
         match self.code_type.get() {
@@ -576,4 +561,19 @@ impl<'a> Reader<'a> {
         };
         Ok(all.into_iter().zip(kinds).map(|(name, byte)| (name, kind(byte))).collect())
     }
+}
+
+/// Where the instructions of a code object are: itself, and in builds without a GIL the copies that threads run, 0 where
+/// none was made. Source: CPython 3.14 `Include/cpython/code.h`, `_PyCodeArray`: `{Py_ssize_t size; char *entries[];}`.
+///
+/// # Errors
+/// If the list of copies cannot be read.
+pub fn bytecodes(memory: &dyn MemorySource, layout: &Layout, code: &Code) -> Result<Vec<u64>, ReadError> {
+    let Some(copies) = layout.copies else { return Ok(vec![code.bytecode]) };
+    let array = memory.u64(code.address.wrapping_add(copies))?;
+    let count = memory.u64(array)?;
+    if count > MAX_COPIES {
+        return Err(ReadError::Invalid("list of copies of the bytecode"));
+    }
+    Ok(memory.words(array.wrapping_add(8), usize::try_from(count).unwrap_or(0))?)
 }

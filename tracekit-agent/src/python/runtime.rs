@@ -208,8 +208,14 @@ impl Target {
         Ok(members)
     }
 
+    /// The interpreter of a process that was forked from this one.
+    #[must_use]
+    pub fn forked(&self, pid: u32) -> Self {
+        Self { pid, memory: LiveProcess::new(pid), proc: self.proc.clone(), ..*self }
+    }
+
     /// Thread ids of the process: in its own pid namespace, and in the agent's.
-    fn thread_ids(&self) -> BTreeMap<u32, u32> {
+    pub(super) fn thread_ids(&self) -> BTreeMap<u32, u32> {
         let Ok(entries) = std::fs::read_dir(self.proc_path("task")) else {
             return BTreeMap::new();
         };

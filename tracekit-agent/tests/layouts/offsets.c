@@ -101,7 +101,6 @@ int main(void) {
 #ifdef Py_GIL_DISABLED
     SAY("code.copies", PyCodeObject, co_tlbc);
     SAY("copies.entries", _PyCodeArray, entries);
-    SAY("frame.copy", _PyInterpreterFrame, tlbc_index);
 #endif
     SAY("frame.code", _PyInterpreterFrame, f_executable);
     SAY("frame.back", _PyInterpreterFrame, previous);

@@ -146,11 +146,7 @@ pub fn apply(table: Layout, memory: &dyn MemorySource, runtime: u64) -> Result<L
             .filter(|offset| *offset < 64)
             .ok_or(LayoutError::DebugOffsets("the GIL's fields are not in it"))
     };
-    let copies = if base.free_threaded && base.minor >= 14 {
-        Some(BytecodeCopies { code: object("code", "tlbc")?, frame: object("frame", "tlbc")? })
-    } else {
-        None
-    };
+    let copies = if base.free_threaded && base.minor >= 14 { Some(object("code", "tlbc")?) } else { None };
     let layout = Layout {
         copies,
         object_size: object("object", "size")?,
@@ -304,9 +300,8 @@ mod tests {
             ("code.local_kinds", code.local_kinds),
             ("code.consts", code.consts),
             ("code.bytecode", code.bytecode),
-            ("code.copies", copies.code),
+            ("code.copies", copies),
             ("copies.entries", 8),
-            ("frame.copy", copies.frame),
             ("frame.code", layout.frame.code),
             ("frame.back", layout.frame.back),
             ("frame.instruction", layout.frame.instruction),

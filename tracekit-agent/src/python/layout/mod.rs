@@ -261,17 +261,6 @@ pub enum ManagedDict {
     Inline(u64),
 }
 
-/// Where builds without the GIL keep the copies of the bytecode that they make for threads (3.14+), so that each
-/// thread's specialised instructions are its own.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct BytecodeCopies {
-    /// `PyCodeObject.co_tlbc`: `{Py_ssize_t size; char *entries[];}`; the first entry is the code object's own
-    /// bytecode, others may be NULL.
-    pub code: u64,
-    /// `_PyInterpreterFrame.tlbc_index`, an i32: which of them the frame runs.
-    pub frame: u64,
-}
-
 /// Where one version of CPython keeps what the agent reads.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Layout {
@@ -301,8 +290,9 @@ pub struct Layout {
     pub tagged_locals: bool,
     /// The interpreter has no GIL.
     pub free_threaded: bool,
-    /// Threads may run copies of the bytecode.
-    pub copies: Option<BytecodeCopies>,
+    /// `PyCodeObject.co_tlbc` of builds without the GIL (3.14+): each thread may run a copy of the bytecode, so that its
+    /// specialised instructions are its own.
+    pub copies: Option<u64>,
 }
 
 /// Why the layout of an interpreter is not known.
