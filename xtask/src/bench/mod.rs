@@ -27,7 +27,7 @@ pub enum Bench {
 /// # Errors
 /// Something does not start, or requests fail under load.
 pub fn run(bench: &Bench) -> Result<()> {
-    setup::run(&setup::Arguments::minimal())?;
+    setup::install(setup::Extent::Minimal)?;
     match bench {
         Bench::Overhead(arguments) => overhead::run(arguments),
         Bench::Attach(arguments) => attach::run(arguments),
