@@ -1,5 +1,6 @@
 //! Maps.
 
+use aya_ebpf::helpers::bpf_ktime_get_ns;
 use aya_ebpf::{
     bindings::{BPF_RB_FORCE_WAKEUP, BPF_RB_NO_WAKEUP},
     macros::map,
@@ -68,8 +69,15 @@ pub static BUFFER: PerCpuArray<[u8; SCRATCH]> = PerCpuArray::with_max_entries(1,
 #[map]
 pub static STACK: PerCpuArray<[u8; stack::SCRATCH]> = PerCpuArray::with_max_entries(1, 0);
 
+/// When the reader was woken last: nanoseconds of `CLOCK_MONOTONIC`.
+#[map]
+pub static LAST_WAKE: Array<u64> = Array::with_max_entries(1, 0);
+
 /// The reader polls; it is woken early when this many bytes wait.
 const WAKE_AT: u64 = 512 * 1024;
+/// Nanoseconds between wake-ups: where the reader is behind, one for each record would cost the traced
+/// threads several microseconds a record.
+const WAKE_EVERY: u64 = 1_000_000;
 /// `BPF_RB_AVAIL_DATA` of `bpf_ringbuf_query`.
 const AVAILABLE: u64 = 0;
 
@@ -85,11 +93,20 @@ pub fn lose(loss: Loss) {
 /// Flags for the next record: a wake-up for each would cost the traced thread more than the copy.
 #[inline(always)]
 pub fn wakeup() -> u64 {
-    if EVENTS.query(AVAILABLE) > WAKE_AT {
-        u64::from(BPF_RB_FORCE_WAKEUP)
-    } else {
-        u64::from(BPF_RB_NO_WAKEUP)
+    if EVENTS.query(AVAILABLE) > WAKE_AT
+        && let Some(last) = LAST_WAKE.get_ptr_mut(0)
+    {
+        // SAFETY: the helper has no preconditions; the pointer comes from the map and was checked. Two CPUs
+        // that wake at once wake once too often.
+        let now = unsafe { bpf_ktime_get_ns() };
+        // SAFETY: as above.
+        if now - unsafe { *last } > WAKE_EVERY {
+            // SAFETY: as above.
+            unsafe { *last = now };
+            return u64::from(BPF_RB_FORCE_WAKEUP);
+        }
     }
+    u64::from(BPF_RB_NO_WAKEUP)
 }
 
 /// Sends a record of fixed size.

@@ -20,6 +20,8 @@ const MAX_CODE: u64 = 16 << 20;
 const MAX_BASES: u64 = 256;
 /// Slots of one class at most.
 const MAX_SLOTS: u64 = 256;
+/// Copies of one bytecode at most: one for each thread.
+const MAX_COPIES: u64 = 4096;
 /// Types and code objects that are remembered.
 const MAX_CACHED: usize = 100_000;
 
@@ -90,6 +92,8 @@ pub struct Type {
     pub slots: Vec<(String, u64)>,
     /// `tp_name` of those in its `__mro__` that are not classes written in Python.
     pub native_names: Vec<String>,
+    /// Where those are.
+    pub native_bases: Vec<u64>,
     /// `tp_name` of those in its `__mro__` that are classes written in Python.
     pub class_names: Vec<String>,
 }
@@ -107,6 +111,9 @@ impl Type {
         self.flags & flag != 0
     }
 }
+
+/// Attributes: name and offset in an instance.
+pub type Members = Vec<(String, u64)>;
 
 /// What a local variable's slot holds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -191,6 +198,7 @@ pub struct Reader<'a> {
     /// Where CPython keeps what.
     pub layout: Layout,
     types: Memo<Type>,
+    members: Memo<Members>,
     codes: Memo<Code>,
     code_type: Cell<Option<u64>>,
 }
@@ -238,12 +246,20 @@ impl<'a> Reader<'a> {
     /// A reader of this memory.
     #[must_use]
     pub fn new(memory: &'a dyn MemorySource, layout: Layout) -> Self {
-        Self { memory, layout, types: Memo::default(), codes: Memo::default(), code_type: Cell::new(None) }
+        Self {
+            memory,
+            layout,
+            types: Memo::default(),
+            members: Memo::default(),
+            codes: Memo::default(),
+            code_type: Cell::new(None),
+        }
     }
 
     /// Forgets what was read before.
     pub fn forget(&self) {
         self.types.0.borrow_mut().clear();
+        self.members.0.borrow_mut().clear();
         self.codes.0.borrow_mut().clear();
     }
 
@@ -324,6 +340,7 @@ impl<'a> Reader<'a> {
             dict_offset: word(offsets.tp_dictoffset)?,
             slots: Vec::new(),
             native_names: Vec::new(),
+            native_bases: Vec::new(),
             class_names: Vec::new(),
         };
         // A type that is being made has no MRO yet.
@@ -338,6 +355,7 @@ impl<'a> Reader<'a> {
                 self.read_slots(base, &mut found.slots)?;
             } else {
                 found.native_names.push(name);
+                found.native_bases.push(base);
             }
         }
         Ok(found)
@@ -361,6 +379,49 @@ impl<'a> Reader<'a> {
             let name = self.memory.c_string(name, MAX_NAME)?;
             if offset < 1 << 20 && slots.len() < MAX_SLOTS as usize {
                 slots.push((String::from_utf8_lossy(&name).into_owned(), offset));
+            }
+        }
+        Ok(())
+    }
+
+    /// Attributes that are objects, of a type's bases written in C: name and offset in an instance.
+    ///
+    /// # Errors
+    /// If what is there is no table of members.
+    pub fn members(&self, found: &Type) -> Result<Rc<Members>, ReadError> {
+        if let Some(known) = self.members.get(found.address, self.memory) {
+            return Ok(known);
+        }
+        let (read, evidence) = self.witnessed(|reader| {
+            let mut read = Vec::new();
+            for base in &found.native_bases {
+                reader.read_members(*base, &mut read)?;
+            }
+            Ok(read)
+        })?;
+        self.members.insert(found.address, &read, evidence, self.memory.pass());
+        Ok(read)
+    }
+
+    /// `tp_members`, as far as they are objects and have no name with underscores:
+    /// `{const char *name; int type; Py_ssize_t offset; int flags; const char *doc;}`, up to one without a name.
+    fn read_members(&self, address: u64, members: &mut Members) -> Result<(), ReadError> {
+        // CPython `Include/descrobject.h`: Py_T_OBJECT, Py_T_OBJECT_EX.
+        const OBJECTS: [u32; 2] = [6, 16];
+        let table = self.memory.u64(address.wrapping_add(self.layout.object.tp_members))?;
+        for at in 0..if table == 0 { 0 } else { MAX_SLOTS } {
+            let member = table.wrapping_add(at * 40);
+            let name = self.memory.u64(member)?;
+            if name == 0 || members.len() >= MAX_SLOTS as usize {
+                break;
+            }
+            let kind = self.memory.u32(member.wrapping_add(8))?;
+            let offset = self.memory.u64(member.wrapping_add(16))?;
+            if OBJECTS.contains(&kind) && offset < 1 << 20 {
+                let name = String::from_utf8_lossy(&self.memory.c_string(name, MAX_NAME)?).into_owned();
+                if !name.starts_with("__") && members.iter().all(|(known, _)| *known != name) {
+                    members.push((name, offset));
+                }
             }
         }
         Ok(())
@@ -548,4 +609,19 @@ impl<'a> Reader<'a> {
         };
         Ok(all.into_iter().zip(kinds).map(|(name, byte)| (name, kind(byte))).collect())
     }
+}
+
+/// Where the instructions of a code object are: itself, and in builds without a GIL the copies that threads run, 0 where
+/// none was made. Source: CPython 3.14 `Include/cpython/code.h`, `_PyCodeArray`: `{Py_ssize_t size; char *entries[];}`.
+///
+/// # Errors
+/// If the list of copies cannot be read.
+pub fn bytecodes(memory: &dyn MemorySource, layout: &Layout, code: &Code) -> Result<Vec<u64>, ReadError> {
+    let Some(copies) = layout.copies else { return Ok(vec![code.bytecode]) };
+    let array = memory.u64(code.address.wrapping_add(copies))?;
+    let count = memory.u64(array)?;
+    if count > MAX_COPIES {
+        return Err(ReadError::Invalid("list of copies of the bytecode"));
+    }
+    Ok(memory.words(array.wrapping_add(8), usize::try_from(count).unwrap_or(0))?)
 }

@@ -89,10 +89,6 @@ impl Target {
     pub fn open(proc: &ProcFs, inspected: &Inspected) -> Result<Self, AttachError> {
         let pid = inspected.pid();
         let (version, _) = inspected.interpreter.version.as_ref().ok_or(AttachError::NoVersion(pid))?;
-        if inspected.interpreter.debug && version.minor < 13 {
-            let reason = "it is a debug build (Py_DEBUG), which has other structs".to_owned();
-            return Err(AttachError::Mismatch { pid, minor: version.minor, reason });
-        }
         let binary = &inspected.interpreter.binary;
         let file = proc.open_mapped(pid, binary).map_err(|error| AttachError::Binary { pid, error })?;
         let runtime = elf::runtime_address(&file, binary.start, binary.offset);

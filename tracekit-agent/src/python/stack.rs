@@ -78,7 +78,12 @@ impl Resolver {
     pub fn frame(&mut self, frame: &Frame) -> ResolvedFrame {
         let code = self.code(frame.code);
         let line = code.as_ref().and_then(|known| {
-            let offset = instruction_offset(&self.target.layout, &known.code, frame.instruction)?;
+            let (memory, layout) = (&self.target.memory, &self.target.layout);
+            if layout.copies.is_some() {
+                // A copy may have been made since.
+                memory.forget();
+            }
+            let offset = instruction_offset(memory, layout, &known.code, frame.instruction)?;
             // Before its first instruction a frame is at its first line.
             let first = (offset == 0).then_some(known.code.first_line);
             known.code.line_at(offset).or(first)

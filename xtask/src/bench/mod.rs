@@ -4,6 +4,7 @@ mod attach;
 mod dumps;
 mod overhead;
 mod reader;
+mod stack;
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -22,6 +23,8 @@ pub enum Bench {
     Overhead(overhead::Overhead),
     /// Time from the start of `tracekit attach` to its first span.
     Attach(attach::Attach),
+    /// What a Python stack that the kernel side reads costs the traced thread.
+    Stack(stack::Stack),
     /// Time of a dump of a Django process with 64 threads, beside py-spy's, and of a search for code objects.
     Reader(reader::Reader),
     /// Dumps of a process that changes its objects all the time: what is wrong, and what they cost it.
@@ -33,10 +36,11 @@ pub enum Bench {
 /// # Errors
 /// Something does not start, or requests fail under load.
 pub fn run(bench: &Bench) -> Result<()> {
-    setup::run(&setup::Arguments::minimal())?;
+    setup::install(setup::Extent::Minimal)?;
     match bench {
         Bench::Overhead(arguments) => overhead::run(arguments),
         Bench::Attach(arguments) => attach::run(arguments),
+        Bench::Stack(arguments) => stack::run(arguments),
         Bench::Reader(arguments) => reader::run(arguments),
         Bench::Dumps(arguments) => dumps::run(arguments),
     }
