@@ -1,7 +1,6 @@
 //! What a stack that the kernel side reads costs the thread: a program sends from a known depth, with stacks
 //! and without, in turn. Run by `cargo xtask bench stack`; arguments: the interpreter, frames, rounds.
 
-use std::io::{BufRead as _, BufReader, Write as _};
 use std::process::{Command, Stdio};
 
 use anyhow::{Context as _, Result, ensure};
@@ -11,6 +10,7 @@ use tracekit_agent::probes::{ProbeOptions, Probes, Records};
 use tracekit_agent::python::kernel::describe;
 use tracekit_agent::python::runtime::Target;
 use tracekit_common::python::{Python, STACKS};
+use tracekit_tests::interpreters::Running;
 
 /// Sends of one round. Each is the first after an answer, so each has a stack. So few that their records don't
 /// fill the ring buffer to where the kernel side wakes its reader, who takes no part while a round runs.
@@ -55,14 +55,9 @@ fn main() -> Result<()> {
     };
     let (depth, rounds): (usize, usize) = (frames.parse()?, rounds.parse()?);
     let mut command = Command::new(python);
-    let mut child =
-        command.args(["-c", PROGRAM, frames]).stdin(Stdio::piped()).stdout(Stdio::piped()).spawn()?;
-    let mut input = child.stdin.take().context("its input is a pipe")?;
-    let mut output = BufReader::new(child.stdout.take().context("its output is a pipe")?);
-    let mut line = String::new();
-    output.read_line(&mut line)?;
-
-    let pid = child.id();
+    command.args(["-c", PROGRAM, frames]);
+    let mut running = Running::start(command, Stdio::piped())?;
+    let pid = running.pid();
     let inspector = Inspector::default();
     let target = Target::open(&inspector.proc, &inspector.inspect(pid)?)?;
     let python = describe(&target).context("its interpreter is not known yet")?;
@@ -80,20 +75,16 @@ fn main() -> Result<()> {
                 probes.deselect(pid);
             }
             probes.describe(pid, &Python { flags: python.flags | flags, ..python })?;
-            writeln!(input, "{}", SENDS / 2)?;
-            line.clear();
-            output.read_line(&mut line)?;
+            let nanos = running.ask(&(SENDS / 2).to_string())?;
             let (stacks, longest) = drain(&mut records);
             ensure!(stacks == if flags == 0 { 0 } else { SENDS }, "{stacks} stacks of {SENDS} sends");
             ensure!(flags == 0 || longest == depth, "stacks of {longest} frames");
             // The first round warms up.
             if round > 0 {
-                times.push(line.trim().parse::<u64>()? / u64::from(SENDS));
+                times.push(nanos.trim().parse::<u64>()? / u64::from(SENDS));
             }
         }
     }
-    drop(input);
-    child.wait()?;
     let (untraced, without, with) = (median(&mut untraced), median(&mut without), median(&mut with));
     println!(
         "a send and its receive: {untraced} ns; traced: {without} ns; with a stack of {depth} frames: {with} ns; \

@@ -1,8 +1,8 @@
 //! The interpreters that `cargo xtask interpreters` installs: reads their manifest and starts them.
 
-use std::io::{BufRead as _, BufReader};
+use std::io::{BufRead as _, BufReader, Write as _};
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, ChildStdout, Command, Stdio};
 
 use anyhow::{Context as _, Result, ensure};
 use serde::{Deserialize, Serialize};
@@ -74,6 +74,7 @@ impl Interpreter {
 #[derive(Debug)]
 pub struct Running {
     child: Child,
+    output: BufReader<ChildStdout>,
     /// What it printed, to the end of the first line.
     pub said: String,
 }
@@ -85,11 +86,10 @@ impl Running {
     /// It cannot be started, or ends before it has printed a line.
     pub fn start(mut command: Command, input: Stdio) -> Result<Self> {
         command.stdin(input).stdout(Stdio::piped());
-        let child = command.spawn().with_context(|| format!("start {command:?}"))?;
-        let mut running = Self { child, said: String::new() };
-        let out = running.child.stdout.take().context("its standard output is a pipe")?;
-        BufReader::new(out).read_line(&mut running.said).context("read what it prints")?;
-        ensure!(running.said.ends_with('\n'), "{command:?} ended before it said anything");
+        let mut child = command.spawn().with_context(|| format!("start {:?}", command.get_program()))?;
+        let output = BufReader::new(child.stdout.take().context("its standard output is a pipe")?);
+        let mut running = Self { child, output, said: String::new() };
+        running.said = running.line()?;
         Ok(running)
     }
 
@@ -97,6 +97,27 @@ impl Running {
     #[must_use]
     pub fn pid(&self) -> u32 {
         self.child.id()
+    }
+
+    /// The next line that it prints.
+    ///
+    /// # Errors
+    /// It ends before it has printed one.
+    pub fn line(&mut self) -> Result<String> {
+        let mut line = String::new();
+        self.output.read_line(&mut line).context("read what it prints")?;
+        ensure!(line.ends_with('\n'), "it ended before it said anything more");
+        Ok(line)
+    }
+
+    /// Writes a line to its standard input, if that is a pipe, and gives the line that it answers.
+    ///
+    /// # Errors
+    /// It has ended, or reads no pipe.
+    pub fn ask(&mut self, line: &str) -> Result<String> {
+        let input = self.child.stdin.as_mut().context("its standard input is no pipe")?;
+        writeln!(input, "{line}").context("write to it")?;
+        self.line()
     }
 }
 

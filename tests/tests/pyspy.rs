@@ -14,14 +14,13 @@
 
 mod shown;
 
-use std::io::{BufRead as _, BufReader};
 use std::path::Path;
-use std::process::{Child, Command, Stdio};
+use std::process::Command;
 
 use anyhow::{Context as _, Result, bail, ensure};
 use serde_json::Value as Json;
 use shown::Shown;
-use tracekit_tests::interpreters::{Interpreter, installed};
+use tracekit_tests::interpreters::{Interpreter, Running, installed};
 use tracekit_tests::process::run as output_of;
 use tracekit_tests::{agent, paths};
 
@@ -37,25 +36,12 @@ struct Compared {
     decoded: usize,
 }
 
-/// Ends the process with its value.
-struct Running(Child);
-
-impl Drop for Running {
-    fn drop(&mut self) {
-        let _ = self.0.kill();
-        let _ = self.0.wait();
-    }
-}
-
 /// Starts `locals.py` and waits until its threads stand still.
 fn start(mut command: Command) -> Result<Running> {
     let script = std::fs::File::open(paths::apps().join("locals.py"))?;
-    command.arg("-").stdin(script).stdout(Stdio::piped());
-    let mut running = Running(command.spawn().with_context(|| format!("start {command:?}"))?);
-    let out = running.0.stdout.take().context("its standard output is a pipe")?;
-    let mut line = String::new();
-    BufReader::new(out).read_line(&mut line)?;
-    ensure!(line == "ready\n", "{command:?} said {line:?}");
+    command.arg("-");
+    let running = Running::start(command, script.into())?;
+    ensure!(running.said == "ready\n", "it said {:?}", running.said);
     Ok(running)
 }
 
@@ -112,7 +98,7 @@ fn compare(theirs: &Json, ours: &Json) -> Result<Compared> {
 /// Compares one process; `None` if py-spy cannot read it.
 fn check(command: Command) -> Result<Option<Compared>> {
     let process = start(command)?;
-    let pid = process.0.id().to_string();
+    let pid = process.pid().to_string();
     let mut pyspy = Command::new(paths::venv("pyspy", "py-spy")?);
     pyspy.args(["dump", "--json", "--nonblocking", "-llll", "--pid", &pid]);
     let theirs = match output_of(&mut pyspy) {

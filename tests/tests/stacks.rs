@@ -1,8 +1,7 @@
 //! The kernel side's stacks are those that the process says it has, on every interpreter.
 
 use std::collections::BTreeMap;
-use std::io::{BufRead as _, BufReader, Write as _};
-use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
+use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail, ensure};
@@ -13,7 +12,7 @@ use tracekit_agent::python::kernel::describe;
 use tracekit_agent::python::runtime::Target;
 use tracekit_agent::python::stack::Resolver;
 use tracekit_common::python::{MAX_FRAMES, Python, STACKS};
-use tracekit_tests::interpreters::installed;
+use tracekit_tests::interpreters::{Running, installed};
 use tracekit_tests::paths;
 
 /// File, line, name; the newest first.
@@ -22,45 +21,18 @@ type Frames = Vec<(String, i64, String)>;
 /// How long records may take.
 const PATIENCE: Duration = Duration::from_secs(5);
 
-/// A process that ends with the test.
-struct Running {
-    child: Child,
-    input: Option<ChildStdin>,
-    output: BufReader<ChildStdout>,
+/// Starts the program and waits until its first threads wait.
+fn start(mut command: Command) -> Result<Running> {
+    let source = std::fs::read_to_string(paths::apps().join("stacks.py"))?;
+    command.args(["-c", &source]);
+    let running = Running::start(command, Stdio::piped())?;
+    ensure!(running.said == "ready\n", "it said {:?}", running.said);
+    Ok(running)
 }
 
-impl Running {
-    /// Starts the program and waits until its first threads wait.
-    fn start(mut command: Command) -> Result<Self> {
-        let source = std::fs::read_to_string(paths::workspace().join("tests/apps/stacks.py"))?;
-        command.args(["-c", &source]).stdin(Stdio::piped()).stdout(Stdio::piped());
-        let mut child = command.spawn().with_context(|| format!("start {:?}", command.get_program()))?;
-        let input = child.stdin.take();
-        let output = BufReader::new(child.stdout.take().context("its output is a pipe")?);
-        let mut running = Self { child, input, output };
-        ensure!(running.line()? == "ready", "it is not ready");
-        Ok(running)
-    }
-
-    fn line(&mut self) -> Result<String> {
-        let mut line = String::new();
-        self.output.read_line(&mut line)?;
-        ensure!(!line.is_empty(), "it ended: {:?}", self.child.wait()?);
-        Ok(line.trim_end().to_owned())
-    }
-
-    /// Lets it go on, and gives what it says of its stacks.
-    fn go(&mut self) -> Result<BTreeMap<String, Frames>> {
-        self.input.as_mut().context("its input is a pipe")?.write_all(b"\n")?;
-        Ok(serde_json::from_str(&self.line()?)?)
-    }
-}
-
-impl Drop for Running {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
+/// Lets it go on, and gives what it says of its stacks.
+fn go(running: &mut Running) -> Result<BTreeMap<String, Frames>> {
+    Ok(serde_json::from_str(&running.ask("")?)?)
 }
 
 /// What was sent, with the stack that was reported before it by the same thread.
@@ -93,10 +65,10 @@ fn check(probes: &mut Probes, records: &mut Records, mut running: Running, pid: 
     probes.select(pid)?;
     let mut resolvers = BTreeMap::from([(pid, Resolver::new(target))]);
     let mut differences = Vec::new();
-    let said = running.go()?;
+    let said = go(&mut running)?;
     ensure!(said.len() >= 26, "it sent from {} places only", said.len());
     compare(&said, records, &mut resolvers, &mut differences)?;
-    let said = running.go()?;
+    let said = go(&mut running)?;
     compare(&said, records, &mut resolvers, &mut differences)?;
     probes.deselect(pid);
     Ok(differences)
@@ -149,8 +121,8 @@ fn stacks_are_what_the_process_says() -> Result<()> {
     let (mut probes, mut records) = load()?;
     let mut failures = Vec::new();
     for interpreter in installed()? {
-        let outcome = Running::start(interpreter.command()).and_then(|running| {
-            let pid = running.child.id();
+        let outcome = start(interpreter.command()).and_then(|running| {
+            let pid = running.pid();
             check(&mut probes, &mut records, running, pid)
         });
         match outcome {
@@ -178,8 +150,8 @@ fn threads_are_found_in_another_pid_namespace() -> Result<()> {
         let python = interpreter.with_context(|| format!("no Python {minor} is installed"))?.command();
         let mut command = Command::new("unshare");
         command.args(["--pid", "--fork", "--kill-child"]).arg(python.get_program());
-        let running = Running::start(command)?;
-        let children = tracekit_tests::process::children(running.child.id());
+        let running = start(command)?;
+        let children = tracekit_tests::process::children(running.pid());
         let pid = *children.first().context("unshare has started nothing")?;
         let differences = check(&mut probes, &mut records, running, pid)?;
         ensure!(differences.is_empty(), "{minor}: {}", differences.join("\n"));

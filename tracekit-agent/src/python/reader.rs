@@ -530,9 +530,17 @@ impl<'a> Reader<'a> {
         if let Some(known) = self.codes.get(address, self.memory) {
             return Ok(known);
         }
-        let (read, evidence) = self.witnessed(|reader| reader.read_code(address))?;
+        let (read, evidence) = self.code_with_evidence(address)?;
         self.codes.insert(address, &read, evidence, self.memory.pass());
         Ok(read)
+    }
+
+    /// The code object at an address, read anew, and what tells whether it is the same later.
+    ///
+    /// # Errors
+    /// If what is there is no code object.
+    pub fn code_with_evidence(&self, address: u64) -> Result<(Rc<Code>, Evidence), ReadError> {
+        self.witnessed(|reader| reader.read_code(address))
     }
 
     fn read_code(&self, address: u64) -> Result<Code, ReadError> {

@@ -1,14 +1,15 @@
 //! Stacks that the kernel side has read: code objects and lines of them.
 
 use std::collections::HashMap;
+use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use tracekit_common::python::Frame;
 
 use super::code::is_library;
+use super::evidence::Evidence;
 use super::frame::instruction_offset;
-use super::memory::MemorySource as _;
 use super::reader::{Code, Reader};
 use super::runtime::Target;
 
@@ -37,8 +38,8 @@ pub struct ResolvedFrame {
 
 struct Entry {
     known: Arc<KnownCode>,
-    /// Words of the object that don't change while it lives.
-    fingerprint: [u64; 5],
+    /// What it was made from.
+    evidence: Evidence,
     checked: Instant,
 }
 
@@ -64,7 +65,11 @@ impl Resolver {
     /// For a process that was forked from this one: it has the same code at the same places.
     #[must_use]
     pub fn forked(&self, pid: u32) -> Self {
-        let entry = |entry: &Entry| Entry { known: Arc::clone(&entry.known), ..*entry };
+        let entry = |entry: &Entry| Entry {
+            known: Arc::clone(&entry.known),
+            evidence: entry.evidence.clone(),
+            checked: entry.checked,
+        };
         let codes = self.codes.iter().map(|(address, known)| (*address, entry(known))).collect();
         Self { target: self.target.forked(pid), codes }
     }
@@ -100,32 +105,20 @@ impl Resolver {
             return Some(Arc::clone(&entry.known));
         }
         self.target.memory.forget();
-        let fingerprint = self.fingerprint(address)?;
         if let Some(entry) = self.codes.get_mut(&address)
-            && entry.fingerprint == fingerprint
+            && entry.evidence.holds(&self.target.memory)
         {
             entry.checked = now;
             return Some(Arc::clone(&entry.known));
         }
         let reader = Reader::new(&self.target.memory, self.target.layout);
-        let code = Code::clone(&*reader.code(address).ok()?);
+        let (code, evidence) = reader.code_with_evidence(address).ok()?;
+        let code = Rc::unwrap_or_clone(code);
         let known = Arc::new(KnownCode { is_library: is_library(&code.filename), code });
         if self.codes.len() >= MAX_CODES {
             self.codes.clear();
         }
-        self.codes.insert(address, Entry { known: Arc::clone(&known), fingerprint, checked: now });
+        self.codes.insert(address, Entry { known: Arc::clone(&known), evidence, checked: now });
         Some(known)
-    }
-
-    fn fingerprint(&self, address: u64) -> Option<[u64; 5]> {
-        let offsets = &self.target.layout.code;
-        let word = |offset: u64| self.target.memory.u64(address.wrapping_add(offset)).ok();
-        Some([
-            word(offsets.filename)?,
-            word(offsets.name)?,
-            word(offsets.line_table)?,
-            word(offsets.consts)?,
-            self.target.memory.u32(address.wrapping_add(offsets.first_line)).ok()?.into(),
-        ])
     }
 }
