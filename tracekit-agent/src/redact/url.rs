@@ -41,7 +41,8 @@ const SECRET_KEYS: &[&str] = &[
     "xgoogsignature",
 ];
 
-fn is_secret(key: &str) -> bool {
+/// The value of this query key is a secret.
+pub(super) fn is_secret_key(key: &str) -> bool {
     // Longer than any of them, percent-encoding and separators included: not worth normalising.
     if key.len() > 128 {
         return false;
@@ -55,7 +56,7 @@ fn is_secret(key: &str) -> bool {
 #[must_use]
 pub fn query(query: &str) -> Cow<'_, str> {
     let secret =
-        |pair: &str| pair.split_once('=').is_some_and(|(key, value)| !value.is_empty() && is_secret(key));
+        |pair: &str| pair.split_once('=').is_some_and(|(key, value)| !value.is_empty() && is_secret_key(key));
     if !query.split('&').any(secret) {
         return Cow::Borrowed(query);
     }

@@ -12,6 +12,8 @@ use serde_json::{Map, Value as Json, json};
 
 pub use decode::Decoder;
 
+use crate::redact::Kind;
+
 /// What bounds the decoding of values.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Limits {
@@ -44,8 +46,8 @@ pub enum NotCaptured {
     Budget,
     /// It contains itself; this is the inner occurrence.
     Cycle,
-    /// Its name or text says that it is a secret.
-    Redacted,
+    /// Its name or text says that it is a secret, of this kind.
+    Redacted(Kind),
     /// It is larger than what is decoded.
     TooLarge,
     /// Its memory could not be read, or does not hold what it should: it changed meanwhile.
@@ -60,7 +62,7 @@ impl NotCaptured {
             Self::Depth => "depth",
             Self::Budget => "budget",
             Self::Cycle => "cycle",
-            Self::Redacted => "redacted",
+            Self::Redacted(_) => "redacted",
             Self::TooLarge => "too large",
             Self::Unreadable => "unreadable",
         }
@@ -119,7 +121,8 @@ impl Value {
     }
 
     /// `{"type": …, "value" | "elements" | "entries" | "fields": …, "truncated": true, "length": …}`, or
-    /// `not_captured_reason` in place of the value. Numbers that JSON readers would round are strings.
+    /// `not_captured_reason` in place of the value; with the marker as the value if it is a secret. Numbers that
+    /// JSON readers would round are strings.
     #[must_use]
     pub fn to_json(&self) -> Json {
         let mut map = Map::new();
@@ -145,7 +148,12 @@ impl Value {
                     fields.iter().map(|(name, value)| (name.clone(), value.to_json())).collect();
                 ("fields", Json::Object(map))
             }
-            Content::Nothing(reason) => ("not_captured_reason", json!(reason.word())),
+            Content::Nothing(reason) => {
+                if let NotCaptured::Redacted(kind) = reason {
+                    map.insert("value".into(), json!(kind.marker()));
+                }
+                ("not_captured_reason", json!(reason.word()))
+            }
         };
         map.insert(key.into(), value);
         if let Some(length) = self.truncated {

@@ -69,7 +69,8 @@ impl Decoder<'_, '_> {
             return Ok(None);
         };
         let name = self.reader.name(name).unwrap_or_else(|_| "?".into());
-        Ok(Some(format!("<{}.{name}: {}>", found.name(), self.value(value))))
+        let value = self.named(&name, value);
+        Ok(Some(format!("<{}.{name}: {value}>", found.name())))
     }
 
     fn uuid(&self, object: u64, found: &Type) -> Result<Option<String>, ReadError> {
