@@ -6,8 +6,11 @@
 //! before it may be a name, and what follows is its value, up to where a value of its form ends.
 
 use std::ops::Range;
+use std::sync::LazyLock;
 
-use super::kind::Kind;
+use regex::Regex;
+
+use super::kind::{Kind, OPEN, marker_at};
 use super::names::{Names, Verdict};
 use super::scan::{self, Value};
 use super::span::Span;
@@ -18,8 +21,10 @@ const MAX_NAME: usize = 128;
 /// Bytes between `"name": "password"` and its `"value"` at most.
 const MAX_APART: usize = 200;
 
+/// Members between them.
+const MAX_BETWEEN: usize = 6;
 /// Bytes of a value whose name says little.
-const MAX_UNSURE: usize = 512;
+const MAX_UNSURE: usize = 256;
 
 /// The verdict on a name that is one in this place only.
 const CERTAIN: Verdict = Verdict { kind: Kind::SENSITIVE_NAME, weak: false, family: Kind::SENSITIVE_NAME };
@@ -91,8 +96,13 @@ fn name_before(text: &str, separator: usize) -> Option<Name<'_>> {
     let low = scan::floor(text, separator.saturating_sub(MAX_NAME));
     let window = text.get(low..separator)?;
     // `!=`, `:=`, `+=`, `==`
-    let window = if assigned { window.trim_end_matches(['!', ':', '+', '=', '<', '>']) } else { window };
-    let window = window.trim_end_matches([' ', '\t']);
+    let operator =
+        if assigned { window.bytes().rev().take(2).take_while(|b| b"!:+=<>".contains(b)).count() } else { 0 };
+    let window = window.get(..window.len() - operator)?;
+    // No marker is part of a name.
+    let marker = window.rfind(OPEN).and_then(|at| Some(at + marker_at(window.get(at..)?)?.1));
+    let low = low + marker.unwrap_or(0);
+    let window = window.get(marker.unwrap_or(0)..)?.trim_end_matches([' ', '\t']);
     let last = window.chars().next_back()?;
     if matches!(last, '"' | '\'' | '`') {
         let inner = window.strip_suffix(last)?.trim_end_matches('\\');
@@ -144,11 +154,12 @@ fn assigned(text: &str, separator: usize, names: &Names) -> Option<Span> {
     if colon && (matches!(next, Some(b':' | b'=')) || text.get(separator..)?.starts_with("://")) {
         return None;
     }
-    if !colon && matches!(next, Some(b'=' | b'>' | b'~')) && bytes.get(separator + 2) != Some(&b'=') {
-        // The second half of `==` is a separator as well; `=>` and `=~` are seen here.
-        return if next == Some(&b'=') { None } else { value_of(text, separator, separator + 2, names) };
+    match next {
+        // The last of `==` and `===` is the separator.
+        Some(b'=') => None,
+        Some(b'>' | b'~') if !colon => value_of(text, separator, separator + 2, names),
+        _ => value_of(text, separator, separator + 1, names),
     }
-    value_of(text, separator, separator + 1, names)
 }
 
 /// The value that begins behind `from`, if the name in front of the separator hides it.
@@ -175,9 +186,10 @@ fn value_of(text: &str, separator: usize, from: usize, names: &Names) -> Option<
         verdict = Some(CERTAIN);
     }
     if is_naming(&unescaped)
-        && let Some(span) = named_beside(text, &name, from, names)
+        && name.style != Style::Query
+        && let Some(found) = named_beside(text, &name, from, names)
     {
-        return Some(span);
+        return found;
     }
     let verdict = verdict?;
     let unsure = verdict.weak && !matches!(name.style, Style::Quoted | Style::Query);
@@ -223,45 +235,51 @@ fn is_secret(text: &str, name: &Name<'_>, unescaped: &str, verdict: &Verdict, va
     let key = unescaped.eq_ignore_ascii_case("key");
     match name.style {
         Style::Quoted | Style::Query => true,
-        Style::Assigned if !key => value.quoted || !scan::is_code(found),
+        Style::Assigned if !key => {
+            value.quoted || !(scan::is_code(found) || (verdict.weak && scan::is_word(found)))
+        }
         _ if verdict.weak => scan::looks_random(found, key),
         _ => value.quoted || !(scan::is_word(found) || scan::is_code(found)),
     }
 }
 
-/// `"name": "password", "value": "x"`: the value of what is named. Also the part of a multipart form, and an
-/// input of HTML.
-fn named_beside(text: &str, name: &Name<'_>, from: usize, names: &Names) -> Option<Span> {
-    if name.style == Style::Query {
-        return None;
-    }
+/// An empty line, and the line that ends a part of a form; both may be escaped.
+static FORM: LazyLock<Option<(Regex, Regex)>> = LazyLock::new(|| {
+    let gap = Regex::new(r"(?:\r?\n|(?:\\+r)?\\+n){2}").ok()?;
+    Some((gap, Regex::new(r"(?:\r?\n|(?:\\+r)?\\+n)--").ok()?))
+});
+
+/// `"name": "password", "value": "x"`: the value of what is named, if it is a secret. Also the part of a multipart
+/// form, and an input of HTML. `None` if nothing is named.
+fn named_beside(text: &str, name: &Name<'_>, from: usize, names: &Names) -> Option<Option<Span>> {
     let secret = scan::value(text, from, name.style == Style::Quoted, MAX_NAME)?;
-    let named = text.get(secret.range.clone())?;
-    let verdict = names.verdict(&scan::unescaped(named))?;
-    let rest = text.get(secret.range.end..scan::floor(text, secret.range.end + MAX_APART))?;
+    let named = scan::unescaped(text.get(secret.range.clone())?);
     let start = secret.range.end;
-    // A form's part: headers, an empty line, the value, a line that begins with `--`.
+    let rest = text.get(start..scan::floor(text, start + MAX_APART))?;
     let front = text.get(scan::floor(text, name.start.saturating_sub(40))..name.start).unwrap_or_default();
     if front.contains("form-data") {
-        let (at, skip) = [("\r\n\r\n", 4), ("\n\n", 2), ("\\r\\n\\r\\n", 8)]
-            .iter()
-            .filter_map(|(gap, skip)| Some((rest.find(gap)?, *skip)))
-            .min()?;
-        let begin = start + at + skip;
+        let (gap, stop) = FORM.as_ref()?;
+        let begin = start + gap.find(rest)?.end();
+        let Some(verdict) = names.verdict(&named) else { return Some(None) };
         let body = text.get(begin..)?;
-        let end = ["\r\n--", "\n--", "\\r\\n--"].iter().filter_map(|stop| body.find(stop)).min();
-        return spanned(text, begin..end.map_or(text.len(), |end| begin + end), verdict.kind);
+        let end = stop.find(body).map_or(body.len(), |found| found.start());
+        return Some(spanned(text, begin..begin + end, verdict.kind));
     }
     let mut at = 0;
-    while let Some(found) = rest.get(at..)?.find(['=', ':', '}', '>', '{']) {
-        let separator = at + found;
-        if matches!(rest.as_bytes().get(separator), Some(b'}' | b'>' | b'{')) {
+    for _ in 0..MAX_BETWEEN {
+        let separator = at + rest.get(at..)?.find(['=', ':', '}', '>', '{', '[', ']', '(', ')'])?;
+        if !matches!(rest.as_bytes().get(separator), Some(b'=' | b':')) {
             return None;
         }
         let beside = name_before(text, start + separator)?;
         if beside.start >= start.saturating_sub(1) && is_named(beside.text) {
             let value = scan::value(text, start + separator + 1, true, usize::MAX)?;
-            return spanned(text, value.range, verdict.kind);
+            // Alone, a `key` is a secret; as the name of a value it is one only if it looks like one.
+            let plain = !scan::looks_random(&named, true);
+            return match names.verdict(&named) {
+                Some(verdict) => Some(spanned(text, value.range, verdict.kind)),
+                None => plain.then_some(None),
+            };
         }
         at = separator + 1;
     }
@@ -289,6 +307,9 @@ fn element(text: &str, at: usize, names: &Names) -> Option<Span> {
 
 /// `('password', 'x')`, also of bytes.
 fn pair(text: &str, at: usize, names: &Names) -> Option<Span> {
+    if !text.as_bytes().get(at + 1).is_some_and(|byte| b"'\"\\bBuU".contains(byte)) {
+        return None;
+    }
     let first = scan::value(text, at + 1, false, MAX_NAME).filter(|value| value.quoted)?;
     let name = text.get(first.range.clone())?;
     let verdict = names.verdict(name)?;

@@ -3,6 +3,7 @@
 use std::ops::Range;
 
 use super::kind::Kind;
+use super::scan;
 use super::span::Span;
 
 type Hit = Option<Range<usize>>;
@@ -74,7 +75,7 @@ fn base64(text: &str) -> Option<Vec<u8>> {
 pub(super) fn url_password(text: &str, range: Range<usize>) -> Hit {
     let found = part(text, &range);
     let (scheme, rest) = found.split_once("://")?;
-    let inner = rest.strip_suffix('@')?;
+    let inner = rest.strip_suffix('@').filter(|inner| !scan::is_nothing(inner))?;
     if let Some((_, password)) = inner.split_once(':')
         && let Some(at) = password.find(|c: char| "/?#\"'<>,;)]}|".contains(c))
     {
@@ -110,11 +111,19 @@ fn alone(text: &str, range: &Range<usize>) -> bool {
     !joined(back.next(), back.next()) && !joined(forth.next(), forth.next())
 }
 
-/// As many digits as telephone numbers have.
-pub(super) fn phone(text: &str, range: Range<usize>) -> Hit {
-    let found = part(text, &range);
-    let digits = found.bytes().filter(u8::is_ascii_digit).count();
-    ((10..=15).contains(&digits) && alone(text, &range)).then_some(range)
+/// As many digits as telephone numbers have; numbers behind it are none of it.
+pub(super) fn phone(text: &str, mut range: Range<usize>) -> Hit {
+    loop {
+        let found = part(text, &range);
+        let digits = found.bytes().filter(u8::is_ascii_digit).count();
+        if digits < 10 {
+            return None;
+        }
+        if digits <= 15 && alone(text, &range) {
+            return Some(range);
+        }
+        range.end = range.start + found.rfind([' ', '.', '-'])?;
+    }
 }
 
 /// Endings of files and units that are no top-level domains.

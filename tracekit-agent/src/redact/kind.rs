@@ -7,7 +7,8 @@ use std::sync::{Mutex, PoisonError};
 
 use serde::{Serialize, Serializer};
 
-const OPEN: &str = "[REDACTED:";
+/// How a marker begins.
+pub(super) const OPEN: &str = "[REDACTED:";
 /// Bytes of a kind's name at most.
 const MAX_NAME: usize = 40;
 /// Kinds that settings may add.

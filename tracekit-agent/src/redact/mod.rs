@@ -20,6 +20,8 @@ mod scan;
 mod settings;
 mod span;
 mod statements;
+#[cfg(test)]
+mod tests;
 pub mod url;
 mod values;
 

@@ -5,7 +5,7 @@
 
 use std::collections::BTreeSet;
 
-use super::kind::Kind;
+use super::kind::{Kind, OPEN};
 
 /// Bytes of a name at most; what is longer is a text.
 const MAX_NAME: usize = 512;
@@ -451,7 +451,8 @@ impl Names {
     }
 
     pub(super) fn verdict(&self, name: &str) -> Option<Verdict> {
-        if name.is_empty() || name.len() > MAX_NAME {
+        // A marker is no name, though it has one in it.
+        if name.is_empty() || name.len() > MAX_NAME || name.contains(OPEN) {
             return None;
         }
         let words = words(name);

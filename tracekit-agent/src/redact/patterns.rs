@@ -56,7 +56,10 @@ const BUILT_IN: &[Pattern] = &[
     pattern(Kind::AWS_KEY, r"(?:AKIA|ASIA|ABIA|ACCA)[A-Z0-9]{16}", any),
     pattern(
         Kind::AWS_SECRET,
-        r"[Aa][Ww][Ss][ -~]{0,20}[Ss][Ee][Cc][Rr][Ee][Tt][ -~]{0,20}?([A-Za-z0-9/+=]{40})",
+        concat!(
+            r"[Aa][Ww][Ss][ -~]{0,20}[Ss](?:ecret|ECRET)[A-Za-z_ -]{0,20}",
+            r#"["'\\]{0,2}[ :=>]{1,4}["'\\]{0,2}([A-Za-z0-9/+]{40})"#
+        ),
         any,
     ),
     pattern(
@@ -121,7 +124,7 @@ const BUILT_IN: &[Pattern] = &[
     pattern(Kind::API_KEY, r"(?-u:\b|_)(r8_[A-Za-z0-9]{30,})", any),
     pattern(Kind::API_KEY, r"(?-u:\b|_)(gsk_[A-Za-z0-9]{30,})", any),
     pattern(Kind::API_KEY, r"(?-u:\b|_)(xai-[A-Za-z0-9]{40,})", any),
-    pattern(Kind::API_KEY, r"django-insecure-[!-~]{20,}", any),
+    pattern(Kind::API_KEY, r"django-insecure-[!#-&(-~]{20,}", any),
     // Hashes of passwords: crypt(3), Argon2, Django.
     pattern(
         Kind::PASSWORD,
@@ -132,6 +135,16 @@ const BUILT_IN: &[Pattern] = &[
         Kind::PASSWORD,
         r"(?:pbkdf2_sha256|pbkdf2_sha1|bcrypt_sha256|scrypt|argon2)\$[A-Za-z0-9./$=,+-]{20,}",
         any,
+    ),
+    // A file of ftp's, a sentence.
+    pattern(Kind::PASSWORD, r"login\s+[^\s]+\s+password\s+([^\s]+)", any),
+    pattern(
+        Kind::PASSWORD,
+        concat!(
+            r"(?-u:\b)(?:[Pp]assword|[Pp]asscode|[Ss]ecret|[Tt]oken|PIN|OTP)(?: is| was| set to| changed to):? ",
+            r#"["'`\\]{0,2}([^\s"'`\\]{3,})"#
+        ),
+        checks::digit,
     ),
     pattern(Kind::CREDENTIALS, r"[A-Za-z][A-Za-z0-9+.-]*://[^\s@:/?#]*:[^\s@]*@", checks::url_password),
     // An unencoded `@` in the password.

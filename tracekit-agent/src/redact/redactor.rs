@@ -17,6 +17,15 @@ pub const MAX_TEXT: usize = 4 << 20;
 /// because of a secret right beside it.
 const MAX_ROUNDS: usize = 8;
 
+fn rounds(scrub: &mut Scrub<'_>, find: impl Fn(&str) -> Vec<Span>) {
+    for _ in 0..MAX_ROUNDS {
+        let spans = find(scrub.text());
+        if spans.is_empty() || !scrub.replace(spans) {
+            break;
+        }
+    }
+}
+
 /// Headers that are secrets though their names don't say so.
 const HEADERS: &[&str] =
     &["proxy-authorization", "stripe-signature", "x-hub-signature", "x-hub-signature-256"];
@@ -100,6 +109,7 @@ impl Redactor {
         hidden.then_some(Kind::SENSITIVE_TYPE)
     }
 
+    /// Everything but statements.
     fn find(&self, text: &str) -> Vec<Span> {
         let mut spans = Vec::new();
         match &self.patterns {
@@ -107,10 +117,28 @@ impl Redactor {
             None => spans.push(Span::new(0..text.len(), Kind::UNEXAMINED)),
         }
         assignments::find(text, &self.names, &mut spans);
-        statements::find(text, &mut spans);
         if self.high_entropy {
             entropy::find(text, &mut spans);
         }
+        spans
+    }
+
+    fn find_all(&self, text: &str) -> Vec<Span> {
+        let mut spans = Vec::new();
+        statements::find(text, &mut spans);
+        // What a statement is without literals can have secrets elsewhere, and what is beside those may be literals.
+        for replacement in spans.iter_mut().filter_map(|span| span.replacement.as_mut()) {
+            for _ in 0..MAX_ROUNDS {
+                let mut scrub = Scrub::new(replacement);
+                let mut spans = self.find(replacement);
+                statements::find(replacement, &mut spans);
+                if !scrub.replace(spans) {
+                    break;
+                }
+                *replacement = scrub.finish(usize::MAX).text.into_owned();
+            }
+        }
+        spans.append(&mut self.find(text));
         spans
     }
 
@@ -127,12 +155,7 @@ impl Redactor {
         if text.len() > MAX_TEXT {
             scrub.replace(vec![Span::new(scan::floor(text, MAX_TEXT)..text.len(), Kind::UNEXAMINED)]);
         }
-        for _ in 0..MAX_ROUNDS {
-            let spans = self.find(scrub.text());
-            if spans.is_empty() || !scrub.replace(spans) {
-                break;
-            }
-        }
+        rounds(&mut scrub, |text| self.find_all(text));
         scrub.finish(cut)
     }
 

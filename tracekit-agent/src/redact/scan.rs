@@ -46,8 +46,20 @@ pub(super) fn line(text: &str, from: usize, quote: Option<char>) -> Range<usize>
 /// bytes are looked at. `None` if there is none.
 pub(super) fn value(text: &str, from: usize, lines: bool, limit: usize) -> Option<Value> {
     let window = text.get(from..floor(text, from.saturating_add(limit)))?;
-    let blank = |c: char| matches!(c, ' ' | '\t') || (lines && matches!(c, '\n' | '\r'));
-    let rest = window.trim_start_matches(blank);
+    let mut rest = window.trim_start_matches([' ', '\t']);
+    // Lines may be escaped, more than once.
+    while lines {
+        let line = rest.trim_start_matches('\\');
+        let escaped = line.len() < rest.len() && line.starts_with(['n', 'r', 't']);
+        let next = match escaped {
+            true => line.get(1..).unwrap_or_default(),
+            false => rest.trim_start_matches(['\n', '\r', ' ', '\t']),
+        };
+        if next.len() == rest.len() {
+            break;
+        }
+        rest = next;
+    }
     let gap = window.len() - rest.len();
     if rest.is_empty() || gap > MAX_GAP || rest.starts_with(['\n', '\r']) {
         return None;
@@ -83,24 +95,21 @@ fn quoted(text: &str, prefix: usize) -> Option<Range<usize>> {
         return None;
     }
     let start = prefix + escapes + 1;
-    let inner = text.as_bytes().get(start..)?;
-    if let [a, b, ..] = inner
-        && (*a, *b, escapes) == (quote, quote, 0)
-    {
+    let unit = text.get(prefix..start)?;
+    let inner = text.get(start..)?;
+    if let Some(body) = inner.strip_prefix(unit).and_then(|inner| inner.strip_prefix(unit)) {
         // Three quotes.
-        let three = [quote; 3];
-        let body = inner.get(2..)?;
-        let end = body.windows(3).position(|window| window == three).unwrap_or(body.len());
-        return Some(start + 2..start + 2 + end);
+        let start = text.len() - body.len();
+        return Some(start..start + body.find(&unit.repeat(3)).unwrap_or(body.len()));
     }
     let mut backslashes = 0;
-    for (at, byte) in inner.iter().enumerate() {
-        if *byte == b'\\' {
+    for (at, byte) in inner.bytes().enumerate() {
+        if byte == b'\\' {
             backslashes += 1;
             continue;
         }
         // An escaped quote inside has more backslashes than the quotes around, by an even multiple of theirs.
-        if *byte == quote
+        if byte == quote
             && (backslashes <= escapes || (backslashes - escapes).is_multiple_of(2 * (escapes + 1)))
         {
             if escapes == 0 && backslashes % 2 == 1 {
@@ -181,7 +190,12 @@ pub(super) fn unescaped(name: &str) -> String {
     while let Some(c) = rest.chars().next() {
         let digits = match c {
             '%' => rest.get(1..3).map(|digits| (digits, 3)),
-            '\\' if rest.starts_with("\\u") => rest.get(2..6).map(|digits| (digits, 6)),
+            '\\' => {
+                // Escaped more than once, it has more backslashes.
+                let escape = rest.trim_start_matches('\\');
+                let length = rest.len() - escape.len() + 5;
+                escape.starts_with('u').then(|| escape.get(1..5)).flatten().map(|digits| (digits, length))
+            }
             _ => None,
         };
         let resolved = digits.and_then(|(digits, length)| {
@@ -220,7 +234,7 @@ pub(super) fn is_nothing(value: &str) -> bool {
         || (value.len() >= 4 && (value.bytes().all(|b| b == b'x') || value.bytes().all(|b| b == b'X')))
         || matches!(value, "?" | "%s" | "{}" | "[]" | "()" | "{" | "[" | "(")
         || between("%(", ")s").is_some_and(lower)
-        || between("{", "}").or_else(|| between("{{", "}}")).is_some_and(|name| lower(name.trim()))
+        || between("{", "}").is_some_and(|name| lower(name.trim_matches(['{', '}', ' '])))
         || between("${", "}").is_some_and(word)
         || value.strip_prefix('$').is_some_and(upper)
         || value.strip_prefix(':').is_some_and(lower)
@@ -233,6 +247,8 @@ pub(super) fn is_word(value: &str) -> bool {
         "an",
         "are",
         "at",
+        "basic",
+        "bearer",
         "can",
         "can't",
         "cannot",

@@ -204,8 +204,12 @@ impl<'t> Scrub<'t> {
             span.range = low..high;
         }
         spans.retain(|span| !span.range.is_empty());
-        // The longest of those that begin together comes first, and gives its type.
-        spans.sort_by(|a, b| a.range.start.cmp(&b.range.start).then(b.range.end.cmp(&a.range.end)));
+        // The longest of those that begin together comes first, and gives its type; a marker hides more than what
+        // stands for a statement.
+        spans.sort_by(|a, b| {
+            let ends = b.range.end.cmp(&a.range.end);
+            a.range.start.cmp(&b.range.start).then(ends).then(a.replacement.cmp(&b.replacement))
+        });
         let mut merged: Vec<Span> = Vec::with_capacity(spans.len());
         for span in spans {
             match merged.last_mut() {

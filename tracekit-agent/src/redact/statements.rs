@@ -40,16 +40,17 @@ pub(super) fn find(text: &str, spans: &mut Vec<Span>) {
         let mut at = 0;
         while let Some(found) = opening.find_at(text, at) {
             at = found.end();
-            let Some(range) = statement(text, found.start()) else { continue };
+            let Some((range, quote)) = statement(text, found.start()) else { continue };
             at = at.max(range.end);
             let Some(whole) = text.get(range.clone()) else { continue };
-            if let Some(replacement) = without_literals(whole) {
+            if let Some(replacement) = without_literals(whole, quote) {
                 spans.push(Span { range, kind: Kind::SQL_LITERAL, replacement: Some(replacement) });
             }
         }
     }
     if let Some(parameters) = PARAMETERS.as_ref() {
-        for found in parameters.find_iter(text) {
+        let mut at = 0;
+        while let Some(found) = parameters.find_at(text, at) {
             let listed = scan::value(text, found.end(), false, MAX_STATEMENT);
             let range = match listed {
                 Some(value)
@@ -59,6 +60,7 @@ pub(super) fn find(text: &str, spans: &mut Vec<Span>) {
                 }
                 _ => scan::line(text, found.end(), None),
             };
+            at = range.end.max(found.end());
             if text.get(range.clone()).is_some_and(|value| !scan::is_nothing(value)) {
                 spans.push(Span::new(range, Kind::SQL_LITERAL));
             }
@@ -66,8 +68,8 @@ pub(super) fn find(text: &str, spans: &mut Vec<Span>) {
     }
 }
 
-/// Where the statement that begins here ends; `None` if this is no statement.
-fn statement(text: &str, start: usize) -> Option<Range<usize>> {
+/// Where the statement that begins here ends, and the quote around it; `None` if this is no statement.
+fn statement(text: &str, start: usize) -> Option<(Range<usize>, Option<char>)> {
     let rest = text.get(start..)?;
     let select = rest.get(..6)?.eq_ignore_ascii_case("select");
     if select {
@@ -90,10 +92,10 @@ fn statement(text: &str, start: usize) -> Option<Range<usize>> {
     }
     // A string around it ends it.
     let front = text.get(..start)?.chars().next_back();
-    if let Some('"' | '\'') = front {
+    if let Some(quote @ ('"' | '\'')) = front {
         let value = scan::value(text, start - 1, false, usize::MAX).filter(|value| value.quoted)?;
         if value.range.start == start {
-            return Some(value.range);
+            return Some((value.range, Some(quote)));
         }
     }
     let mut end = start;
@@ -113,7 +115,7 @@ fn statement(text: &str, start: usize) -> Option<Range<usize>> {
     // `[SQL: …]`
     let bracketed = text.get(..start)?.ends_with("[SQL: ");
     let whole = if bracketed { whole.strip_suffix(']').unwrap_or(whole) } else { whole };
-    Some(start..start + whole.len())
+    Some((start..start + whole.len(), None))
 }
 
 /// The line goes on with a statement.
@@ -149,15 +151,25 @@ fn continues(line: &str) -> bool {
     WORDS.binary_search(&word.as_str()).is_ok()
 }
 
-/// The statement with `?` for each literal; `None` if it has none.
-fn without_literals(statement: &str) -> Option<String> {
+/// The statement with `?` for each literal; `None` if it has none. In a string, its quotes are escaped.
+fn without_literals(statement: &str, quote: Option<char>) -> Option<String> {
     if !may_have_literals(statement) {
         return None;
+    }
+    if let Some(quote) = quote.filter(|_| statement.contains('\\')) {
+        let escaped = format!("\\{quote}");
+        let inner = statement.replace("\\r", "\r").replace("\\n", "\n").replace(&escaped, &quote.to_string());
+        return without_literals(&inner, None).map(|text| text.replace(quote, &escaped));
     }
     // `\'` ends a string or does not, as the server is set; what follows may be a literal as a whole.
     let cut = statement.find("\\'").unwrap_or(statement.len()).min(scan::floor(statement, MAX_STATEMENT));
     let known = statement.get(..cut)?;
-    let mut text = sanitize(known, system(known)).text;
+    let system = system(known);
+    let mut text = sanitize(known, system).text;
+    // What is left of a text that is no statement may read differently.
+    for _ in 0..2 {
+        text = sanitize(&text, system).text;
+    }
     if cut < statement.len() {
         while text.ends_with(['?', ' ']) {
             text.pop();
@@ -184,6 +196,9 @@ fn may_have_literals(statement: &str) -> bool {
 fn system(statement: &str) -> SqlSystem {
     if statement.contains("$$") {
         return SqlSystem::PostgreSql;
+    }
+    if !statement.contains('"') {
+        return SqlSystem::MySql;
     }
     let mut front = "";
     for (at, part) in statement.split('"').enumerate() {
@@ -223,6 +238,11 @@ mod tests {
             ("select * from users where id = 5", "select * from users where id = ?"),
             ("SELECT 'x'", "SELECT ?"),
             ("ran SELECT a FROM b WHERE c = 'x' in 3 ms", "ran SELECT a FROM b WHERE c = ? in ? ms"),
+            (
+                r#"{"q": "SELECT \"a\".b FROM c WHERE d = 5"}"#,
+                r#"{"q": "SELECT \"a\".b FROM c WHERE d = ?"}"#,
+            ),
+            (r"'SELECT a FROM b WHERE c = \'x\' AND d = 5'", r"'SELECT a FROM b WHERE c = ? AND d = ?'"),
             ("q='SELECT a FROM b WHERE c = 5', n=3", "q='SELECT a FROM b WHERE c = ?', n=3"),
             (
                 "SELECT \"t\".\"a\" FROM \"t\" WHERE \"t\".\"b\" = 'x'",
