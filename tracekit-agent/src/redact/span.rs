@@ -176,25 +176,26 @@ impl<'t> Scrub<'t> {
         }
     }
 
-    /// In order, without overlaps; none inside something that is replaced, each with all of what it touches.
+    /// In order, without overlaps; none inside a marker, each with all of what is replaced and touched by it.
     fn merged(&self, mut spans: Vec<Span>) -> Vec<Span> {
         let mut replaced = Vec::new();
         let mut start = 0;
         for piece in &self.pieces {
             let end = start + Self::length(piece);
-            if piece.replaced.is_some() {
-                replaced.push(start..end);
+            if let Some(Replaced { kind, text, .. }) = &piece.replaced {
+                replaced.push((start..end, *text == kind.marker()));
             }
             start = end;
         }
         spans.retain(|span| !span.range.is_empty() && span.range.end <= start);
         for span in &mut spans {
             // The first that ends behind the span's begin; pieces don't overlap.
-            let first = replaced.partition_point(|range| range.end <= span.range.start);
-            let touched = replaced.iter().skip(first).take_while(|range| range.start < span.range.end);
+            let first = replaced.partition_point(|(range, _)| range.end <= span.range.start);
+            let touched = replaced.iter().skip(first).take_while(|(range, _)| range.start < span.range.end);
             let (mut low, mut high) = (span.range.start, span.range.end);
-            for range in touched {
-                if range.start <= span.range.start && range.end >= span.range.end {
+            for (range, marker) in touched {
+                // What stands for a statement is not inviolable: a marker hides more.
+                if *marker && range.start <= span.range.start && range.end >= span.range.end {
                     high = low;
                     break;
                 }
