@@ -29,7 +29,7 @@ pub struct DumpArgs {
     /// Levels of containers and instances to show
     #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u8).range(0..=32))]
     depth: u8,
-    /// Show also what looks like a secret: variables, attributes and keys named password, token, …
+    /// Show also secrets: variables, attributes and keys named password, token, …, and what looks like one
     #[arg(long)]
     show_secrets: bool,
     /// Output format
@@ -58,12 +58,14 @@ pub fn run(args: &DumpArgs) -> anyhow::Result<ExitCode> {
     });
     let threads: Vec<Thread<'_>> =
         stacks.iter().map(|stack| Thread::new(&target, stack, &reader, decoder.as_mut())).collect();
+    let hidden = decoder.map(|decoder| decoder.hidden().clone()).unwrap_or_default();
     let text = match args.output {
         Format::Json => {
             let process = json!({
                 "pid": args.pid,
                 "version": inspected.interpreter.version_text(),
                 "threads": threads.iter().map(Thread::json).collect::<Vec<_>>(),
+                "hidden": hidden,
             });
             serde_json::to_string_pretty(&process)? + "\n"
         }
@@ -71,6 +73,11 @@ pub fn run(args: &DumpArgs) -> anyhow::Result<ExitCode> {
             let mut text = format!("process {}: Python {}\n", args.pid, inspected.interpreter.version_text());
             for thread in &threads {
                 thread.write(&mut text)?;
+            }
+            if !hidden.is_empty() {
+                let kinds: Vec<String> =
+                    hidden.iter().map(|(kind, count)| format!("{count} {kind}")).collect();
+                writeln!(text, "\nhidden: {}; --show-secrets shows them", kinds.join(", "))?;
             }
             text
         }
@@ -197,13 +204,7 @@ fn variables(reader: &Reader<'_>, frame: &Frame, decoder: &mut Decoder<'_, '_>) 
         return named.collect();
     }
     let locals = locals(reader, frame).unwrap_or_default();
-    locals
-        .into_iter()
-        .map(|local| {
-            let value = decoder.named(&local.name, local.object);
-            (local.name, value)
-        })
-        .collect()
+    decoder.variables(locals.into_iter().map(|local| (local.name, local.object)).collect())
 }
 
 /// Text of the target, for a terminal.

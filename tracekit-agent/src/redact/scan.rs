@@ -47,18 +47,8 @@ pub(super) fn line(text: &str, from: usize, quote: Option<char>) -> Range<usize>
 pub(super) fn value(text: &str, from: usize, lines: bool, limit: usize) -> Option<Value> {
     let window = text.get(from..floor(text, from.saturating_add(limit)))?;
     let mut rest = window.trim_start_matches([' ', '\t']);
-    // Lines may be escaped, more than once.
-    while lines {
-        let line = rest.trim_start_matches('\\');
-        let escaped = line.len() < rest.len() && line.starts_with(['n', 'r', 't']);
-        let next = match escaped {
-            true => line.get(1..).unwrap_or_default(),
-            false => rest.trim_start_matches(['\n', '\r', ' ', '\t']),
-        };
-        if next.len() == rest.len() {
-            break;
-        }
-        rest = next;
+    if lines {
+        rest = behind_lines(rest);
     }
     let gap = window.len() - rest.len();
     if rest.is_empty() || gap > MAX_GAP || rest.starts_with(['\n', '\r']) {
@@ -84,6 +74,22 @@ pub(super) fn value(text: &str, from: usize, lines: bool, limit: usize) -> Optio
         return Some(at(0..brackets(rest, usize::MAX).unwrap_or(rest.len()), false));
     }
     Some(at(0..unquoted(rest), false))
+}
+
+/// What is behind spaces and lines, which may be escaped, more than once.
+fn behind_lines(mut text: &str) -> &str {
+    loop {
+        let line = text.trim_start_matches('\\');
+        let escaped = line.len() < text.len() && line.starts_with(['n', 'r', 't']);
+        let next = match escaped {
+            true => line.get(1..).unwrap_or_default(),
+            false => text.trim_start_matches(['\n', '\r', ' ', '\t']),
+        };
+        if next.len() == text.len() {
+            return text;
+        }
+        text = next;
+    }
 }
 
 /// The inside of a string whose quote is behind `prefix` letters; up to the end if it is not closed.

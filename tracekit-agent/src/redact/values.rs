@@ -10,6 +10,7 @@ use super::kind::{Counts, Kind};
 use super::redactor::Redactor;
 use super::scan;
 use super::settings::Mode;
+use super::span::Finding;
 use crate::python::object::{Content, NotCaptured, Value};
 
 /// Characters of a string behind the limit that are read to see a secret whole which the limit cuts.
@@ -101,6 +102,27 @@ fn hide(value: &mut Value, kind: Kind, counts: &mut Counts) {
 }
 
 impl Redactor {
+    /// Bytes that may be text: what replaces them, and what was hidden. Bytes that are not UTF-8 stay as they are.
+    #[must_use]
+    pub fn bytes(&self, bytes: &[u8]) -> (Vec<u8>, Vec<Finding>) {
+        match std::str::from_utf8(bytes) {
+            Ok(text) => {
+                let hidden = self.text(text);
+                (hidden.text.into_owned().into_bytes(), hidden.findings)
+            }
+            Err(_) => {
+                let text = latin_1(bytes);
+                let hidden = self.text(&text);
+                let place = |at: usize| text.get(..at).map_or(bytes.len(), |front| front.chars().count());
+                let findings = hidden.findings.iter().map(|finding| Finding {
+                    kind: finding.kind,
+                    range: place(finding.range.start)..place(finding.range.end),
+                });
+                (bytes_of(&hidden.text), findings.collect())
+            }
+        }
+    }
+
     /// Hides what is secret in a value, at any depth, and counts it.
     pub fn value(&self, value: &mut Value, counts: &mut Counts) {
         if self.hides_type(value, counts) {

@@ -54,6 +54,15 @@ impl<'r, 'm> Decoder<'r, 'm> {
         }
     }
 
+    /// The values of the variables of a frame. One can be the name of another: `for name, value in headers`.
+    #[must_use]
+    pub fn variables(&mut self, variables: Vec<(String, u64)>) -> Vec<(String, Value)> {
+        let (names, objects): (Vec<Option<String>>, Vec<u64>) =
+            variables.into_iter().map(|(name, object)| (Some(name), object)).unzip();
+        let values = self.members(&names, &objects);
+        names.into_iter().flatten().zip(values).collect()
+    }
+
     /// The value of a variable whose name is that of a secret: read only if its type says that it is none.
     fn sensitive(&mut self, kind: Kind, object: u64) -> Value {
         let Ok(found) = self.reader.type_of(object) else {
@@ -196,10 +205,7 @@ impl<'r, 'm> Decoder<'r, 'm> {
     fn instance(&mut self, object: u64, found: &Rc<Type>) -> Result<Value, ReadError> {
         let (fields, length) = self.attributes(object, found, self.limits.fields)?;
         let shown = fields.len() as u64;
-        let (names, objects): (Vec<Option<String>>, Vec<u64>) =
-            fields.into_iter().map(|(name, value)| (Some(name), value)).unzip();
-        let values = self.members(&names, &objects);
-        let fields = names.into_iter().flatten().zip(values).collect();
+        let fields = self.variables(fields);
         Ok(Value {
             truncated: (length > shown).then_some(length),
             ..Value::new(found.name(), Content::Fields(fields))
