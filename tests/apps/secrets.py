@@ -47,6 +47,7 @@ Pair = collections.namedtuple("Pair", "user_token shape")
 
 def closure(private_key, shape):
     def inner():
+        typed()
         return private_key, shape
 
     return inner
@@ -55,11 +56,11 @@ def closure(private_key, shape):
 def named(user, pwd, **options):
     access_token, refreshToken = "planted-05", b"planted-06"
     session_id, pin, none_token, author, monkey = "planted-07", 4711, None, "ordinary-05", "ordinary-06"
-    typed(closure("planted-08", "ordinary-07"))
+    closure("planted-08", "ordinary-07")()
     return user, pwd, options, access_token, refreshToken, session_id, pin, none_token, author, monkey
 
 
-def typed(inner):
+def typed():
     account, slotted, pair = Account(), Slotted(), Pair("planted-09", "ordinary-08")
     header, setting, colour = Header("Authorization", "planted-10"), Setting.PASSWORD, Setting.COLOUR
     error = Failure("no login with password=planted-11 for ordinary-09", "planted-12")
@@ -67,7 +68,7 @@ def typed(inner):
     partial = functools.partial(print, sep="ordinary-10", api_key="planted-14")
     path = pathlib.PurePosixPath("/ordinary-11/token=planted-15")
     contained()
-    return inner, account, slotted, pair, header, setting, colour, error, keyed, partial, path
+    return account, slotted, pair, header, setting, colour, error, keyed, partial, path
 
 
 def contained():
@@ -90,14 +91,14 @@ def texts():
     database = "postgres://ordinary:planted-30@ordinary-23.example.com/shop"
     statement = "SELECT * FROM ordinary_24 WHERE name = 'planted-31'"
     mail = "sent to planted-32@example.com by ordinary-25"
-    web_token = "is eyJhbGciOiJIUzI1NiJ9.eyJwbGFudGVkIjoxfQ.planted33planted ordinary-26"
+    note = "is eyJhbGciOiJIUzI1NiJ9.eyJwbGFudGVkIjoxfQ.planted33planted ordinary-26"
     cut = "ordinary-27 " + "x" * 230 + " planted-34@example.com " + "x" * 500
     log = "ordinary-28\nAuthorization: Bearer planted-35\nX: ordinary-29"
     cloud = "AKIAPLANTED000000036"
     card, number = 4111111111111111, 1234567890123456
     print("ready", flush=True)
     time.sleep(600)
-    return document, form, raw, url, database, statement, mail, web_token, cut, log, cloud, card, number
+    return document, form, raw, url, database, statement, mail, note, cut, log, cloud, card, number
 
 
 if __name__ == "__main__":

@@ -64,9 +64,8 @@ fn check(stage: &Stage, interpreter: &Interpreter) -> Result<()> {
     let pid = target.0.id();
     let shown = [dumped(stage, pid, &[])?, dumped(stage, pid, &["-o", "json"])?];
     for text in &shown {
-        for line in text.lines().filter(|line| line.to_lowercase().contains("planted")) {
-            anyhow::bail!("a secret is shown: {line}");
-        }
+        let shown: Vec<&str> = text.lines().filter(|line| line.to_lowercase().contains("planted")).collect();
+        ensure!(shown.is_empty(), "secrets are shown:\n{}", shown.join("\n"));
         for secret in ["4111111111111111", "4711", "eyJhbGci"] {
             ensure!(!text.contains(secret), "{secret} is shown");
         }

@@ -151,6 +151,15 @@ const NOT_DOMAINS: &[&str] = &[
     "webp",
 ];
 
+/// Behind `scheme://`, in front of the path: what has an `@` there is a user and a host.
+fn in_authority(text: &str, at: usize) -> bool {
+    let front = text.get(scan::floor(text, at.saturating_sub(MAX_AUTHORITY))..at).unwrap_or_default();
+    front
+        .rfind("://")
+        .and_then(|scheme| front.get(scheme + 3..))
+        .is_some_and(|authority| !authority.contains(|c: char| c.is_whitespace() || "/?#\"'<>,;".contains(c)))
+}
+
 /// An address of a person, not of a repository, a file or a systemd unit.
 pub(super) fn email(text: &str, range: Range<usize>) -> Hit {
     let found = part(text, &range);
@@ -164,9 +173,12 @@ pub(super) fn email(text: &str, range: Range<usize>) -> Hit {
         || local == "git"
         || version
         || NOT_DOMAINS.contains(&top.as_str())
-        || before(text, &range).ends_with("//");
+        || in_authority(text, range.start);
     (!unfit).then_some(start..range.end)
 }
+
+/// Bytes of user, password and host that are looked at.
+const MAX_AUTHORITY: usize = 256;
 
 /// Groups of digits in one number at most.
 const MAX_GROUPS: usize = 6;

@@ -146,11 +146,11 @@ const BUILT_IN: &[Pattern] = &[
         ),
         checks::digit,
     ),
-    pattern(Kind::CREDENTIALS, r"[A-Za-z][A-Za-z0-9+.-]*://[^\s@:/?#]*:[^\s@]*@", checks::url_password),
+    pattern(Kind::CREDENTIALS, r"[A-Za-z][A-Za-z0-9+.-]*://[^\s:/?#]*:[^\s@]*@", checks::url_password),
     // An unencoded `@` in the password.
     pattern(
         Kind::CREDENTIALS,
-        r#"[A-Za-z][A-Za-z0-9+.-]*://[^\s@:/?#]*:[^\s@/?#]*@[^\s@/?#"',;<>]*@"#,
+        r#"[A-Za-z][A-Za-z0-9+.-]*://[^\s:/?#]*:[^\s@/?#]*@[^\s@/?#"',;<>]*@"#,
         checks::url_password,
     ),
     pattern(Kind::CREDENTIALS, r"[Hh][Tt][Tt][Pp][Ss]?://[^\s@:/?#]+@", checks::url_password),

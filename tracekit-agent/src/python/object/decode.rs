@@ -1,5 +1,6 @@
 //! From an object's address to a [`Value`].
 
+use std::collections::HashMap;
 use std::rc::Rc;
 use std::time::Instant;
 
@@ -13,6 +14,8 @@ pub struct Decoder<'r, 'm> {
     pub(super) limits: Limits,
     redactor: Option<&'r Redactor>,
     hidden: Counts,
+    /// `_fields` of classes of named tuples.
+    pub(super) fields: HashMap<u64, Rc<[Option<String>]>>,
     deadline: Instant,
     values: usize,
     /// The containers around what is being decoded.
@@ -31,7 +34,16 @@ impl<'r, 'm> Decoder<'r, 'm> {
     pub fn with_redactor(reader: &'r Reader<'m>, limits: Limits, redactor: Option<&'r Redactor>) -> Self {
         let now = Instant::now();
         let deadline = now.checked_add(limits.time).unwrap_or(now);
-        Self { reader, limits, redactor, hidden: Counts::new(), deadline, values: 0, path: Vec::new() }
+        Self {
+            reader,
+            limits,
+            redactor,
+            hidden: Counts::new(),
+            fields: HashMap::new(),
+            deadline,
+            values: 0,
+            path: Vec::new(),
+        }
     }
 
     /// How often what was hidden so far.
@@ -119,7 +131,7 @@ impl<'r, 'm> Decoder<'r, 'm> {
     }
 
     /// A value without parts, or elements that say what others are.
-    fn without_secrets(&mut self, mut value: Value) -> Value {
+    pub(super) fn without_secrets(&mut self, mut value: Value) -> Value {
         let Some(redactor) = self.redactor else { return value };
         match &mut value.content {
             Content::Elements(items) => redactor.elements(&value.type_name, items, &mut self.hidden),
@@ -149,7 +161,8 @@ impl<'r, 'm> Decoder<'r, 'm> {
             return self.instance(object, found);
         };
         let shown = items.len() as u64;
-        let elements = items.into_iter().map(|item| self.value(item)).collect();
+        let names = if self.redactor.is_some() { self.field_names(found) } else { Rc::from([]) };
+        let elements = self.members(&names, &items);
         Ok(Value {
             truncated: (length > shown).then_some(length),
             ..Value::new(name, Content::Elements(elements))

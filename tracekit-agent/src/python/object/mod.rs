@@ -2,6 +2,7 @@
 
 mod containers;
 mod decode;
+mod named_tuple;
 mod native;
 mod scalars;
 mod text;

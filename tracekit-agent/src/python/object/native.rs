@@ -29,7 +29,7 @@ impl Decoder<'_, '_> {
                 truncated: (length > shown).then_some(length),
                 ..Value::new("tuple", Content::Elements(elements))
             };
-            let mut fields = vec![("args".to_owned(), arguments)];
+            let mut fields = vec![("args".to_owned(), self.without_secrets(arguments))];
             let (attributes, _) = self.attributes(object, found, self.limits.fields)?;
             for (name, value) in attributes {
                 let value = self.named(&name, value);

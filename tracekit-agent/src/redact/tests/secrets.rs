@@ -66,6 +66,8 @@ const CORPUS: &[&str] = &[
     "amqp://«guest:gu/est»@mq//",
     "mongodb+srv://«root:p@ss»@cluster0.example.net/db?retryWrites=true",
     "mysql+pymysql://«u:p%40ss»@127.0.0.1/db",
+    "smtp://«bob@example.com:hunter2»@mail:25",
+    "postgres://«app:s3cr3t»@db.example.com/shop",
     "https://«abcdef0123456789»@github.com/a/b",
     "GET https://h/x?a=1&access_token=«abc»&b=2",
     "https://s3/x?X-Amz-Credential=«AKID%2F2026»&X-Amz-Signature=«deadbeef»&X-Amz-Date=2026",
@@ -249,7 +251,7 @@ fn types_are_those_of_the_seeds() {
         ("password=hunter2", "password=[REDACTED:password]"),
         ("client_secret=abc", "client_secret=[REDACTED:sensitive_name]"),
         (r#"{"password": "hunter2", "n": 1}"#, r#"{"password": "[REDACTED:sensitive_name]", "n": 1}"#),
-        ("postgres://u:p@db/x", "postgres://[REDACTED:credentials]@db/x"),
+        ("postgres://u:p@db.example.com/x", "postgres://[REDACTED:credentials]@db.example.com/x"),
     ] {
         assert_eq!(redactor.text(text).text, expected, "{text}");
     }
