@@ -71,23 +71,47 @@ fn base64(text: &str) -> Option<Vec<u8>> {
     Some(out)
 }
 
-/// User and password of `scheme://user:password@`, or of `https://token@`.
-pub(super) fn url_password(text: &str, range: Range<usize>) -> Hit {
-    let found = part(text, &range);
-    let (scheme, rest) = found.split_once("://")?;
-    let inner = rest.strip_suffix('@').filter(|inner| !scan::is_nothing(inner))?;
-    if let Some((_, password)) = inner.split_once(':')
-        && let Some(at) = password.find(|c: char| "/?#\"'<>,;)]}|".contains(c))
-    {
-        // `http://host:80/@name` has a port, and so has the first of a list.
-        let (port, rest) = password.split_at(at);
-        let list = rest.starts_with([',', ';']) && !rest.contains("://") && !rest.contains(['"', '\'']);
-        if port.bytes().all(|byte| byte.is_ascii_digit()) && !list {
-            return None;
+/// Adds user and password of `scheme://user:password@host`, and the user of `https://token@host`. Passwords may
+/// contain an `@` or a `/` that should have been encoded.
+pub(super) fn authorities(text: &str, spans: &mut Vec<Span>) {
+    for (at, separator) in text.match_indices("://") {
+        let start = at + separator.len();
+        let window = text.get(start..scan::floor(text, start + MAX_AUTHORITY)).unwrap_or_default();
+        let window = window.split(char::is_whitespace).next().unwrap_or_default();
+        let web = text.get(..at).is_some_and(|front| {
+            let scheme = front.get(scan::floor(front, front.len().saturating_sub(5))..).unwrap_or_default();
+            let scheme = scheme.to_ascii_lowercase();
+            scheme.ends_with("http") || scheme.ends_with("https")
+        });
+        if let Some(inner) = credentials(window, web).filter(|inner| !scan::is_nothing(inner)) {
+            spans.push(Span::new(start..start + inner.len(), Kind::CREDENTIALS));
         }
     }
-    let start = range.start + scheme.len() + 3;
-    Some(start..start + inner.len())
+}
+
+/// What is in front of the host, without the `@`.
+fn credentials(window: &str, web: bool) -> Option<&str> {
+    let end = window.find(['/', '?', '#', '<', '>', '"', '\'']).unwrap_or(window.len());
+    let (authority, behind) = window.split_at(end);
+    if let Some(mut at) = authority.find('@') {
+        // A further `@` belongs to the password, unless something else has begun in between.
+        while let Some(next) = authority.get(at + 1..).and_then(|rest| rest.find('@')) {
+            if authority.get(at + 1..at + 1 + next)?.contains([',', ';']) {
+                break;
+            }
+            at += 1 + next;
+        }
+        let inner = authority.get(..at)?;
+        return (web || inner.contains(':')).then_some(inner);
+    }
+    // `http://host:80/@name` has a port.
+    let (_, port) = authority.split_once(':').filter(|_| !authority.starts_with('['))?;
+    if port.bytes().all(|byte| byte.is_ascii_digit()) || !behind.starts_with(['/', '?', '#']) {
+        return None;
+    }
+    let stop = behind.find(['<', '>', '"', '\'']).unwrap_or(behind.len());
+    let at = behind.get(..stop)?.find('@')?;
+    window.get(..end + at)
 }
 
 /// Numbers that are given out, and that stand alone.
@@ -154,10 +178,9 @@ const NOT_DOMAINS: &[&str] = &[
 /// Behind `scheme://`, in front of the path: what has an `@` there is a user and a host.
 fn in_authority(text: &str, at: usize) -> bool {
     let front = text.get(scan::floor(text, at.saturating_sub(MAX_AUTHORITY))..at).unwrap_or_default();
-    front
-        .rfind("://")
-        .and_then(|scheme| front.get(scheme + 3..))
-        .is_some_and(|authority| !authority.contains(|c: char| c.is_whitespace() || "/?#\"'<>,;".contains(c)))
+    front.rfind("://").and_then(|scheme| front.get(scheme + 3..)).is_some_and(|authority| {
+        !authority.contains(|c: char| c.is_whitespace() || "/?#\"'<>(),;".contains(c))
+    })
 }
 
 /// An address of a person, not of a repository, a file or a systemd unit.
@@ -178,7 +201,7 @@ pub(super) fn email(text: &str, range: Range<usize>) -> Hit {
 }
 
 /// Bytes of user, password and host that are looked at.
-const MAX_AUTHORITY: usize = 256;
+const MAX_AUTHORITY: usize = 512;
 
 /// Groups of digits in one number at most.
 const MAX_GROUPS: usize = 6;

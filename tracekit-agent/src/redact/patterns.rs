@@ -146,14 +146,6 @@ const BUILT_IN: &[Pattern] = &[
         ),
         checks::digit,
     ),
-    pattern(Kind::CREDENTIALS, r"[A-Za-z][A-Za-z0-9+.-]*://[^\s:/?#]*:[^\s@]*@", checks::url_password),
-    // An unencoded `@` in the password.
-    pattern(
-        Kind::CREDENTIALS,
-        r#"[A-Za-z][A-Za-z0-9+.-]*://[^\s:/?#]*:[^\s@/?#]*@[^\s@/?#"',;<>]*@"#,
-        checks::url_password,
-    ),
-    pattern(Kind::CREDENTIALS, r"[Hh][Tt][Tt][Pp][Ss]?://[^\s@:/?#]+@", checks::url_password),
     pattern(
         Kind::CREDENTIALS,
         r#"(?:^|[\s"'])(?:-u|--user|--proxy-user)(?:[ =]|["'], ?["'])["']?([^\s"':]+:[^\s"']+)"#,
@@ -247,6 +239,7 @@ impl Patterns {
             }
         }
         checks::cards(text, spans);
+        checks::authorities(text, spans);
     }
 }
 
