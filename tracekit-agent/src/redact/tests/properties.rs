@@ -156,6 +156,53 @@ proptest! {
     }
 }
 
+/// A value that holds `inner` among ordinary ones, as `form` says.
+fn around(inner: Value, form: u8) -> Value {
+    let text = |text: &str| Value::new("str", Content::Str(text.to_owned()));
+    let other = Value::new("int", Content::Int("7".to_owned()));
+    match form % 5 {
+        0 => Value::new("list", Content::Elements(vec![other, inner])),
+        1 => Value::new("tuple", Content::Elements(vec![inner, other])),
+        2 => Value::new("dict", Content::Entries(vec![(text("colour"), other), (text("inner"), inner)])),
+        3 => Value::new(
+            "Order",
+            Content::Fields(vec![("lines".to_owned(), inner), ("size".to_owned(), other)]),
+        ),
+        _ => Value::new("deque", Content::Elements(vec![other.clone(), inner, other])),
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(256))]
+
+    #[test]
+    fn no_depth_saves_a_secret(
+        forms in proptest::collection::vec(any::<u8>(), 0..12),
+        secret in "[a-z]{6}[0-9]{2}Z",
+        name in proptest::sample::select(&["password", "X-Api-Key", "userToken", "DB_PASS", "client-secret"][..]),
+        place in 0..6,
+    ) {
+        let text = |text: &str| Value::new("str", Content::Str(text.to_owned()));
+        let planted = match place {
+            0 => Value::new("dict", Content::Entries(vec![(text(name), text(&secret))])),
+            1 => Value::new("A", Content::Fields(vec![(name.to_owned(), text(&secret))])),
+            2 => Value::new("tuple", Content::Elements(vec![text(name), text(&secret)])),
+            3 => Value::new("list", Content::Elements(vec![text(&format!("--{name}")), text(&secret)])),
+            4 => text(&format!("{{\"a\": 1, \"{name}\": \"{secret}\"}}")),
+            _ => Value::new("dict", Content::Entries(vec![(text("name"), text(name)), (text("value"), text(&secret))])),
+        };
+        let mut value = forms.into_iter().fold(planted, around);
+        let mut counts = Counts::new();
+        Redactor::standard().value(&mut value, &mut counts);
+        let shown = format!("{value} {}", value.to_json());
+        prop_assert!(!shown.contains(&secret), "{shown}");
+        prop_assert_eq!(counts.values().sum::<usize>(), 1, "{}", shown);
+        let once = value.clone();
+        Redactor::standard().value(&mut value, &mut counts);
+        prop_assert_eq!(value, once);
+    }
+}
+
 /// Seconds that this thread has computed: the machine may have others to do.
 fn processor_time() -> Duration {
     let time = clock_gettime(ClockId::ThreadCPUTime);
