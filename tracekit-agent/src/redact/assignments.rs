@@ -123,7 +123,8 @@ fn name_before(text: &str, separator: usize) -> Option<Name<'_>> {
     let name = window.get(start..)?.trim_start_matches(edge);
     let start = window.len() - name.len();
     let name = name.trim_end_matches(edge);
-    if name.is_empty() {
+    // The end of Base64 is none: `…JhYU5Pw==`.
+    if name.is_empty() || (assigned && scan::is_scrambled(name)) {
         return None;
     }
     let style = match (assigned, front) {

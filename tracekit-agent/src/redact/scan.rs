@@ -315,19 +315,31 @@ pub(super) fn is_code(value: &str) -> bool {
             || (value.starts_with('<') && (value.contains("object") || value.contains("class"))))
 }
 
-/// A value that is more likely a secret than a word, for names that say little.
-pub(super) fn looks_random(value: &str, key: bool) -> bool {
-    let digits = value.bytes().filter(u8::is_ascii_digit).count();
-    let letters = value.bytes().filter(u8::is_ascii_alphabetic).count();
+/// How often letters and digits of different kinds stand side by side.
+fn changes(text: &str) -> usize {
     let class = |byte: u8| match byte {
         b'a'..=b'z' => 0,
         b'A'..=b'Z' => 1,
-        b'0'..=b'9' => 2,
-        _ => 3,
+        _ => 2,
     };
-    let classes: Vec<u8> = value.bytes().filter(u8::is_ascii_alphanumeric).map(class).collect();
-    let changes = classes.windows(2).filter(|pair| pair.first() != pair.last()).count();
-    let random = changes >= 4 && value.len() >= 10;
+    let classes: Vec<u8> = text.bytes().filter(u8::is_ascii_alphanumeric).map(class).collect();
+    classes.windows(2).filter(|pair| pair.first() != pair.last()).count()
+}
+
+fn digits(text: &str) -> usize {
+    text.bytes().filter(u8::is_ascii_digit).count()
+}
+
+/// Letters and digits as no name has them.
+pub(super) fn is_scrambled(name: &str) -> bool {
+    digits(name) >= 2 && changes(name) >= 8 && !name.contains(['_', '-', '.', '['])
+}
+
+/// A value that is more likely a secret than a word, for names that say little.
+pub(super) fn looks_random(value: &str, key: bool) -> bool {
+    let letters = value.bytes().filter(u8::is_ascii_alphabetic).count();
+    let random = changes(value) >= 4 && value.len() >= 10;
+    let digits = digits(value);
     if key { random && digits >= 2 && letters >= 2 } else { random || (digits >= 1 && value.len() >= 4) }
 }
 
