@@ -216,11 +216,12 @@ fn spanned(text: &str, range: Range<usize>, kind: Kind) -> Option<Span> {
     (!scan::is_nothing(value)).then(|| Span::new(range, kind))
 }
 
-/// `password: correct horse` at the beginning of a line: the rest of the line is the value.
+/// `password: correct horse` and `password = correct horse` at the beginning of a line: the rest of it is the value.
 fn rest_of_line(text: &str, name: &Name<'_>, verdict: &Verdict, value: &Value) -> bool {
     let front = text.get(..name.start).unwrap_or_default();
     let line = front.rfind('\n').map_or(front, |at| front.get(at + 1..).unwrap_or_default());
-    name.style == Style::Told
+    let spaced = text.get(..value.range.start).is_some_and(|front| front.ends_with(' '));
+    (name.style == Style::Told || (name.style == Style::Assigned && spaced))
         && !value.quoted
         && !verdict.weak
         && verdict.family == Kind::PASSWORD

@@ -29,6 +29,12 @@ pub(super) fn digit(text: &str, range: Range<usize>) -> Hit {
     has_digit(part(text, &range)).then_some(range)
 }
 
+/// Not a word of a message.
+pub(super) fn no_word(text: &str, range: Range<usize>) -> Hit {
+    let found = part(text, &range);
+    (!scan::is_word(found) && !scan::is_nothing(found)).then_some(range)
+}
+
 /// With lower case, upper case and digits.
 pub(super) fn mixed(text: &str, range: Range<usize>) -> Hit {
     let found = part(text, &range);

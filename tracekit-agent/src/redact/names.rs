@@ -14,7 +14,7 @@ const MAX_WORDS: usize = 24;
 /// Words that make up one compound at most.
 const MAX_COMPOUND: usize = 4;
 
-/// Words that make the value a secret wherever they stand. The first nine are the seeds'.
+/// Words that make the value a secret wherever they stand: the seeds' names, and more.
 const WORDS: &[&str] = &[
     "apikey",
     "authorization",
@@ -101,7 +101,11 @@ const COMPOUNDS: &[&str] = &[
     "mnemonicphrase",
     "motdepasse",
     "oauthtoken",
+    "passcode",
     "passhash",
+    "passphrase",
+    "passwd",
+    "password",
     "phpsessid",
     "pincode",
     "pinnumber",
@@ -642,7 +646,7 @@ mod tests {
     #[test]
     fn names_of_secrets() {
         let secret = "password passwd pwd secret token key credential api_key apikey DB_PASSWORD DB_PASS user_password \
-            X-Api-Key apiKey authToken user_pwd csrf_token auth Authorization user_token AWS_SECRET_ACCESS_KEY \
+            X-Api-Key apiKey authToken passWord pass-phrase user_pwd csrf_token auth Authorization user_token AWS_SECRET_ACCESS_KEY \
             private_key privateKey client_secret refresh_token sessionid session_id Cookie Set-Cookie mypassword \
             password1 passwordHash hashed_password password_reset_token secret_key_base SECRET_KEY encryption_key \
             basic_auth proxyAuthorization cvv pin otp 2fa mfa_code jwt x-csrf-token api_keys access_tokens \

@@ -136,7 +136,12 @@ const BUILT_IN: &[Pattern] = &[
         r"(?:pbkdf2_sha256|pbkdf2_sha1|bcrypt_sha256|scrypt|argon2)\$[A-Za-z0-9./$=,+-]{20,}",
         any,
     ),
-    // A file of ftp's, a sentence.
+    // A file of ftp's, sentences.
+    pattern(
+        Kind::PASSWORD,
+        r#"(?-u:\b)(?:[Pp]ass(?:word|wd|phrase|code)|[Aa][Pp][Ii] key|[Ss]ecret key) ["'`]([^\s"'`]{3,})["'`]"#,
+        checks::no_word,
+    ),
     pattern(Kind::PASSWORD, r"login\s+[^\s]+\s+password\s+([^\s]+)", any),
     pattern(
         Kind::PASSWORD,

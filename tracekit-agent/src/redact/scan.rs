@@ -64,6 +64,9 @@ pub(super) fn value(text: &str, from: usize, lines: bool, limit: usize) -> Optio
             return Some(at(0..length, false));
         }
     }
+    if let Some(range) = block(rest) {
+        return Some(at(range, true));
+    }
     let prefix = rest.bytes().take(2).take_while(|byte| b"bBrRuUfF".contains(byte)).count();
     for prefix in [0, prefix] {
         if let Some(range) = quoted(rest, prefix) {
@@ -74,6 +77,20 @@ pub(super) fn value(text: &str, from: usize, lines: bool, limit: usize) -> Optio
         return Some(at(0..brackets(rest, usize::MAX).unwrap_or(rest.len()), false));
     }
     Some(at(0..unquoted(rest), false))
+}
+
+/// The lines of a block of YAML: `|`, and lines that are indented.
+fn block(text: &str) -> Option<Range<usize>> {
+    let rest = text.strip_prefix(['|', '>'])?;
+    let rest = rest.strip_prefix(['-', '+']).unwrap_or(rest);
+    let body = rest.strip_prefix('\n')?;
+    let lines =
+        body.split_inclusive('\n').take_while(|line| line.starts_with([' ', '\t']) || line.trim().is_empty());
+    let length: usize = lines.map(str::len).sum();
+    let start = text.len() - body.len();
+    let inner = body.get(..length)?;
+    let lead = inner.len() - inner.trim_start().len();
+    Some(start + lead..start + inner.trim_end().len().max(lead))
 }
 
 /// What is behind spaces and lines, which may be escaped, more than once.

@@ -84,11 +84,17 @@ fn statement(text: &str, start: usize) -> Option<(Range<usize>, Option<char>)> {
         // Without a table it is one if it is all there is.
         let alone = text.get(..start)?.trim().is_empty() && !rest.trim_end().contains('\n');
         let lower = rest.starts_with('s');
-        if !from && (lower || !alone) || (lower && from && !text.get(..start)?.trim().is_empty()) {
+        if !from && (lower || !alone) {
             return None;
         }
-    } else if rest.starts_with(|c: char| c.is_ascii_lowercase()) && !text.get(..start)?.trim().is_empty() {
-        return None;
+    }
+    // In the middle of a sentence, small letters are a statement's if what only statements have follows.
+    if rest.starts_with(|c: char| c.is_ascii_lowercase()) && !text.get(..start)?.trim().is_empty() {
+        let near = rest.get(..scan::floor(rest, MAX_SELECT))?;
+        let typical = [" where ", " values", " set "].iter().any(|word| near.contains(word));
+        if !(typical && near.contains('\'')) {
+            return None;
+        }
     }
     // A string around it ends it.
     let front = text.get(..start)?.chars().next_back();
@@ -237,6 +243,7 @@ mod tests {
             ("SELECT * FROM users WHERE name = 'bob'", "SELECT * FROM users WHERE name = ?"),
             ("select * from users where id = 5", "select * from users where id = ?"),
             ("SELECT 'x'", "SELECT ?"),
+            ("ran: select a from b where c = 'x'", "ran: select a from b where c = ?"),
             ("ran SELECT a FROM b WHERE c = 'x' in 3 ms", "ran SELECT a FROM b WHERE c = ? in ? ms"),
             (
                 r#"{"q": "SELECT \"a\".b FROM c WHERE d = 5"}"#,

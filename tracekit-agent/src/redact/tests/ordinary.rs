@@ -207,6 +207,8 @@ const CORPUS: &[&str] = &[
     "    user = User.objects.get(pk=7)",
     "Select one of 5 options from the list",
     "select 3 items, please",
+    "we select 3 items from it's list",
+    "the password 'required' rule",
     "Update available: version 5",
     "SELECT id, name FROM users WHERE id = %s",
     "SELECT id,  name\n  FROM users\n WHERE id = $1 AND b IN (?, ?)",
