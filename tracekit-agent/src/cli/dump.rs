@@ -12,6 +12,7 @@ use crate::exit::{ExitCode, Failure};
 use crate::python::dump::{ThreadStack, Variable, Variables};
 use crate::python::object::Limits;
 use crate::python::runtime::{AttachError, Target};
+use crate::redact::Counts;
 
 /// Arguments of `tracekit dump`.
 #[derive(Debug, Args)]
@@ -28,7 +29,7 @@ pub struct DumpArgs {
     /// Levels of containers and instances to show
     #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u8).range(0..=32))]
     depth: u8,
-    /// Show also what looks like a secret: variables, attributes and keys named password, token, …
+    /// Show also secrets: variables, attributes and keys named password, token, …, and what looks like one
     #[arg(long)]
     show_secrets: bool,
     /// Output format
@@ -53,12 +54,17 @@ pub fn run(args: &DumpArgs) -> anyhow::Result<ExitCode> {
         // The main thread may have left Python, or cannot be told from others: then all are of interest.
         threads = target.stacks(&reader, variables, |_, _| true).map_err(failure)?;
     }
+    let mut hidden = Counts::new();
+    for (kind, count) in threads.iter().flat_map(|thread| &thread.hidden) {
+        *hidden.entry(*kind).or_default() += count;
+    }
     let text = match args.output {
         Format::Json => {
             let process = json!({
                 "pid": args.pid,
                 "version": inspected.interpreter.version_text(),
                 "threads": threads.iter().map(to_json).collect::<Vec<_>>(),
+                "hidden": hidden,
             });
             serde_json::to_string_pretty(&process)? + "\n"
         }
@@ -66,6 +72,11 @@ pub fn run(args: &DumpArgs) -> anyhow::Result<ExitCode> {
             let mut text = format!("process {}: Python {}\n", args.pid, inspected.interpreter.version_text());
             for thread in &threads {
                 write(thread, &mut text)?;
+            }
+            if !hidden.is_empty() {
+                let kinds: Vec<String> =
+                    hidden.iter().map(|(kind, count)| format!("{count} {kind}")).collect();
+                writeln!(text, "\nhidden: {}; --show-secrets shows them", kinds.join(", "))?;
             }
             text
         }

@@ -2,6 +2,7 @@
 
 mod code;
 mod dump;
+mod redact;
 mod trace;
 
 use clap::{Parser, Subcommand};
@@ -36,6 +37,8 @@ enum Verb {
     Dump(dump::DumpArgs),
     /// List the files, functions and breakable lines that a process has loaded
     Code(code::CodeArgs),
+    /// Show what redaction hides of a text: `tracekit redact < app.log`
+    Redact(redact::RedactArgs),
 }
 
 /// Runs the command line; errors are printed.
@@ -60,6 +63,7 @@ pub fn main() -> ExitCode {
         Verb::Doctor(args) => doctor::run(&args),
         Verb::Dump(args) => dump::run(&args),
         Verb::Code(args) => code::run(&args),
+        Verb::Redact(args) => redact::run(&args),
     };
     result.unwrap_or_else(|error| {
         eprintln!("tracekit: {error:#}");

@@ -27,6 +27,7 @@ use super::reader::Reader;
 use super::rest::Rest;
 use super::runtime::{AttachError, Target};
 use super::thread::{ThreadState, newest_frame, thread_states};
+use crate::redact::Counts;
 
 /// Readings of what changes meanwhile.
 const ATTEMPTS: usize = 4;
@@ -46,6 +47,8 @@ pub struct ThreadStack {
     pub changing: bool,
     /// What is known of each of the frames.
     pub frames: Vec<FrameState>,
+    /// How often what was hidden in the variables.
+    pub hidden: Counts,
 }
 
 /// What is known of a frame beyond its place.
@@ -211,7 +214,8 @@ impl Target {
             frames.push(FrameState { changing: false, variables: found });
             variables.push(read);
         }
-        let thread = ThreadStack { state, tid, name: None, stack, changing: false, frames };
+        let hidden = decoder.map(Decoder::take_hidden).unwrap_or_default();
+        let thread = ThreadStack { state, tid, name: None, stack, changing: false, frames, hidden };
         Draft { thread, stack: walked, variables, marks: 0 }
     }
 
@@ -239,11 +243,14 @@ impl Target {
         let mut from = start;
         // What cannot be read is not there.
         let _ = each_local(reader, frame, |name, object| {
-            found.push(variable(name.to_owned(), decoder.named(name, object)));
+            found.push(variable(name.to_owned(), decoder.variable(name, object)));
             let to = self.memory.position();
             read.push(from..to);
             from = to;
         });
+        let mut named: Vec<(&str, &mut Value)> =
+            found.iter_mut().map(|Variable { name, value, .. }| (name.as_str(), value)).collect();
+        decoder.beside(&mut named);
         (found, read)
     }
 

@@ -5,6 +5,9 @@
 
 use std::borrow::Cow;
 
+use super::names::Names;
+use super::scan::unescaped;
+
 const REDACTED: &str = "REDACTED";
 
 /// Query keys, normalised (lower case, without `-` and `_`), whose values are secrets: those the
@@ -41,7 +44,8 @@ const SECRET_KEYS: &[&str] = &[
     "xgoogsignature",
 ];
 
-fn is_secret(key: &str) -> bool {
+/// The value of this query key is a secret.
+pub(super) fn is_secret_key(key: &str) -> bool {
     // Longer than any of them, percent-encoding and separators included: not worth normalising.
     if key.len() > 128 {
         return false;
@@ -49,13 +53,14 @@ fn is_secret(key: &str) -> bool {
     let normalised: String =
         key.chars().filter(|c| !matches!(c, '-' | '_')).map(|c| c.to_ascii_lowercase()).collect();
     SECRET_KEYS.binary_search(&normalised.as_str()).is_ok()
+        || Names::default().verdict(&unescaped(key)).is_some_and(|verdict| !verdict.weak)
 }
 
 /// The query with the values of secret keys replaced.
 #[must_use]
 pub fn query(query: &str) -> Cow<'_, str> {
     let secret =
-        |pair: &str| pair.split_once('=').is_some_and(|(key, value)| !value.is_empty() && is_secret(key));
+        |pair: &str| pair.split_once('=').is_some_and(|(key, value)| !value.is_empty() && is_secret_key(key));
     if !query.split('&').any(secret) {
         return Cow::Borrowed(query);
     }
@@ -121,6 +126,10 @@ mod tests {
         );
         assert_eq!(full("http://h/a@b"), "http://h/a@b");
         assert_eq!(query("api_key=1&API-Key=2&q=token"), "api_key=REDACTED&API-Key=REDACTED&q=token");
+        assert_eq!(
+            query("user%5Bpassword%5D=1&csrf_token=2&key=3&author=4"),
+            "user%5Bpassword%5D=REDACTED&csrf_token=REDACTED&key=3&author=4"
+        );
         assert!(matches!(query("id=7&page=2"), Cow::Borrowed(_)));
     }
 }

@@ -1,17 +1,21 @@
 //! From an object's address to a [`Value`].
 
+use std::collections::HashMap;
 use std::rc::Rc;
 use std::time::Instant;
 
 use super::{Content, Limits, NotCaptured, Value};
 use crate::python::reader::{ReadError, Reader, Type, flags};
-use crate::redact::names;
+use crate::redact::{Counts, Kind, LOOK_AHEAD, Redactor, beside, is_naming, name_of};
 
 /// Decodes values of one target, all within one set of limits.
 pub struct Decoder<'r, 'm> {
     pub(super) reader: &'r Reader<'m>,
     pub(super) limits: Limits,
-    redact: bool,
+    redactor: Option<&'r Redactor>,
+    hidden: Counts,
+    /// `_fields` of classes of named tuples.
+    pub(super) fields: HashMap<u64, Rc<[Option<String>]>>,
     deadline: Instant,
     values: usize,
     /// The containers around what is being decoded.
@@ -19,22 +23,98 @@ pub struct Decoder<'r, 'm> {
 }
 
 impl<'r, 'm> Decoder<'r, 'm> {
-    /// A decoder whose time begins now. `redact`: what looks like a secret is not shown.
+    /// A decoder whose time begins now. `redact`: what looks like a secret is not shown, by default settings.
     #[must_use]
     pub fn new(reader: &'r Reader<'m>, limits: Limits, redact: bool) -> Self {
+        Self::with_redactor(reader, limits, redact.then(Redactor::standard))
+    }
+
+    /// A decoder whose time begins now. What the redactor hides is in no value.
+    #[must_use]
+    pub fn with_redactor(reader: &'r Reader<'m>, limits: Limits, redactor: Option<&'r Redactor>) -> Self {
         let now = Instant::now();
         let deadline = now.checked_add(limits.time).unwrap_or(now);
-        Self { reader, limits, redact, deadline, values: 0, path: Vec::new() }
+        Self {
+            reader,
+            limits,
+            redactor,
+            hidden: Counts::new(),
+            fields: HashMap::new(),
+            deadline,
+            values: 0,
+            path: Vec::new(),
+        }
+    }
+
+    /// How often what was hidden since this was asked last.
+    #[must_use]
+    pub fn take_hidden(&mut self) -> Counts {
+        std::mem::take(&mut self.hidden)
+    }
+
+    /// Characters of a string, bytes of a `bytes`, that are read.
+    pub(super) fn text_limit(&self) -> usize {
+        self.limits.text.saturating_add(if self.redactor.is_some() { LOOK_AHEAD } else { 0 })
     }
 
     /// The value of a variable or attribute.
     #[must_use]
     pub fn named(&mut self, name: &str, object: u64) -> Value {
-        if self.redact && names::is_secret(name) {
-            let type_name = self.reader.type_of(object).map(|found| found.name().to_owned());
-            return Value::nothing(type_name.unwrap_or_default(), NotCaptured::Redacted);
+        match self.redactor.and_then(|redactor| redactor.sensitive(name)) {
+            Some(kind) => self.sensitive(kind, object),
+            None => self.value(object),
         }
-        self.value(object)
+    }
+
+    /// The value of a variable of a frame. [`Self::beside`] is still to see it: it can be the name of another.
+    #[must_use]
+    pub fn variable(&mut self, name: &str, object: u64) -> Value {
+        if is_naming(name) { self.value(object) } else { self.named(name, object) }
+    }
+
+    /// The variables of a frame, of which one can be the name of others: `for name, value in headers`.
+    pub fn beside(&mut self, variables: &mut [(&str, &mut Value)]) {
+        let Some(redactor) = self.redactor else { return };
+        let beside = beside(variables.iter().map(|(name, _)| Some(*name)));
+        for (at, (name, value)) in variables.iter_mut().enumerate() {
+            if is_naming(name) && beside.as_ref().is_none_or(|beside| beside.naming != at) {
+                redactor.named(name, value, &mut self.hidden);
+            }
+        }
+        if let Some(beside) = beside {
+            let name = variables.get(beside.naming).map_or("", |(name, _)| *name);
+            let mut values: Vec<&mut Value> = variables.iter_mut().map(|(_, value)| &mut **value).collect();
+            redactor.beside(&beside, name, &mut values, &mut self.hidden);
+        }
+    }
+
+    /// The values of attributes. One can be the name of another.
+    pub(super) fn attribute_values(&mut self, variables: Vec<(String, u64)>) -> Vec<(String, Value)> {
+        let (names, objects): (Vec<Option<String>>, Vec<u64>) =
+            variables.into_iter().map(|(name, object)| (Some(name), object)).unzip();
+        let values = self.members(&names, &objects);
+        names.into_iter().flatten().zip(values).collect()
+    }
+
+    /// The value of a variable whose name is that of a secret: read only if its type says that it is none.
+    fn sensitive(&mut self, kind: Kind, object: u64) -> Value {
+        let Ok(found) = self.reader.type_of(object) else {
+            return Value::nothing("", NotCaptured::Unreadable);
+        };
+        let code = ["NoneType", "bool", "builtin_function_or_method", "code", "function", "method", "module"];
+        if found.has(flags::TYPE) || code.contains(&found.full_name.as_str()) {
+            return self.value(object);
+        }
+        // An empty text, or a mask.
+        if let Ok(text) = self.reader.text(object, 8)
+            && found.has(flags::STR)
+            && text.length <= 8
+            && Redactor::is_nothing(&text.text)
+        {
+            return self.value(object);
+        }
+        *self.hidden.entry(kind).or_default() += 1;
+        Value::nothing(found.name(), NotCaptured::Redacted(kind))
     }
 
     /// The value of an object.
@@ -50,6 +130,10 @@ impl<'r, 'm> Decoder<'r, 'm> {
         if self.path.contains(&object) {
             return Value::nothing(found.name(), NotCaptured::Cycle);
         }
+        if let Some(kind) = self.redactor.and_then(|redactor| redactor.sensitive_type(found.name())) {
+            *self.hidden.entry(kind).or_default() += 1;
+            return Value::nothing(found.name(), NotCaptured::Redacted(kind));
+        }
         let decoded = self.decode(object, &found);
         decoded.unwrap_or_else(|_| Value::nothing(found.name(), NotCaptured::Unreadable))
     }
@@ -64,17 +148,18 @@ impl<'r, 'm> Decoder<'r, 'm> {
         self.path.push(object);
         let decoded = self.container(object, found);
         self.path.pop();
-        decoded
+        Ok(self.without_secrets(decoded?))
     }
 
-    pub(super) fn without_secrets(&self, value: Value) -> Value {
-        match value.content {
-            Content::Str(text) if self.redact => {
-                let text = names::without_secrets(&text).into_owned();
-                Value { content: Content::Str(text), ..value }
-            }
-            content => Value { content, ..value },
+    /// A value without parts, or elements that say what others are.
+    pub(super) fn without_secrets(&mut self, mut value: Value) -> Value {
+        let Some(redactor) = self.redactor else { return value };
+        match &mut value.content {
+            Content::Elements(items) => redactor.elements(&value.type_name, items, &mut self.hidden),
+            Content::Entries(_) | Content::Fields(_) => {}
+            _ => redactor.leaf(&mut value, self.limits.text, &mut self.hidden),
         }
+        value
     }
 
     fn container(&mut self, object: u64, found: &Rc<Type>) -> Result<Value, ReadError> {
@@ -107,13 +192,20 @@ impl<'r, 'm> Decoder<'r, 'm> {
         } else {
             return self.instance(object, found);
         };
-        Ok(self.elements(name, items, length))
+        let names = if self.redactor.is_some() { self.field_names(found) } else { Rc::from([]) };
+        Ok(self.elements(name, &names, &items, length))
     }
 
-    /// A sequence of these items, of so many in all.
-    pub(super) fn elements(&mut self, name: &str, items: Vec<u64>, length: u64) -> Value {
+    /// A sequence of these items, of so many in all. Some may have names, by which they are hidden.
+    pub(super) fn elements(
+        &mut self,
+        name: &str,
+        names: &[Option<String>],
+        items: &[u64],
+        length: u64,
+    ) -> Value {
         let shown = items.len() as u64;
-        let elements = items.into_iter().map(|item| self.value(item)).collect();
+        let elements = self.members(names, items);
         Value {
             truncated: (length > shown).then_some(length),
             ..Value::new(name, Content::Elements(elements))
@@ -127,37 +219,70 @@ impl<'r, 'm> Decoder<'r, 'm> {
         (pairs, length): (Vec<(u64, u64)>, u64),
     ) -> Result<Value, ReadError> {
         let shown = pairs.len() as u64;
-        let entries = pairs
-            .into_iter()
-            .map(|(key, value)| {
-                let key = self.value(key);
-                let value = match &key.content {
-                    Content::Str(name) => self.named(&name.clone(), value),
-                    _ => self.value(value),
-                };
-                (key, value)
-            })
-            .collect();
+        let (keys, objects): (Vec<Value>, Vec<u64>) =
+            pairs.into_iter().map(|(key, value)| (self.plain(key), value)).unzip();
+        let values = self.members(&names_of(&keys), &objects);
+        let mut entries: Vec<(Value, Value)> = keys.into_iter().zip(values).collect();
+        if let Some(redactor) = self.redactor {
+            for (key, _) in &mut entries {
+                redactor.key(key, &mut self.hidden);
+            }
+        }
         Ok(Value {
             truncated: (length > shown).then_some(length),
             ..Value::new(name, Content::Entries(entries))
         })
     }
 
+    /// The values of a mapping, of so many in all, which its keys hide.
+    pub(super) fn mapped(&mut self, name: &str, (pairs, length): (Vec<(u64, u64)>, u64)) -> Value {
+        let (keys, objects): (Vec<u64>, Vec<u64>) = pairs.into_iter().unzip();
+        let names = match self.redactor {
+            Some(_) => names_of(&keys.into_iter().map(|key| self.plain(key)).collect::<Vec<_>>()),
+            None => Vec::new(),
+        };
+        self.elements(name, &names, &objects, length)
+    }
+
+    /// A key as it is; [`Redactor::key`] is still to see it.
+    fn plain(&mut self, object: u64) -> Value {
+        let redactor = self.redactor.take();
+        let key = self.value(object);
+        self.redactor = redactor;
+        key
+    }
+
+    /// The values of keys or attributes.
+    fn members(&mut self, names: &[Option<String>], objects: &[u64]) -> Vec<Value> {
+        let beside = self.redactor.and_then(|_| beside(names.iter().map(Option::as_deref)));
+        let mut values = Vec::with_capacity(objects.len());
+        for (at, object) in objects.iter().enumerate() {
+            let naming = beside.as_ref().is_some_and(|beside| beside.naming == at);
+            values.push(match names.get(at).and_then(Option::as_deref).filter(|_| !naming) {
+                Some(name) => self.named(name, *object),
+                None => self.value(*object),
+            });
+        }
+        if let (Some(redactor), Some(beside)) = (self.redactor, beside) {
+            let name = names.get(beside.naming).and_then(Option::as_deref).unwrap_or_default();
+            redactor.beside(&beside, name, &mut values.iter_mut().collect::<Vec<_>>(), &mut self.hidden);
+        }
+        values
+    }
+
     /// An instance: its attributes and its slots.
     fn instance(&mut self, object: u64, found: &Rc<Type>) -> Result<Value, ReadError> {
         let (fields, length) = self.attributes(object, found, self.limits.fields)?;
         let shown = fields.len() as u64;
-        let fields = fields
-            .into_iter()
-            .map(|(name, value)| {
-                let decoded = self.named(&name, value);
-                (name, decoded)
-            })
-            .collect();
+        let fields = self.attribute_values(fields);
         Ok(Value {
             truncated: (length > shown).then_some(length),
             ..Value::new(found.name(), Content::Fields(fields))
         })
     }
+}
+
+/// What the keys of a mapping say of its values.
+fn names_of(keys: &[Value]) -> Vec<Option<String>> {
+    keys.iter().map(|key| name_of(key).map(Into::into)).collect()
 }

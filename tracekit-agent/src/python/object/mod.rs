@@ -2,6 +2,7 @@
 
 mod containers;
 mod decode;
+mod named_tuple;
 mod native;
 mod numpy;
 mod scalars;
@@ -14,6 +15,8 @@ use std::time::Duration;
 use serde_json::{Map, Value as Json, json};
 
 pub use decode::Decoder;
+
+use crate::redact::Kind;
 
 /// What bounds the decoding of values.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -47,8 +50,8 @@ pub enum NotCaptured {
     Budget,
     /// It contains itself; this is the inner occurrence.
     Cycle,
-    /// Its name or text says that it is a secret.
-    Redacted,
+    /// Its name or text says that it is a secret, of this kind.
+    Redacted(Kind),
     /// It is larger than what is decoded.
     TooLarge,
     /// A kind of data that is not decoded.
@@ -65,7 +68,7 @@ impl NotCaptured {
             Self::Depth => "depth",
             Self::Budget => "budget",
             Self::Cycle => "cycle",
-            Self::Redacted => "redacted",
+            Self::Redacted(_) => "redacted",
             Self::TooLarge => "too large",
             Self::Unsupported => "unsupported",
             Self::Unreadable => "unreadable",
@@ -125,7 +128,8 @@ impl Value {
     }
 
     /// `{"type": …, "value" | "elements" | "entries" | "fields": …, "truncated": true, "length": …}`, or
-    /// `not_captured_reason` in place of the value. Numbers that JSON readers would round are strings.
+    /// `not_captured_reason` in place of the value; with the marker as the value if it is a secret. Numbers that
+    /// JSON readers would round are strings.
     #[must_use]
     pub fn to_json(&self) -> Json {
         let mut map = Map::new();
@@ -151,7 +155,12 @@ impl Value {
                     fields.iter().map(|(name, value)| (name.clone(), value.to_json())).collect();
                 ("fields", Json::Object(map))
             }
-            Content::Nothing(reason) => ("not_captured_reason", json!(reason.word())),
+            Content::Nothing(reason) => {
+                if let NotCaptured::Redacted(kind) = reason {
+                    map.insert("value".into(), json!(kind.marker()));
+                }
+                ("not_captured_reason", json!(reason.word()))
+            }
         };
         map.insert(key.into(), value);
         if let Some(length) = self.truncated {

@@ -56,12 +56,10 @@ impl Decoder<'_, '_> {
         let (memory, offsets) = (self.reader.memory, self.reader.layout.object);
         let word = |offset: u64| memory.u64(object.wrapping_add(offset));
         let (items, length) = self.tuple(word(offsets.exception_args)?)?;
-        let mut fields = vec![("args".to_owned(), self.elements("tuple", items, length))];
+        let arguments = self.elements("tuple", &[], &items, length);
+        let mut fields = vec![("args".to_owned(), self.without_secrets(arguments))];
         let (attributes, _) = self.attributes(object, found, self.limits.fields)?;
-        for (name, value) in attributes {
-            let value = self.named(&name, value);
-            fields.push((name, value));
-        }
+        fields.extend(self.attribute_values(attributes));
         let cause = word(offsets.exception_cause)?;
         let context = word(offsets.exception_cause - 8)?;
         let suppressed = memory.u8(object.wrapping_add(offsets.exception_cause + 8))? != 0;
@@ -81,8 +79,11 @@ impl Decoder<'_, '_> {
             return Ok(None);
         };
         // A combination of flags has no name before 3.11.
-        let name = self.reader.name(name).map(|name| format!(".{name}")).unwrap_or_default();
-        Ok(Some(format!("<{}{name}: {}>", found.name(), self.value(value))))
+        let text = match self.reader.name(name) {
+            Ok(name) => format!(".{name}: {}", self.named(&name, value)),
+            Err(_) => format!(": {}", self.value(value)),
+        };
+        Ok(Some(format!("<{}{text}>", found.name())))
     }
 
     fn uuid(&self, object: u64, found: &Type) -> Result<Option<String>, ReadError> {

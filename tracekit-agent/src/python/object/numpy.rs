@@ -205,17 +205,19 @@ impl Decoder<'_, '_> {
     }
 
     /// A string of fixed width, without the zeros at its end.
-    fn padded(&self, at: u64, items: &Items) -> Result<Value, ReadError> {
+    fn padded(&mut self, at: u64, items: &Items) -> Result<Value, ReadError> {
         let width = if items.kind == Kind::Str { 4 } else { 1 };
         let length = items.size / width;
-        let shown = usize::try_from(length).unwrap_or(usize::MAX).min(self.limits.text);
+        let shown = usize::try_from(length).unwrap_or(usize::MAX).min(self.text_limit());
         let bytes = self.reader.memory.bytes(at, shown.saturating_mul(width as usize))?;
-        let truncated = (length > shown as u64).then_some(length);
+        let truncated = (length > self.limits.text as u64).then_some(length);
         let whole = |used: usize| if truncated.is_some() { shown } else { used };
         if items.kind == Kind::Bytes {
             let used = bytes.iter().rposition(|byte| *byte != 0).map_or(0, |last| last + 1);
             let bytes = bytes.get(..whole(used)).unwrap_or_default().to_vec();
-            return Ok(Value { truncated, ..Value::new("bytes", Content::Bytes(bytes)) });
+            return Ok(
+                self.without_secrets(Value { truncated, ..Value::new("bytes", Content::Bytes(bytes)) })
+            );
         }
         let codes = bytes.chunks_exact(4).map(|unit| {
             let unit: [u8; 4] = unit.try_into().unwrap_or_default();

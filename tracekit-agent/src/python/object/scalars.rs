@@ -31,7 +31,7 @@ impl Decoder<'_, '_> {
             }));
         }
         if found.has(flags::STR) {
-            let text = self.reader.text(object, self.limits.text)?;
+            let text = self.reader.text(object, self.text_limit())?;
             let truncated = (text.length > self.limits.text as u64).then_some(text.length);
             return Ok(Some(Value { truncated, ..Value::new(name, Content::Str(text.text)) }));
         }
@@ -133,9 +133,9 @@ impl Decoder<'_, '_> {
     }
 
     fn bytes(&self, name: &str, start: u64, length: u64) -> Result<Value, ReadError> {
-        let count = usize::try_from(length).unwrap_or(usize::MAX).min(self.limits.text);
+        let count = usize::try_from(length).unwrap_or(usize::MAX).min(self.text_limit());
         let bytes = self.reader.memory.bytes(start, count)?;
-        let truncated = (length > count as u64).then_some(length);
+        let truncated = (length > self.limits.text as u64).then_some(length);
         Ok(Value { truncated, ..Value::new(name, Content::Bytes(bytes)) })
     }
 

@@ -2,7 +2,7 @@
 
 use std::fmt::{self, Write as _};
 
-use super::{Content, Value};
+use super::{Content, NotCaptured, Value};
 
 /// `repr` of a float: the shortest digits that give it again, as CPython `Python/pystrtod.c` writes them.
 pub fn float(value: f64) -> String {
@@ -131,6 +131,7 @@ impl fmt::Display for Value {
                 self.more(f, fields.len(), "")?;
                 f.write_str(")")
             }
+            Content::Nothing(NotCaptured::Redacted(kind)) => f.write_str(&kind.marker()),
             Content::Nothing(reason) if self.type_name.is_empty() => write!(f, "<{}>", reason.word()),
             Content::Nothing(reason) => write!(f, "<{}: {}>", plain(&self.type_name), reason.word()),
         }

@@ -37,10 +37,11 @@ impl Decoder<'_, '_> {
         }
         let (pairs, length) = self.dict_pairs(mapping, self.limits.items)?;
         match name {
-            "dict_keys" => Ok(self.elements(name, pairs.into_iter().map(|(key, _)| key).collect(), length)),
-            "dict_values" => {
-                Ok(self.elements(name, pairs.into_iter().map(|(_, value)| value).collect(), length))
+            "dict_keys" => {
+                let keys: Vec<u64> = pairs.into_iter().map(|(key, _)| key).collect();
+                Ok(self.elements(name, &[], &keys, length))
             }
+            "dict_values" => Ok(self.mapped(name, (pairs, length))),
             _ => self.entries(name, (pairs, length)),
         }
     }
@@ -67,12 +68,12 @@ impl Decoder<'_, '_> {
         let strided = Strided::read(memory, word(0)?, dimensions, (word(48)?, word(56)?), size)?;
         let length = strided.length.checked_mul(size).ok_or(ReadError::Invalid("memoryview"))?;
         let size = usize::try_from(size).unwrap_or(usize::MAX);
-        let limit = self.limits.text;
+        let limit = self.text_limit();
         let mut bytes = Vec::new();
         for at in strided.addresses(limit.div_ceil(size)) {
             bytes.extend(memory.bytes(at, size.min(limit - bytes.len().min(limit)))?);
         }
-        let truncated = (length > bytes.len() as u64).then_some(length);
+        let truncated = (length > self.limits.text as u64).then_some(length);
         Ok(Value { truncated, ..Value::new(name, Content::Bytes(bytes)) })
     }
 
