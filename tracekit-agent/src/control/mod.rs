@@ -1,0 +1,1 @@
+//! The control of a running agent.
