@@ -5,23 +5,29 @@
 //! [`Registry::desired`] when that has changed, and reports states and counts. Everybody else listens to
 //! [`Registry::subscribe`].
 
+mod error;
 mod event;
 mod kill;
+mod remote;
+mod saved;
 #[cfg(test)]
 mod tests;
 mod view;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, btree_map};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use jiff::{SignedDuration, Timestamp};
-use serde::{Deserialize, Serialize};
+use serde::Serialize;
 use serde_json::Value as Json;
 use tokio::sync::broadcast;
 
+pub use error::{Misplaced, RegistryError};
 pub use event::{Actor, Audit, AuditEntry, Change, Event};
 pub use kill::{KillSwitch, Killed};
+pub use remote::RemoteSpec;
+pub use saved::Saved;
 pub use view::{ProcessView, View};
 
 use super::breakpoint::{Breakpoint, Id, Patch, Source, Spec, SpecError};
@@ -63,67 +69,6 @@ pub trait Locate: Send + Sync {
     fn locate(&self, breakpoint: &Breakpoint, pids: &[u32]) -> Result<(), Misplaced>;
 }
 
-/// A line that cannot be armed as it was given.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum Misplaced {
-    /// Several files end like this.
-    #[error("{file} is ambiguous: {}; give more of the path", candidates.join(", "))]
-    Ambiguous {
-        /// What was given.
-        file: String,
-        /// The files that match.
-        candidates: Vec<String>,
-    },
-    /// The line has no instructions.
-    #[error("no code on line {line} of {file}; the nearest lines with code are {}", lines(nearest))]
-    NoCode {
-        /// The file that was found.
-        file: String,
-        /// What was given.
-        line: u32,
-        /// Lines that can be armed, ascending.
-        nearest: Vec<u32>,
-    },
-}
-
-fn lines(nearest: &[u32]) -> String {
-    nearest.iter().map(u32::to_string).collect::<Vec<_>>().join(", ")
-}
-
-/// Why the registry does not do what it is asked for.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum RegistryError {
-    /// A field cannot be used.
-    #[error(transparent)]
-    Spec(#[from] SpecError),
-    /// The line cannot be armed.
-    #[error(transparent)]
-    Misplaced(#[from] Misplaced),
-    /// There is no such breakpoint.
-    #[error("there is no breakpoint {0}; `tracekit break ls` lists them")]
-    NotFound(Id),
-    /// There is one already.
-    #[error("there is a breakpoint {0} already")]
-    Exists(Id),
-    /// There are too many.
-    #[error("there are {count} breakpoints, which is all that {whose} may have; remove some first")]
-    Full {
-        /// How many there are.
-        count: usize,
-        /// `this agent` or `a control server`
-        whose: &'static str,
-    },
-    /// Their texts are too large.
-    #[error("the texts of all breakpoints would take more than {} KiB; remove some first", MAX_TEXT / 1024)]
-    TooLarge,
-    /// The process is not traced.
-    #[error("process {0} is not traced by this agent; `tracekit ps` lists Python processes")]
-    NoProcess(u32),
-    /// It is the control server's.
-    #[error("{0} belongs to a control server and can only be changed there; it can be disabled here")]
-    Remote(Id),
-}
-
 /// What the engine is to arm.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Desired {
@@ -133,32 +78,6 @@ pub struct Desired {
     pub breakpoints: Vec<Arc<Breakpoint>>,
     /// No captures in these services.
     pub kill_switch: KillSwitch,
-}
-
-/// A breakpoint as a control server wants it.
-#[derive(Debug, Clone, PartialEq)]
-pub struct RemoteSpec {
-    /// The server's name for it.
-    pub id: Id,
-    /// What it is. The service is always given.
-    pub spec: Spec,
-    /// When it ends; takes precedence over the limits.
-    pub expires_at: Option<Timestamp>,
-    /// Captures that the server has already, of all agents.
-    pub captured: u64,
-}
-
-/// What is kept over a restart of the agent.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct Saved {
-    /// The breakpoint.
-    pub breakpoint: Breakpoint,
-    /// What was counted.
-    #[serde(default)]
-    pub counters: Counters,
-    /// Captures since it was switched on last.
-    #[serde(default)]
-    pub used: u64,
 }
 
 #[derive(Debug)]
@@ -458,152 +377,6 @@ impl Registry {
         }
     }
 
-    // ---- what the control client needs ----
-
-    /// Takes over a control server's whole list for a service. Gives the problems of those that cannot be
-    /// breakpoints.
-    pub fn sync_remote(
-        &self,
-        service: &str,
-        wanted: &[RemoteSpec],
-        actor: &Actor,
-        now: Timestamp,
-    ) -> Vec<(Id, RegistryError)> {
-        let gone: Vec<Id> = {
-            let inner = self.lock();
-            let of_service = inner.entries.values().filter(|entry| {
-                entry.remote.is_some() && entry.breakpoint.service.as_deref() == Some(service)
-            });
-            of_service
-                .map(|entry| &entry.breakpoint.id)
-                .filter(|id| !wanted.iter().any(|wanted| wanted.id == **id))
-                .cloned()
-                .collect()
-        };
-        for id in gone {
-            self.remove_remote(&id, actor, now);
-        }
-        let refused = wanted.iter().filter_map(|wanted| {
-            let result = self.upsert_remote(wanted, actor, now);
-            result.err().map(|error| (wanted.id.clone(), error))
-        });
-        refused.collect()
-    }
-
-    /// Adds or changes a control server's breakpoint. What a user has switched off stays off until the server
-    /// changes the breakpoint.
-    ///
-    /// # Errors
-    /// It cannot be one, or there are too many.
-    pub fn upsert_remote(
-        &self,
-        wanted: &RemoteSpec,
-        actor: &Actor,
-        now: Timestamp,
-    ) -> Result<(), RegistryError> {
-        let id = &wanted.id;
-        let mut new = Breakpoint::new(id.clone(), wanted.spec.clone(), &actor.who, Source::Remote, now)?;
-        if let Some(expires_at) = wanted.expires_at {
-            new.expires_at = expires_at.min(new.expires_at);
-        }
-        self.check_expressions(&new)?;
-        let mut inner = self.lock();
-        let Some(entry) = inner.entries.get_mut(id) else {
-            self.make_room(&mut inner, &new, now)?;
-            let mut entry = Entry::new(new, Some(wanted.clone()));
-            entry.used = wanted.captured;
-            inner.insert(entry);
-            self.added(&mut inner, id, actor, now);
-            return Ok(());
-        };
-        let Some(known) = &mut entry.remote else { return Err(RegistryError::Exists(id.clone())) };
-        let same = known.spec == wanted.spec && known.expires_at == wanted.expires_at;
-        *known = wanted.clone();
-        // The server counts what all agents have captured, this one what it has not told yet.
-        entry.used = entry.used.max(wanted.captured);
-        if same {
-            self.tell_state(&mut inner, id, now);
-            return Ok(());
-        }
-        let before = entry.audit_json();
-        let old_size = text_size(&entry.breakpoint);
-        new.created_at = entry.breakpoint.created_at;
-        let text = inner.text - old_size + text_size(&new);
-        if text > MAX_TEXT {
-            return Err(RegistryError::TooLarge);
-        }
-        let Some(entry) = inner.entries.get_mut(id) else { return Err(RegistryError::NotFound(id.clone())) };
-        entry.used = wanted.captured;
-        entry.breakpoint = Arc::new(new);
-        let after = entry.audit_json();
-        inner.text = text;
-        self.record(actor, "update", Some(id), before, after, now);
-        if let Some(view) = inner.view(id, now) {
-            self.emit(&mut inner, now, Change::Updated { breakpoint: Box::new(view) });
-        }
-        self.tell_state(&mut inner, id, now);
-        Ok(())
-    }
-
-    /// A control server has removed a breakpoint.
-    pub fn remove_remote(&self, id: &Id, actor: &Actor, now: Timestamp) {
-        let mut inner = self.lock();
-        if inner.entries.get(id).is_some_and(|entry| entry.remote.is_some()) {
-            self.removed(&mut inner, id, actor, "remove", now);
-        }
-    }
-
-    // ---- what the state directory needs ----
-
-    /// What is to outlive the agent: local breakpoints, and the local kill switch.
-    #[must_use]
-    pub fn save(&self) -> (Vec<Saved>, KillSwitch) {
-        let inner = self.lock();
-        let local = inner.entries.values().filter(|entry| entry.remote.is_none());
-        let saved = local.map(|entry| Saved {
-            breakpoint: Breakpoint::clone(&entry.breakpoint),
-            counters: entry.counters.clone(),
-            used: entry.used,
-        });
-        (saved.collect(), inner.kill_switch.local())
-    }
-
-    /// Takes back what was saved; gives the problems of what cannot be used any more.
-    pub fn restore(
-        &self,
-        saved: Vec<Saved>,
-        kill_switch: KillSwitch,
-        now: Timestamp,
-    ) -> Vec<(Id, RegistryError)> {
-        let mut refused = Vec::new();
-        let mut inner = self.lock();
-        for Saved { breakpoint, counters, used } in saved {
-            let id = breakpoint.id.clone();
-            let checked = breakpoint
-                .check()
-                .map_err(RegistryError::from)
-                .and_then(|()| self.check_expressions(&breakpoint))
-                .and_then(|()| match inner.entries.contains_key(&id) {
-                    true => Err(RegistryError::Exists(id.clone())),
-                    false => self.make_room(&mut inner, &breakpoint, now),
-                });
-            if let Err(error) = checked {
-                refused.push((id, error));
-                continue;
-            }
-            // A file may have been written by somebody else: only control servers make remote ones.
-            let breakpoint = Breakpoint { source: Source::Local, ..breakpoint };
-            let mut entry = Entry::new(breakpoint, None);
-            (entry.counters, entry.used) = (counters, used);
-            inner.insert(entry);
-        }
-        inner.kill_switch = kill_switch.local();
-        self.tell_states(&mut inner, now);
-        drop(inner);
-        self.revision.fetch_add(1, Ordering::AcqRel);
-        refused
-    }
-
     // ---- inside ----
 
     fn lock(&self) -> MutexGuard<'_, Inner> {
@@ -786,15 +559,14 @@ impl Inner {
         if !self.processes.contains_key(&pid) {
             return None;
         }
-        let entry = self.entries.get_mut(id)?;
-        if !entry.processes.contains_key(&pid) {
-            if self.pairs >= MAX_PAIRS {
-                return None;
+        match self.entries.get_mut(id)?.processes.entry(pid) {
+            btree_map::Entry::Occupied(known) => Some(known.into_mut()),
+            btree_map::Entry::Vacant(_) if self.pairs >= MAX_PAIRS => None,
+            btree_map::Entry::Vacant(free) => {
+                self.pairs += 1;
+                Some(free.insert(InProcess { state: State::Pending, hits: 0, captured: 0 }))
             }
-            self.pairs += 1;
-            entry.processes.insert(pid, InProcess { state: State::Pending, hits: 0, captured: 0 });
         }
-        entry.processes.get_mut(&pid)
     }
 
     fn state(&self, id: &Id, now: Timestamp) -> State {
