@@ -6,5 +6,7 @@
 
 pub mod breakpoint;
 pub mod limits;
+pub mod record;
 pub mod registry;
 pub mod state;
+pub mod store;
