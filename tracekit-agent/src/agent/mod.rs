@@ -15,6 +15,8 @@ use std::{
     time::{Duration, Instant},
 };
 
+use jiff::Timestamp;
+
 use crate::{
     discovery::{Change, Inspected, Inspector, Selector, Tracker},
     export::{Counter, Counters, Handle, Sampler},
@@ -23,6 +25,7 @@ use crate::{
         Losses, Probes, Records,
         record::{self, ProcessEvent, Record},
     },
+    snapshot::registry::Registry,
     trace::{correlator::Correlator, peer::ServiceMap},
 };
 use clock::monotonic_nanos;
@@ -52,6 +55,8 @@ pub struct AgentConfig {
     pub services: ServiceMap,
     /// Which traces are exported.
     pub sampler: Sampler,
+    /// Told which processes are traced.
+    pub breakpoints: Arc<Registry>,
     /// Also processes that start later; otherwise those that run now, and their children.
     pub follow: bool,
 }
@@ -76,6 +81,7 @@ pub struct Agent {
     spans: Handle,
     counters: Arc<Counters>,
     losses: Losses,
+    breakpoints: Arc<Registry>,
     follow: bool,
 }
 
@@ -98,6 +104,7 @@ impl Agent {
             spans,
             counters,
             losses: Losses::default(),
+            breakpoints: config.breakpoints,
             follow: config.follow,
         };
         let changes = agent.tracker.rescan();
@@ -126,6 +133,7 @@ impl Agent {
                 housekeeping = now + HOUSEKEEPING;
                 self.world.tick();
                 self.count_losses();
+                self.breakpoints.tick(Timestamp::now());
                 self.step().settle_quiet();
             }
             if now >= rescan {
@@ -146,8 +154,19 @@ impl Agent {
     }
 
     fn drain(&mut self) {
-        let Self { probes, records, connections, correlator, tracker, world, spans, counters, .. } = self;
-        let mut step = Step { probes, connections, correlator, tracker, world, spans, counters };
+        let Self {
+            probes,
+            records,
+            connections,
+            correlator,
+            tracker,
+            world,
+            spans,
+            counters,
+            breakpoints,
+            ..
+        } = self;
+        let mut step = Step { probes, connections, correlator, tracker, world, spans, counters, breakpoints };
         let count = records.drain(|bytes| match record::decode(bytes) {
             Some(record) => step.take(record),
             None => tracing::error!(
@@ -177,8 +196,8 @@ impl Agent {
     }
 
     fn step(&mut self) -> Step<'_> {
-        let Self { probes, connections, correlator, tracker, world, spans, counters, .. } = self;
-        Step { probes, connections, correlator, tracker, world, spans, counters }
+        let Self { probes, connections, correlator, tracker, world, spans, counters, breakpoints, .. } = self;
+        Step { probes, connections, correlator, tracker, world, spans, counters, breakpoints }
     }
 }
 
@@ -200,6 +219,7 @@ struct Step<'a> {
     world: &'a mut World,
     spans: &'a Handle,
     counters: &'a Counters,
+    breakpoints: &'a Registry,
 }
 
 impl Step<'_> {
@@ -274,6 +294,7 @@ impl Step<'_> {
                 Change::Selected(inspected) => {
                     let pid = inspected.pid();
                     self.world.add(&inspected);
+                    self.breakpoints.process_started(pid, self.world.service_name(pid), Timestamp::now());
                     match self.probes.select(pid) {
                         Ok(()) => tracing::info!(pid, service = self.world.service_name(pid), "tracing"),
                         Err(error) => tracing::error!(pid, %error, "can't trace this process"),
@@ -294,5 +315,6 @@ impl Step<'_> {
         connections.process_gone(pid, monotonic_nanos(), emit(correlator, world, spans));
         correlator.process_gone(pid);
         world.remove(pid);
+        self.breakpoints.process_gone(pid, Timestamp::now());
     }
 }

@@ -1,8 +1,14 @@
 //! The command line.
 
+mod agent;
+mod breakpoints;
 mod code;
+mod control;
 mod dump;
+mod safety;
+mod snapshots;
 mod trace;
+mod value;
 
 use clap::{Parser, Subcommand};
 use tracing_subscriber::EnvFilter;
@@ -36,6 +42,16 @@ enum Verb {
     Dump(dump::DumpArgs),
     /// List the files, functions and breakable lines that a process has loaded
     Code(code::CodeArgs),
+    /// Capture stack and variables when a line runs
+    Break(breakpoints::BreakArgs),
+    /// Log a text with values when a line runs
+    Log(breakpoints::LogArgs),
+    /// Show what breakpoints have captured
+    Snapshots(snapshots::SnapshotsArgs),
+    /// Stop all captures at once
+    KillSwitch(safety::KillSwitchArgs),
+    /// Show the limits of captures
+    Limits(safety::LimitsArgs),
 }
 
 /// Runs the command line; errors are printed.
@@ -60,6 +76,11 @@ pub fn main() -> ExitCode {
         Verb::Doctor(args) => doctor::run(&args),
         Verb::Dump(args) => dump::run(&args),
         Verb::Code(args) => code::run(&args),
+        Verb::Break(args) => breakpoints::run_break(&args),
+        Verb::Log(args) => breakpoints::run_log(&args),
+        Verb::Snapshots(args) => snapshots::run(&args),
+        Verb::KillSwitch(args) => safety::kill_switch(&args),
+        Verb::Limits(args) => safety::limits(&args),
     };
     result.unwrap_or_else(|error| {
         eprintln!("tracekit: {error:#}");

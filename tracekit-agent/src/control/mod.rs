@@ -7,11 +7,13 @@ pub mod address;
 mod api;
 pub mod audit;
 mod body;
+pub mod client;
 mod error;
 mod events;
 pub mod guard;
 mod route;
 mod server;
+pub mod sse;
 
 use std::io;
 use std::net::SocketAddr;
@@ -21,6 +23,7 @@ use std::time::Duration;
 
 use tokio::sync::watch;
 
+use crate::snapshot::persist::StateFolder;
 use crate::snapshot::registry::Registry;
 use crate::snapshot::store::Store;
 use address::SocketError;
@@ -79,7 +82,7 @@ pub struct Control {
 }
 
 impl Control {
-    /// Listens, and serves from a thread of its own.
+    /// Listens, and serves from a thread of its own, which also keeps the breakpoints in `state`.
     ///
     /// # Errors
     /// Something can't be listened on.
@@ -87,6 +90,7 @@ impl Control {
         config: &ControlConfig,
         registry: Arc<Registry>,
         store: Arc<Store>,
+        state: Option<Arc<StateFolder>>,
     ) -> Result<Self, ControlError> {
         let mut tcp = Vec::new();
         for &address in &config.listen {
@@ -104,8 +108,11 @@ impl Control {
 
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         let (stop, mut stopped) = watch::channel(false);
-        let api = Arc::new(Api::new(registry, store, config.token.clone()));
+        let api = Arc::new(Api::new(Arc::clone(&registry), store, config.token.clone()));
         let serve = async move {
+            if let Some(state) = state {
+                tokio::spawn(state.keep(registry));
+            }
             if let Some(unix) = unix {
                 let listener = tokio::net::UnixListener::from_std(unix)?;
                 tokio::spawn(server::serve_unix(listener, Arc::clone(&api)));
