@@ -32,7 +32,7 @@ const MAX_BODY: usize = 64 * 1024;
 const BODY_TIME: Duration = Duration::from_secs(10);
 /// Streams of events at once.
 const MAX_STREAMS: usize = 16;
-/// Wrong tokens per second that are looked at: guessing must not be quick, nor fill the log.
+/// Wrong tokens per second that are answered with more than a refusal to talk.
 const WRONG_TOKENS: f64 = 10.0;
 
 /// What the endpoints work on.
@@ -111,20 +111,20 @@ impl Api {
         if peer.door != Door::Unix && request.uri().path() == "/healthz" && self.token.is_some() {
             return Ok(());
         }
-        let mut wrong = self.wrong_tokens.lock().unwrap_or_else(PoisonError::into_inner);
-        let now = Instant::now();
-        if peer.door != Door::Unix && !wrong.has(now) {
-            return Err(ApiError::new(
-                StatusCode::TOO_MANY_REQUESTS,
-                "too_many_wrong_tokens",
-                "too many requests with a wrong token; try again in a second",
-            ));
-        }
         let result = guard::check(peer.door, self.token.as_ref(), request.headers());
-        if matches!(&result, Err(error) if error.status == StatusCode::UNAUTHORIZED) {
-            wrong.take(now);
+        if !matches!(&result, Err(error) if error.status == StatusCode::UNAUTHORIZED) {
+            return result;
         }
-        result
+        // Whoever has the right token is not kept out by those who guess.
+        let mut wrong = self.wrong_tokens.lock().unwrap_or_else(PoisonError::into_inner);
+        if wrong.take(Instant::now()) {
+            return result;
+        }
+        Err(ApiError::new(
+            StatusCode::TOO_MANY_REQUESTS,
+            "too_many_wrong_tokens",
+            "too many requests with a wrong token; try again in a second with the right one",
+        ))
     }
 
     async fn dispatch(self: &Arc<Self>, peer: &Peer, request: Request<Incoming>) -> Result<Answer> {
