@@ -1,6 +1,8 @@
 //! The control API under abuse: what a client without token, with malformed requests, too much or too slowly, or
 //! a web page of somebody else, gets from it. Raw sockets, because a proper client would not send such things.
 
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::os::unix::net::UnixStream;

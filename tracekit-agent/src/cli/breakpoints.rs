@@ -45,7 +45,7 @@ enum LogVerb {
     /// Log a text with values when a line runs
     Add {
         #[command(flatten)]
-        place: AddArgs,
+        place: Box<AddArgs>,
         /// The text, with expressions in braces: 'total={order.total} user={user.id}'
         template: String,
         /// Severity of the log records

@@ -91,6 +91,7 @@ pub fn attach(args: &AttachArgs) -> Result<ExitCode> {
     if !export.endpoint_configured {
         export.traces.otlp = false;
         export.metrics.otlp = false;
+        export.logs.otlp = false;
     }
     trace(inspector, selector, export, args.print, &args.common, false)
 }
