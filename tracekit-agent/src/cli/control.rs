@@ -1,7 +1,7 @@
 //! What `attach` and `run` need to be controlled: breakpoints, their files, and the API.
 
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use clap::Args;
@@ -11,6 +11,7 @@ use super::agent::usage;
 use crate::control::address::{SocketError, default_socket, private_folder};
 use crate::control::audit::{AuditLog, AuditTarget};
 use crate::control::guard::Token;
+use crate::control::remote::{Remote, RemoteConfig};
 use crate::control::{Control, ControlConfig, ControlError};
 use crate::exit::{ExitCode, Failure};
 use crate::snapshot::language::Unchecked;
@@ -35,6 +36,16 @@ pub struct ControlArgs {
     /// Don't let anybody control this agent
     #[arg(long, conflicts_with_all = ["control_socket", "control_listen", "control_token_file"])]
     no_control: bool,
+    /// Take breakpoints and kill switch from this server, and send it their snapshots; needs TRACEKIT_API_KEY or
+    /// --control-server-key-file
+    #[arg(long, value_name = "URL", env = "TRACEKIT_ENDPOINT")]
+    control_server: Option<String>,
+    /// File with the key for the control server
+    #[arg(long, value_name = "PATH", requires = "control_server")]
+    control_server_key_file: Option<PathBuf>,
+    /// PEM file of certificate authorities to trust for the control server instead of the system's
+    #[arg(long, value_name = "PATH", requires = "control_server")]
+    control_server_ca: Option<PathBuf>,
     /// Where breakpoints outlive the agent; default: /var/lib/tracekit, or tracekit in XDG_STATE_HOME
     #[arg(long, value_name = "PATH", env = "TRACEKIT_STATE_DIR")]
     state_dir: Option<PathBuf>,
@@ -49,9 +60,10 @@ pub struct Debugging {
     pub registry: Arc<Registry>,
     /// What they have captured.
     pub store: Arc<Store>,
-    /// How the agent can be reached; for the start message.
-    pub reachable: Vec<String>,
+    /// By whom or through what the agent is controlled; for the start message.
+    pub controlled: Vec<String>,
     control: Option<Control>,
+    remote: Option<Remote>,
     state: Option<Arc<StateFolder>>,
 }
 
@@ -59,6 +71,7 @@ impl Drop for Debugging {
     fn drop(&mut self) {
         // First, so that nobody changes anything afterwards.
         self.control = None;
+        self.remote = None;
         if let Some(state) = &self.state
             && let Err(error) = state.save(&self.registry)
         {
@@ -83,9 +96,16 @@ impl ControlArgs {
         if let Some(state) = &state {
             state.restore(&registry, Timestamp::now());
         }
-        let mut debugging = Debugging { registry, store, reachable: Vec::new(), control: None, state };
+        let mut debugging =
+            Debugging { registry, store, controlled: Vec::new(), control: None, remote: None, state };
         if !self.no_control {
             self.serve(&mut debugging, token)?;
+        }
+        if let Some(config) = self.remote()? {
+            let server = config.url.origin().ascii_serialization();
+            let started = Remote::start(config, Arc::clone(&debugging.registry));
+            debugging.remote = Some(started.map_err(|error| usage(error.to_string()))?);
+            debugging.controlled.push(server);
         }
         Ok(debugging)
     }
@@ -114,7 +134,7 @@ impl ControlArgs {
             Ok(control) => {
                 let socket = config.socket.iter().map(|path| path.display().to_string());
                 let tcp = control.addresses().iter().map(|address| format!("http://{address}"));
-                debugging.reachable = socket.chain(tcp).collect();
+                debugging.controlled = socket.chain(tcp).collect();
                 if config.token.is_none() && !config.listen.is_empty() {
                     tracing::warn!(
                         "every user of this host can control the agent through {}: set TRACEKIT_CONTROL_TOKEN to \
@@ -139,14 +159,33 @@ impl ControlArgs {
         }
     }
 
+    fn remote(&self) -> anyhow::Result<Option<RemoteConfig>> {
+        let Some(url) = self.control_server.as_deref().filter(|url| !url.trim().is_empty()) else {
+            return Ok(None);
+        };
+        // The SDKs' own switch.
+        if std::env::var("TRACEKIT_CODE_MONITORING_ENABLED")
+            .is_ok_and(|value| value.eq_ignore_ascii_case("false"))
+        {
+            return Ok(None);
+        }
+        let key = match &self.control_server_key_file {
+            Some(path) => read_text(path)?,
+            None => std::env::var("TRACEKIT_API_KEY").unwrap_or_default(),
+        };
+        if key.trim().is_empty() {
+            return Err(usage(format!(
+                "the control server {url} needs a key: set TRACEKIT_API_KEY or --control-server-key-file"
+            )));
+        }
+        let mut config = RemoteConfig::new(url, &key).map_err(|error| usage(error.to_string()))?;
+        config.certificate.clone_from(&self.control_server_ca);
+        Ok(Some(config))
+    }
+
     fn token(&self) -> anyhow::Result<Option<Token>> {
         let (from, text) = match (&self.control_token_file, std::env::var("TRACEKIT_CONTROL_TOKEN")) {
-            (Some(path), _) => {
-                let bytes = crate::discovery::proc_fs::read_bounded(path, 64 << 10).map_err(|error| {
-                    usage(format!("can't read the token file {}: {error}", path.display()))
-                })?;
-                (path.display().to_string(), String::from_utf8_lossy(&bytes).into_owned())
-            }
+            (Some(path), _) => (path.display().to_string(), read_text(path)?),
             (None, Ok(text)) if !text.trim().is_empty() => ("TRACEKIT_CONTROL_TOKEN".to_owned(), text),
             (None, _) => return Ok(None),
         };
@@ -205,4 +244,11 @@ impl ControlArgs {
             }
         }
     }
+}
+
+/// A secret of one line.
+fn read_text(path: &Path) -> anyhow::Result<String> {
+    let bytes = crate::discovery::proc_fs::read_bounded(path, 64 << 10)
+        .map_err(|error| usage(format!("can't read {}: {error}", path.display())))?;
+    Ok(String::from_utf8_lossy(&bytes).into_owned())
 }

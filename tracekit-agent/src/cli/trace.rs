@@ -157,8 +157,8 @@ fn trace(
     let mut agent = Agent::start(config, loaded, pipeline.handle(), Arc::clone(&counters));
 
     announce(&mut agent.selected(), target.as_deref(), follow);
-    if !debugging.reachable.is_empty() {
-        eprintln!("controlled through {}", debugging.reachable.join(", "));
+    if !debugging.controlled.is_empty() {
+        eprintln!("controlled by {}", debugging.controlled.join(", "));
     }
     if let Some(path) = &args.ready_file {
         std::fs::write(path, "ready\n")

@@ -11,6 +11,7 @@ pub mod client;
 mod error;
 mod events;
 pub mod guard;
+pub mod remote;
 mod route;
 mod server;
 pub mod sse;

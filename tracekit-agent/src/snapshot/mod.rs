@@ -2,11 +2,13 @@
 //!
 //! [`registry`] holds what users and control servers want; the engine that arms lines asks it for the
 //! desired set and reports states and hits back. [`limits`] says how much may be captured, [`record`] what
-//! a capture is, [`store`] keeps the recent ones, and [`persist`] the breakpoints over a restart of the agent.
+//! a capture is, [`store`] keeps the recent ones, [`outlet`] hands them out,
+//! and [`persist`] keeps the breakpoints over a restart of the agent.
 
 pub mod breakpoint;
 pub mod language;
 pub mod limits;
+pub mod outlet;
 pub mod persist;
 pub mod record;
 pub mod registry;

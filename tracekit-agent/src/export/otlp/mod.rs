@@ -19,6 +19,7 @@ use prost::Message;
 use tokio::time::Instant;
 
 pub use failure::Failure;
+pub(crate) use http::is_local;
 use retry::Backoff;
 pub use retry::{Stop, WarningGate};
 

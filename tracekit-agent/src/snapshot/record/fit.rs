@@ -26,16 +26,19 @@ pub(super) fn fit(snapshot: &mut Snapshot, limit: usize) {
     values.sort_by_key(|(size, _)| std::cmp::Reverse(*size));
     for (value_size, place) in values {
         if size <= limit {
-            return;
+            break;
         }
         let Some((name, saved)) = take_away(snapshot, place, value_size) else { continue };
         size = size.saturating_sub(saved);
         size += note(snapshot, name);
     }
+    // Names that come twice are one key, so that less was saved than it seemed.
+    size = json_size(snapshot);
+    if size <= limit {
+        return;
+    }
     // Then the text of a log line and the outer frames.
-    if size > limit
-        && let Some(message) = &mut snapshot.message
-    {
+    if let Some(message) = &mut snapshot.message {
         let room = message.len().saturating_sub(size - limit + 64);
         let end = (0..=room).rev().find(|&end| message.is_char_boundary(end)).unwrap_or(0);
         message.truncate(end);
@@ -64,6 +67,12 @@ pub(super) fn fit(snapshot: &mut Snapshot, limit: usize) {
         }
         snapshot.truncated = vec![Truncated { what: "locals".to_owned(), by: LIMIT }];
         snapshot.redacted.clear();
+        size = json_size(snapshot);
+    }
+    if size > limit {
+        snapshot.watches.clear();
+        snapshot.request = None;
+        snapshot.truncated.push(Truncated { what: "…".to_owned(), by: LIMIT });
     }
 }
 

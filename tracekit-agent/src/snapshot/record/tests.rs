@@ -79,6 +79,17 @@ fn the_largest_values_make_room() {
     assert_eq!(same, small);
 }
 
+#[test]
+fn names_that_come_twice_fit_too() {
+    let mut large = snapshot(Kind::Snapshot);
+    let text = Value::new("str", Content::Str("x".repeat(1000)));
+    let mut locals = vec![("same".to_owned(), text.clone()); 300];
+    locals.extend((0..20).map(|n| (format!("v{n}"), text.clone())));
+    large.stack[0].locals = Some(locals);
+    large.fit();
+    assert!(large.to_json().to_string().len() <= 16 * 1024);
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(64))]
 

@@ -2,10 +2,13 @@
 
 use std::sync::Arc;
 
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 
 use super::{Actor, Change, Entry, MAX_TEXT, Registry, RegistryError, text_size};
 use crate::snapshot::breakpoint::{Breakpoint, Id, Source, Spec};
+
+/// The end of a breakpoint is put off when that gives it this much more.
+const RENEW: SignedDuration = SignedDuration::from_hours(1);
 
 /// A breakpoint as a control server wants it.
 #[derive(Debug, Clone, PartialEq)]
@@ -83,6 +86,12 @@ impl Registry {
         // The server counts what all agents have captured, this one what it has not told yet.
         entry.used = entry.used.max(wanted.captured);
         if same {
+            // As long as the server wants it, it goes on: the end is a day after the server was heard last.
+            let known = &entry.breakpoint;
+            if known.expires_at.duration_until(new.expires_at) > RENEW {
+                entry.breakpoint =
+                    Arc::new(Breakpoint { expires_at: new.expires_at, ..Breakpoint::clone(known) });
+            }
             self.tell_state(&mut inner, id, now);
             return Ok(());
         }

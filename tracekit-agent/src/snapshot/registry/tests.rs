@@ -335,6 +335,21 @@ fn captures_that_the_server_has_count() {
 }
 
 #[test]
+fn what_a_server_still_wants_goes_on() {
+    let registry = registry();
+    let mut wanted = remote("r1", 1);
+    wanted.spec.limits.expires_seconds = Some(24 * 3600);
+    let id: Id = "r1".parse().unwrap();
+    for hour in 0..100 {
+        registry.sync_remote("shop", std::slice::from_ref(&wanted), &server(), at(hour * 3600));
+        assert_eq!(registry.get(&id, at(hour * 3600)).unwrap().state, State::Pending, "{hour}");
+    }
+    // A day after it was heard last, it is over.
+    registry.tick(at(124 * 3600));
+    assert_eq!(registry.get(&id, at(124 * 3600)).unwrap().state, State::Expired);
+}
+
+#[test]
 fn saved_and_restored() {
     let one = registry();
     let id = one.add(spec("a.py", 1), &me(), at(0)).unwrap().breakpoint.id;
