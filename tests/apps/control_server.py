@@ -1,6 +1,6 @@
 """A control server with the contract of the TraceKit SDKs, told by the test how to behave.
 
-    control_server.py PORT [--tls CERT KEY]
+    control_server.py PORT [--tls CERT KEY] [--state JSON]
 
 Contract: `GET /sdk/snapshots/active/{service}`, `GET /sdk/events?service=…` (server-sent events) and
 `POST /sdk/snapshots/capture`, each with the header `X-API-Key: secret`.
@@ -9,7 +9,8 @@ For the test:
     POST /admin/state {…}   sets keys of the state below
     POST /admin/event {"event": …, "data": …}   sends an event to all streams; "raw" instead sends bytes
     POST /admin/drop        breaks all streams
-    GET  /admin/log         what has come: {"polls": [{"service", "time"}], "streams": n, "captures": […], "refused": n}
+    GET  /admin/log         what has come: {"polls": [{"service", "time"}], "streams": n, "captures": […], "refused": n,
+                            "stolen": n}
 Port 0 chooses a free one; a line of JSON on standard output tells it.
 """
 
@@ -35,7 +36,7 @@ STATE = {
     # What captures get: a status.
     "capture": 201,
 }
-LOG = {"polls": [], "streams": 0, "captures": [], "refused": 0}
+LOG = {"polls": [], "streams": 0, "captures": [], "refused": 0, "stolen": 0}
 LOCK = threading.Lock()
 STREAMS = {}
 
@@ -56,6 +57,9 @@ class Handler(BaseHTTPRequestHandler):
         if url.path == "/admin/log":
             with LOCK:
                 return self.answer(200, LOG)
+        if url.path == "/stolen":
+            with LOCK:
+                LOG["stolen"] += 1
         if self.headers.get("X-API-Key") != "secret":
             with LOCK:
                 LOG["refused"] += 1
@@ -169,7 +173,9 @@ def main():
     parser = argparse.ArgumentParser()
     parser.add_argument("port", type=int)
     parser.add_argument("--tls", nargs=2, metavar=("CERT", "KEY"))
+    parser.add_argument("--state", type=json.loads, default={}, metavar="JSON", help="as for /admin/state")
     options = parser.parse_args()
+    STATE.update(options.state)
     server = ThreadingHTTPServer(("127.0.0.1", options.port), Handler)
     server.daemon_threads = True
     if options.tls:
