@@ -3,8 +3,11 @@
 mod containers;
 mod decode;
 mod native;
+mod numpy;
 mod scalars;
+mod strided;
 mod text;
+mod views;
 
 use std::time::Duration;
 
@@ -48,6 +51,8 @@ pub enum NotCaptured {
     Redacted,
     /// It is larger than what is decoded.
     TooLarge,
+    /// A kind of data that is not decoded.
+    Unsupported,
     /// Its memory could not be read, or does not hold what it should: it changed meanwhile.
     Unreadable,
 }
@@ -62,6 +67,7 @@ impl NotCaptured {
             Self::Cycle => "cycle",
             Self::Redacted => "redacted",
             Self::TooLarge => "too large",
+            Self::Unsupported => "unsupported",
             Self::Unreadable => "unreadable",
         }
     }
