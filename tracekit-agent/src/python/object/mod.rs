@@ -1,10 +1,11 @@
 //! Values of the target: decoded within bounds, with a JSON form and a Python-like text form.
 
+pub mod access;
 mod containers;
 mod decode;
 mod native;
 mod scalars;
-mod text;
+pub(crate) mod text;
 
 use std::time::Duration;
 

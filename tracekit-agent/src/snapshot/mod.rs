@@ -1,0 +1,3 @@
+//! Breakpoints and what they capture.
+
+pub mod expression;
