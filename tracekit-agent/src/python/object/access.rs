@@ -407,7 +407,7 @@ impl Objects<'_, '_> {
                 return Ok(Descriptor::Member(self.word(value, offsets.member_descriptor)?));
             }
             "getset_descriptor" => return Ok(Descriptor::Computed { by: "C code".into(), data: true }),
-            "collections._tuplegetter" => {
+            "collections._tuplegetter" | "_collections._tuplegetter" => {
                 return Ok(Descriptor::Item(self.word(value, offsets.tuple_getter)?));
             }
             _ => {}

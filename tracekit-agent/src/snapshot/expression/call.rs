@@ -432,10 +432,12 @@ impl Evaluation<'_> {
             }
             (Method::Lower, _) => Operand::text(&text.to_lowercase()),
             (Method::Upper, _) => Operand::text(&text.to_uppercase()),
-            (Method::IsDigit, _) if text.is_ascii() => {
-                Operand::Bool(!text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit()))
+            (Method::IsDigit, _) if text.chars().all(|c| c.is_ascii_digit()) => Operand::Bool(!text.is_empty()),
+            // Which numbers of other scripts are digits is in Python's own tables.
+            (Method::IsDigit, _) if text.chars().all(|c| c.is_numeric()) => {
+                return Err(Undefined::Unsupported("isdigit() beyond ASCII".into()));
             }
-            (Method::IsDigit, _) => return Err(Undefined::Unsupported("isdigit() beyond ASCII".into())),
+            (Method::IsDigit, _) => Operand::Bool(false),
             (Method::Strip | Method::LStrip | Method::RStrip, given) => {
                 let set = match given {
                     [] | [Operand::None] => None,

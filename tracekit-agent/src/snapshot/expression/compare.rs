@@ -5,7 +5,7 @@ use std::ops::ControlFlow;
 
 use super::evaluate::Evaluation;
 use super::number::Number;
-use super::operand::{Category, Operand, Undefined};
+use super::operand::{Category, Operand, Remote, Undefined};
 use super::syntax::Comparison;
 use crate::python::object::access::Container;
 
@@ -428,7 +428,7 @@ impl Evaluation<'_> {
     }
 
     /// The address of the time zone object, 0 for none.
-    fn zone(&self, remote: &super::operand::Remote) -> Result<u64, Undefined> {
+    pub fn zone(&self, remote: &Remote) -> Result<u64, Undefined> {
         let reader = self.objects.reader;
         let flag = remote.address.wrapping_add(reader.layout.object.datetime_has_zone);
         let read = || {

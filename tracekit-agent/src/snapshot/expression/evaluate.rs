@@ -374,6 +374,12 @@ impl<'e> Evaluation<'e> {
             let arguments = self.objects.reader.memory.u64(at).map_err(crate::python::ReadError::from)?;
             return self.object(arguments).map(Some);
         }
+        if name == "tzinfo" && matches!(category, Category::DateTime | Category::Time) {
+            return match self.zone(remote)? {
+                0 => Ok(Some(Operand::None)),
+                zone => self.object(zone).map(Some),
+            };
+        }
         let fields: &[&str] = match category {
             Category::DateTime => &["year", "month", "day", "hour", "minute", "second", "microsecond"],
             Category::Date => &["year", "month", "day"],

@@ -1,7 +1,7 @@
 //! Format specifications as Python's `format()` has them: `[[fill]align][sign][#][0][width][,_][.precision][type]`.
 
 use num_bigint::BigInt;
-use num_traits::{Signed as _, Zero as _};
+use num_traits::Signed as _;
 
 use super::number::{Decimal, Number};
 use super::operand::Undefined;
@@ -206,7 +206,6 @@ impl Spec {
         let text = format!("{digits:0>width$}", width = places + 1);
         let (whole, fraction) = text.split_at(text.len() - places);
         let text = if places == 0 { whole.to_owned() } else { format!("{whole}.{fraction}") };
-        let _ = digits.is_zero();
         Ok(self.signed(negative, "", &self.grouped_whole(&text)))
     }
 
