@@ -13,6 +13,7 @@ import json
 import os
 import sys
 import time
+import types
 import uuid
 
 LIMIT = 100
@@ -191,6 +192,42 @@ class Strange(metaclass=Meta):
     pass
 
 
+class NamedMeta(type):
+    @property
+    def name(cls):
+        return "from the metaclass"
+
+    other = 5
+
+
+class Classy(metaclass=NamedMeta):
+    name = "from the class"
+    plain = "plain"
+
+
+class Proxy:
+    @property
+    def __class__(self):
+        return Order
+
+    def __getattr__(self, name):
+        return name
+
+    def __eq__(self, other):
+        return True
+
+
+class IdentityStr(str):
+    __eq__ = object.__eq__
+    __hash__ = object.__hash__
+
+
+class Lazy(types.ModuleType):
+    @property
+    def attribute(self):
+        return 1
+
+
 Point = collections.namedtuple("Point", "x y")
 
 
@@ -275,6 +312,9 @@ def main(expressions):
     cost = decimal.Decimal("10.50")
     precise = decimal.Decimal("0.1")
     bad = decimal.Decimal("NaN")
+    proxy = Proxy()
+    identity_str = IdentityStr("same")
+    lazy = Lazy("lazy")
     moment = datetime.datetime(2024, 2, 29, 13, 45, 30, 123456)
     later = datetime.datetime(2024, 3, 1)
     aware = datetime.datetime(2024, 2, 29, tzinfo=datetime.timezone.utc)

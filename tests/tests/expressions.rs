@@ -65,7 +65,11 @@ impl Drop for Running {
 
 fn start(interpreter: &Interpreter, expressions: &[String]) -> Result<(Running, Vec<Said>)> {
     let mut command = interpreter.command();
-    command.args(["-c", PROGRAM]).stdin(Stdio::piped()).stdout(Stdio::piped()).env("PYTHONIOENCODING", "utf-8");
+    command
+        .args(["-c", PROGRAM])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .env("PYTHONIOENCODING", "utf-8");
     let mut running = Running(command.spawn().with_context(|| format!("start {command:?}"))?);
     let mut input = running.0.stdin.take().context("its standard input is a pipe")?;
     writeln!(input, "{}", serde_json::to_string(expressions)?)?;

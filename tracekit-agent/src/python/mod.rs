@@ -9,7 +9,7 @@
 pub mod code;
 pub mod frame;
 #[cfg(test)]
-mod hostile;
+pub(crate) mod hostile;
 pub mod layout;
 pub mod line_table;
 pub mod memory;

@@ -10,9 +10,9 @@ use std::ops::ControlFlow;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
+use super::Limits;
 use super::containers::{AttributesAt, attributes_of, key_table};
 use super::decode::Decoder;
-use super::Limits;
 use crate::python::memory::MemoryError;
 use crate::python::reader::{ReadError, Reader, Type, flags};
 
@@ -340,14 +340,40 @@ impl Objects<'_, '_> {
             }
             let Some(dict) = self.type_dict(base)? else { continue };
             let Some(found) = self.entry(dict, method)? else { continue };
-            let native = matches!(
-                self.reader.type_of(found)?.full_name.as_str(),
-                "wrapper_descriptor" | "method_descriptor" | "builtin_function_or_method"
-            );
             let class = self.reader.type_at(base)?;
-            return Ok((!native).then(|| format!("{}.{method}", class.name())));
+            if self.is_own_wrapper(found, &class, method, kind)? {
+                return Ok(None);
+            }
+            return Ok(Some(format!("{}.{method}", class.name())));
         }
         Ok(None)
+    }
+
+    /// The method is what a C type has in its slot of this name: of the class itself, or of a C type that it
+    /// inherits from. `str()` of an `int` is its `repr()`.
+    fn is_own_wrapper(
+        &self,
+        found: u64,
+        class: &Type,
+        method: &str,
+        kind: &Type,
+    ) -> Result<bool, AccessError> {
+        if !matches!(
+            self.reader.type_of(found)?.full_name.as_str(),
+            "wrapper_descriptor" | "method_descriptor"
+        ) {
+            return Ok(false);
+        }
+        if !is_python_class(class) {
+            return Ok(true);
+        }
+        // `PyDescrObject`: the type and the name, 16 and 8 bytes before what `PyMemberDescrObject` adds.
+        let added = self.reader.layout.object.member_descriptor;
+        let (owner, name) = (self.word(found, added - 24)?, self.word(found, added - 16)?);
+        let (owner, name) = (self.reader.type_at(owner)?, self.reader.name(name)?);
+        // What `object` has is another method than that of the type.
+        let inherited = owner.full_name != "object" && kind.native_names.contains(&owner.full_name);
+        Ok(inherited && (name == method || (method == "__str__" && name == "__repr__")))
     }
 
     /// The value that the `__mro__` has for this name.
@@ -399,8 +425,14 @@ impl Objects<'_, '_> {
         let kind = self.reader.type_of(value)?;
         let native = |wanted: &str| kind.native_names.iter().any(|name| name == wanted);
         match kind.full_name.as_str() {
-            "function" | "method_descriptor" | "wrapper_descriptor" | "classmethod_descriptor"
-            | "classmethod" | "staticmethod" | "instancemethod" | "cython_function_or_method" => {
+            "function"
+            | "method_descriptor"
+            | "wrapper_descriptor"
+            | "classmethod_descriptor"
+            | "classmethod"
+            | "staticmethod"
+            | "instancemethod"
+            | "cython_function_or_method" => {
                 return Ok(Descriptor::Method);
             }
             "member_descriptor" => {
@@ -465,9 +497,7 @@ impl Objects<'_, '_> {
         match attributes_of(self.reader, object, kind)? {
             AttributesAt::Nowhere => Ok(None),
             AttributesAt::Dict(dict) => self.entry(dict, name),
-            AttributesAt::Inline { keys, values } => {
-                self.each_key(keys, Some(values), self.matching(name))
-            }
+            AttributesAt::Inline { keys, values } => self.each_key(keys, Some(values), self.matching(name)),
         }
     }
 
@@ -477,11 +507,17 @@ impl Objects<'_, '_> {
     /// [`AccessError`]
     pub fn attribute(&self, object: u64, name: &str) -> Result<Attribute, AccessError> {
         let kind = self.reader.type_of(object)?;
-        if name == "__class__" {
-            return Ok(Attribute::Object(kind.address));
-        }
         if let Some(method) = self.python_method(&kind, "__getattribute__", None)? {
             return Ok(Attribute::Computed(method));
+        }
+        if name == "__class__" {
+            return Ok(match self.python_method(&kind, name, None)? {
+                Some(method) => Attribute::Computed(method),
+                None if !self.has_generic_lookup(&kind)? => {
+                    Attribute::Computed(format!("C code of {}", kind.full_name))
+                }
+                None => Attribute::Object(kind.address),
+            });
         }
         let fallback = self.python_method(&kind, "__getattr__", None)?;
         if fallback.is_none() && !self.has_generic_lookup(&kind)? {
@@ -519,7 +555,10 @@ impl Objects<'_, '_> {
     }
 
     /// Attributes are looked up as `object` does it.
-    fn has_generic_lookup(&self, kind: &Rc<Type>) -> Result<bool, AccessError> {
+    ///
+    /// # Errors
+    /// [`AccessError`]
+    pub fn has_generic_lookup(&self, kind: &Rc<Type>) -> Result<bool, AccessError> {
         self.shares_slot(kind.address, self.reader.layout.object.tp_getattro)
     }
 
@@ -582,15 +621,17 @@ impl Objects<'_, '_> {
     /// [`AccessError`]
     pub fn static_attribute(&self, object: u64, name: &str) -> Result<Attribute, AccessError> {
         let kind = self.reader.type_of(object)?;
-        if name == "__class__" {
-            return Ok(Attribute::Object(kind.address));
+        if kind.has(flags::TYPE) {
+            self.of_class(object, &kind, name)
+        } else {
+            self.of_module(object, &kind, name)
         }
-        if kind.has(flags::TYPE) { self.of_class(object, &kind, name) } else { self.of_module(object, name) }
     }
 
     fn of_class(&self, class: u64, meta: &Type, name: &str) -> Result<Attribute, AccessError> {
         match name {
             "__name__" => return Ok(Attribute::Text(self.reader.type_at(class)?.name().to_owned())),
+            "__class__" => return Ok(Attribute::Object(meta.address)),
             "__mro__" => {
                 let order = self.word(class, self.reader.layout.object.tp_mro)?;
                 return Ok(if order == 0 { Attribute::Missing } else { Attribute::Object(order) });
@@ -608,6 +649,13 @@ impl Objects<'_, '_> {
         }
         if let Some(method) = self.python_method(meta, "__getattribute__", None)? {
             return Ok(Attribute::Computed(method));
+        }
+        // A metaclass of the process may have properties, which come first.
+        if !meta.class_names.is_empty()
+            && let Some(ClassAttribute::Object(value)) = self.class_attribute(meta.address, name)?
+            && let Descriptor::Computed { by, data: true } = self.descriptor(value)?
+        {
+            return Ok(Attribute::Computed(by));
         }
         match self.class_attribute(class, name)? {
             Some(ClassAttribute::Object(value)) => Ok(match self.descriptor(value)? {
@@ -628,7 +676,11 @@ impl Objects<'_, '_> {
         }
     }
 
-    fn of_module(&self, module: u64, name: &str) -> Result<Attribute, AccessError> {
+    fn of_module(&self, module: u64, kind: &Type, name: &str) -> Result<Attribute, AccessError> {
+        // Modules can be of classes of their own, with properties.
+        if name == "__class__" || !kind.class_names.is_empty() {
+            return self.attribute(module, name);
+        }
         let dict = self.word(module, self.reader.layout.object.module_dict)?;
         if dict == 0 || !self.reader.type_of(dict)?.has(flags::DICT) {
             return Ok(Attribute::Missing);

@@ -24,7 +24,11 @@ impl Evaluation<'_> {
             Function::Any | Function::All => {
                 let stop = function == Function::Any;
                 let found = self.each_element(first, |item| {
-                    Ok(if self.truth(&item)? == stop { ControlFlow::Break(()) } else { ControlFlow::Continue(()) })
+                    Ok(if self.truth(&item)? == stop {
+                        ControlFlow::Break(())
+                    } else {
+                        ControlFlow::Continue(())
+                    })
                 })?;
                 Ok(Operand::Bool(found.is_some() == stop))
             }
@@ -40,7 +44,9 @@ impl Evaluation<'_> {
                 let found = self.find_attribute(&self.node(first)?, self.literal(arguments)?);
                 match found {
                     // A method is an attribute.
-                    Err(Undefined::Unsupported(what)) if what.starts_with("method ") => Ok(Operand::Bool(true)),
+                    Err(Undefined::Unsupported(what)) if what.starts_with("method ") => {
+                        Ok(Operand::Bool(true))
+                    }
                     found => Ok(Operand::Bool(found?.is_some())),
                 }
             }
@@ -167,9 +173,10 @@ impl Evaluation<'_> {
             }
             if Category::of(&remote.kind) == Category::Decimal {
                 let text = self.decimal_text(remote)?;
-                return text.parse().map(Operand::Float).map_err(|_| {
-                    Undefined::Unsupported("a special Decimal as a float".into())
-                });
+                return text
+                    .parse()
+                    .map(Operand::Float)
+                    .map_err(|_| Undefined::Unsupported("a special Decimal as a float".into()));
             }
         }
         if let Some(number) = self.number(value)? {
@@ -219,7 +226,7 @@ impl Evaluation<'_> {
         let mut consider = |item: Operand| -> Result<ControlFlow<()>, Undefined> {
             let operator = if function == Function::Min { Comparison::Less } else { Comparison::Greater };
             let better = match &best {
-                Some(best) => self.ordered(operator, &item, best, 0)?,
+                Some(best) => self.ordered(operator, &item, best)?,
                 None => true,
             };
             if better {
@@ -251,11 +258,14 @@ impl Evaluation<'_> {
             };
             let number = if exact { self.number(&item)? } else { None };
             total = match (&total, number) {
-                (Operand::Float(sum), Some(number)) if compensated && !matches!(number, Number::Decimal(_)) => {
+                (Operand::Float(sum), Some(number))
+                    if compensated && !matches!(number, Number::Decimal(_)) =>
+                {
                     let term = number.float()?;
                     let next = sum + term;
                     if matches!(number, Number::Float(_)) {
-                        lost += if sum.abs() >= term.abs() { (sum - next) + term } else { (term - next) + sum };
+                        lost +=
+                            if sum.abs() >= term.abs() { (sum - next) + term } else { (term - next) + sum };
                     }
                     Operand::Float(next)
                 }
@@ -302,6 +312,10 @@ impl Evaluation<'_> {
     }
 
     fn is_instance_of(&self, object: &Operand, class: &Operand) -> Result<bool, Undefined> {
+        self.deeper(|| self.is_instance_here(object, class))
+    }
+
+    fn is_instance_here(&self, object: &Operand, class: &Operand) -> Result<bool, Undefined> {
         let not_a_class = || Undefined::Type("the second argument of isinstance() is no class".into());
         let Operand::Object(wanted) = class else { return Err(not_a_class()) };
         if Category::of(&wanted.kind) == Category::Container(Container::Tuple) {
@@ -314,7 +328,11 @@ impl Evaluation<'_> {
         }
         if !wanted.kind.has(flags::TYPE) {
             let union = matches!(wanted.kind.full_name.as_str(), "types.UnionType" | "typing.Union");
-            return Err(if union { Undefined::Unsupported("a union of types".into()) } else { not_a_class() });
+            return Err(if union {
+                Undefined::Unsupported("a union of types".into())
+            } else {
+                not_a_class()
+            });
         }
         let inherits = match object {
             Operand::Object(remote) => {
@@ -328,6 +346,16 @@ impl Evaluation<'_> {
                 self.class_names(object)?.contains(&name)
             }
         };
+        if !inherits && let Operand::Object(remote) = object {
+            // A proxy says that it is of the class of what it stands for.
+            self.check_method_before(remote, "__class__", None)?;
+            self.check_method_before(remote, "__getattribute__", None)?;
+            if Category::of(&remote.kind) == Category::Other
+                && !self.objects.has_generic_lookup(&remote.kind)?
+            {
+                return Err(Undefined::Unsupported(format!("isinstance() of a {}", remote.kind.full_name)));
+            }
+        }
         match self.objects.python_method(&wanted.kind, "__instancecheck__", None)? {
             // An abstract class says yes to all that inherit from it; what else it does only it knows.
             Some(method) if !(inherits && method == "ABCMeta.__instancecheck__") => {
@@ -375,7 +403,7 @@ impl Evaluation<'_> {
             if let Some(wanted) = wanted {
                 count += i64::from(
                     matches!((&item, wanted), (Operand::Object(a), Operand::Object(b)) if a.address == b.address)
-                        || self.equal(&item, wanted, 0)?,
+                        || self.equal(&item, wanted)?,
                 );
             }
             Ok(ControlFlow::Continue(()))
@@ -389,7 +417,9 @@ impl Evaluation<'_> {
                 let otherwise = otherwise.first().cloned().unwrap_or(Operand::None);
                 Ok(self.lookup(dict, key)?.unwrap_or(otherwise))
             }
-            (Method::Keys, _) => Ok(Operand::View(self.pairs(dict)?.into_iter().map(|(key, _)| key).collect())),
+            (Method::Keys, _) => {
+                Ok(Operand::View(self.pairs(dict)?.into_iter().map(|(key, _)| key).collect()))
+            }
             (Method::Values, _) => {
                 Ok(Operand::View(self.pairs(dict)?.into_iter().map(|(_, value)| value).collect()))
             }
@@ -402,7 +432,8 @@ impl Evaluation<'_> {
     }
 
     fn text_method(&self, method: Method, text: &str, arguments: &[Operand]) -> Evaluated {
-        let loaded: Vec<Operand> = arguments.iter().map(|argument| self.load(argument)).collect::<Result<_, _>>()?;
+        let loaded: Vec<Operand> =
+            arguments.iter().map(|argument| self.load(argument)).collect::<Result<_, _>>()?;
         let wrong = || Undefined::Type(format!("arguments of {}() must be strings", method.name()));
         let limit = self.context.limits.text;
         self.objects.budget.take(text.len() / 64)?;
@@ -432,7 +463,9 @@ impl Evaluation<'_> {
             }
             (Method::Lower, _) => Operand::text(&text.to_lowercase()),
             (Method::Upper, _) => Operand::text(&text.to_uppercase()),
-            (Method::IsDigit, _) if text.chars().all(|c| c.is_ascii_digit()) => Operand::Bool(!text.is_empty()),
+            (Method::IsDigit, _) if text.chars().all(|c| c.is_ascii_digit()) => {
+                Operand::Bool(!text.is_empty())
+            }
             // Which numbers of other scripts are digits is in Python's own tables.
             (Method::IsDigit, _) if text.chars().all(|c| c.is_numeric()) => {
                 return Err(Undefined::Unsupported("isdigit() beyond ASCII".into()));
@@ -460,7 +493,8 @@ impl Evaluation<'_> {
             }
             (Method::Count, [Operand::Str(part)]) => Operand::int(text.matches(part.as_ref()).count()),
             (Method::Replace, [Operand::Str(from), Operand::Str(to)]) => {
-                let count = if from.is_empty() { text.len() + 1 } else { text.matches(from.as_ref()).count() };
+                let count =
+                    if from.is_empty() { text.len() + 1 } else { text.matches(from.as_ref()).count() };
                 if text.len().saturating_add(count.saturating_mul(to.len())) > limit {
                     return Err(Undefined::Limit("characters of a string"));
                 }

@@ -9,9 +9,6 @@ use super::operand::{Category, Operand, Remote, Undefined};
 use super::syntax::Comparison;
 use crate::python::object::access::Container;
 
-/// Levels of containers in containers that are compared.
-const MAX_DEPTH: usize = 16;
-
 /// Which kinds of sequences equal each other.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Shape {
@@ -59,21 +56,21 @@ impl Evaluation<'_> {
     }
 
     /// The same object, or equal: how containers look for items.
-    fn same(&self, a: &Operand, b: &Operand, depth: usize) -> Result<bool, Undefined> {
+    fn same(&self, a: &Operand, b: &Operand) -> Result<bool, Undefined> {
         if let (Operand::Object(a), Operand::Object(b)) = (a, b)
             && a.address == b.address
         {
             return Ok(true);
         }
-        self.equal(a, b, depth)
+        self.equal(a, b)
     }
 
     /// `a == b`
-    pub fn equal(&self, a: &Operand, b: &Operand, depth: usize) -> Result<bool, Undefined> {
-        self.objects.budget.take(1)?;
-        if depth > MAX_DEPTH {
-            return Err(Undefined::Limit("levels of a comparison"));
-        }
+    pub fn equal(&self, a: &Operand, b: &Operand) -> Result<bool, Undefined> {
+        self.deeper(|| self.equal_here(a, b))
+    }
+
+    fn equal_here(&self, a: &Operand, b: &Operand) -> Result<bool, Undefined> {
         for side in [a, b] {
             if let Operand::Object(remote) = side {
                 self.check_method(remote, "__eq__")?;
@@ -94,7 +91,7 @@ impl Evaluation<'_> {
                 return Err(Undefined::Unsupported("comparing a view of a dict".into()));
             }
             (Some(left), Some(right)) if left != right => return Ok(false),
-            (Some(Shape::Dict), Some(_)) => return self.equal_dicts(&a, &b, depth),
+            (Some(Shape::Dict), Some(_)) => return self.equal_dicts(&a, &b),
             (Some(Shape::Set), Some(_)) => {
                 let (a, b) = (self.items(&a)?, self.items(&b)?);
                 return Ok(a.len() == b.len() && self.all_in(&a, &b)?);
@@ -104,7 +101,7 @@ impl Evaluation<'_> {
                     return Ok(false);
                 }
                 for (a, b) in self.items(&a)?.iter().zip(&self.items(&b)?) {
-                    if !self.same(a, b, depth + 1)? {
+                    if !self.same(a, b)? {
                         return Ok(false);
                     }
                 }
@@ -136,7 +133,7 @@ impl Evaluation<'_> {
         Err(Undefined::Unsupported(format!("comparing a {}", remote.kind.full_name)))
     }
 
-    fn equal_dicts(&self, a: &Operand, b: &Operand, depth: usize) -> Result<bool, Undefined> {
+    fn equal_dicts(&self, a: &Operand, b: &Operand) -> Result<bool, Undefined> {
         let ordered = |operand: &Operand| match operand {
             Operand::Object(remote) => {
                 remote.kind.native_names.iter().any(|name| name == "collections.OrderedDict")
@@ -153,7 +150,7 @@ impl Evaluation<'_> {
         }
         for (key, value) in &entries {
             let Some(other) = self.lookup(b, key)? else { return Ok(false) };
-            if !self.same(value, &other, depth + 1)? {
+            if !self.same(value, &other)? {
                 return Ok(false);
             }
         }
@@ -168,8 +165,11 @@ impl Evaluation<'_> {
                 let mut pairs = Vec::new();
                 for key in self.distinct(&keys)? {
                     // The last value of a key counts.
-                    if let Some(value) = self.lookup(dict, &key)? {
-                        pairs.push((key, value));
+                    for (candidate, value) in entries.iter().rev() {
+                        if self.same(candidate, &key)? {
+                            pairs.push((key, value.clone()));
+                            break;
+                        }
                     }
                 }
                 Ok(pairs)
@@ -193,7 +193,7 @@ impl Evaluation<'_> {
     pub fn holds(&self, items: &[Operand], wanted: &Operand) -> Result<bool, Undefined> {
         let mut unsure = None;
         for item in items {
-            match self.same(item, wanted, 0) {
+            match self.same(item, wanted) {
                 Ok(true) => return Ok(true),
                 Ok(false) => {}
                 Err(error @ (Undefined::WouldRunCode(_) | Undefined::Unsupported(_))) => unsure = Some(error),
@@ -205,6 +205,10 @@ impl Evaluation<'_> {
 
     /// Fails for what cannot be a key.
     pub fn check_hashable(&self, key: &Operand) -> Result<(), Undefined> {
+        self.deeper(|| self.check_hashable_here(key))
+    }
+
+    fn check_hashable_here(&self, key: &Operand) -> Result<(), Undefined> {
         let unhashable = || Undefined::Type(format!("a '{}' cannot be a key", key.type_name()));
         match key {
             Operand::Bytes(_, true) | Operand::View(_) => Err(unhashable()),
@@ -245,7 +249,7 @@ impl Evaluation<'_> {
             Operand::Object(remote) => remote,
             Operand::Dict(entries) => {
                 for (candidate, value) in entries.iter().rev() {
-                    if self.same(candidate, &key, 0)? {
+                    if self.same(candidate, &key)? {
                         return Ok(Some(value.clone()));
                     }
                 }
@@ -263,7 +267,7 @@ impl Evaluation<'_> {
             let found = match &text {
                 Some(text) if self.objects.is_exact_text(candidate, text)? => true,
                 Some(_) if self.objects.is_exactly_str(candidate)? => false,
-                _ => match self.object(candidate).and_then(|candidate| self.same(&candidate, &key, 0)) {
+                _ => match self.object(candidate).and_then(|candidate| self.same(&candidate, &key)) {
                     Ok(found) => found,
                     Err(error @ (Undefined::WouldRunCode(_) | Undefined::Unsupported(_))) => {
                         unsure = Some(error);
@@ -326,7 +330,7 @@ impl Evaluation<'_> {
             }
             Some(_) => {
                 let found = self.each_item(&container, |candidate| {
-                    let same = self.same(&candidate, item, 0)?;
+                    let same = self.same(&candidate, item)?;
                     Ok(if same { ControlFlow::Break(()) } else { ControlFlow::Continue(()) })
                 })?;
                 Ok(found.is_some())
@@ -343,17 +347,11 @@ impl Evaluation<'_> {
     }
 
     /// `a < b` and the like.
-    pub fn ordered(
-        &self,
-        operator: Comparison,
-        a: &Operand,
-        b: &Operand,
-        depth: usize,
-    ) -> Result<bool, Undefined> {
-        self.objects.budget.take(1)?;
-        if depth > MAX_DEPTH {
-            return Err(Undefined::Limit("levels of a comparison"));
-        }
+    pub fn ordered(&self, operator: Comparison, a: &Operand, b: &Operand) -> Result<bool, Undefined> {
+        self.deeper(|| self.ordered_here(operator, a, b))
+    }
+
+    fn ordered_here(&self, operator: Comparison, a: &Operand, b: &Operand) -> Result<bool, Undefined> {
         let (method, reflected) = match operator {
             Comparison::Less => ("__lt__", "__gt__"),
             Comparison::LessOrEqual => ("__le__", "__ge__"),
@@ -384,8 +382,8 @@ impl Evaluation<'_> {
             (Some(left @ (Shape::List | Shape::Tuple | Shape::Deque)), Some(right)) if left == right => {
                 let (a, b) = (self.items(&a)?, self.items(&b)?);
                 for (a, b) in a.iter().zip(&b) {
-                    if !self.same(a, b, depth + 1)? {
-                        return self.ordered(operator, a, b, depth + 1);
+                    if !self.same(a, b)? {
+                        return self.ordered(operator, a, b);
                     }
                 }
                 return Ok(holds_for(operator, a.len().cmp(&b.len())));

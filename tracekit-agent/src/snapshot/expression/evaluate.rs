@@ -15,6 +15,12 @@ use crate::python::object::access::{Attribute, Budget, Container, Objects};
 use crate::python::object::{Content, Decoder, Limits as DecoderLimits};
 use crate::redact::names;
 
+/// C types that do what the built-in type they inherit from does.
+const KNOWN_SUBTYPES: &[&str] =
+    &["collections.OrderedDict", "collections.defaultdict", "os.stat_result", "time.struct_time"];
+/// Levels of containers in containers that are compared.
+const MAX_LEVELS: usize = 20;
+
 pub(super) type Evaluated = Result<Operand, Undefined>;
 
 /// One evaluation.
@@ -24,6 +30,8 @@ pub(super) struct Evaluation<'e> {
     program: &'e Program,
     /// Variables of generator expressions.
     variables: RefCell<Vec<Option<Operand>>>,
+    /// Containers in containers that are being compared.
+    levels: Cell<usize>,
     /// A string that looks like a secret was used: what was made of it may be a part of it.
     pub saw_secret: Cell<bool>,
 }
@@ -35,6 +43,7 @@ impl<'e> Evaluation<'e> {
             objects: Objects { reader: context.reader, budget },
             program,
             variables: RefCell::default(),
+            levels: Cell::new(0),
             saw_secret: Cell::new(false),
         }
     }
@@ -65,16 +74,7 @@ impl<'e> Evaluation<'e> {
                 let (object, key) = (self.node(*object)?, self.node(*key)?);
                 self.subscript(&object, &key)
             }
-            Node::Slice(object, parts) => {
-                let object = self.node(*object)?;
-                let mut bounds = [None, None, None];
-                for (bound, part) in bounds.iter_mut().zip(parts) {
-                    if let Some(part) = part {
-                        *bound = self.slice_bound(&self.node(*part)?)?;
-                    }
-                }
-                self.slice(&object, &bounds)
-            }
+            Node::Slice(object, parts) => self.slice_node(*object, parts),
             Node::Unary(operator, operand) => {
                 let operand = self.node(*operand)?;
                 self.unary(*operator, &operand)
@@ -83,17 +83,7 @@ impl<'e> Evaluation<'e> {
                 let (left, right) = (self.node(*left)?, self.node(*right)?);
                 self.binary(*operator, &left, &right)
             }
-            Node::Compare(first, rest) => {
-                let mut left = self.node(*first)?;
-                for (operator, right) in rest {
-                    let right = self.node(*right)?;
-                    if !self.comparison(*operator, &left, &right)? {
-                        return Ok(Operand::Bool(false));
-                    }
-                    left = right;
-                }
-                Ok(Operand::Bool(true))
-            }
+            Node::Compare(first, rest) => self.chain(*first, rest).map(Operand::Bool),
             Node::And(left, right) => {
                 let left = self.node(*left)?;
                 if self.truth(&left)? { self.node(*right) } else { Ok(left) }
@@ -114,22 +104,61 @@ impl<'e> Evaluation<'e> {
             }
             Node::List(items) => Ok(Operand::List(self.nodes(items)?.into())),
             Node::Tuple(items) => Ok(Operand::Tuple(self.nodes(items)?.into())),
-            Node::Set(items) => {
-                let items = self.nodes(items)?;
-                items.iter().try_for_each(|item| self.check_hashable(item))?;
-                Ok(Operand::Set(items.into()))
-            }
-            Node::Dict(pairs) => {
-                let mut entries = Vec::new();
-                for (key, value) in pairs {
-                    let key = self.node(*key)?;
-                    self.check_hashable(&key)?;
-                    entries.push((key, self.node(*value)?));
-                }
-                Ok(Operand::Dict(entries.into()))
-            }
+            Node::Set(items) => self.set_literal(items),
+            Node::Dict(pairs) => self.dict_literal(pairs),
             Node::Generator { .. } => Err(Undefined::Unsupported("a generator as a value".into())),
         }
+    }
+
+    fn slice_node(&self, object: NodeId, parts: &[Option<NodeId>; 3]) -> Evaluated {
+        let object = self.node(object)?;
+        let mut bounds = [None, None, None];
+        for (bound, part) in bounds.iter_mut().zip(parts) {
+            if let Some(part) = part {
+                *bound = self.slice_bound(&self.node(*part)?)?;
+            }
+        }
+        self.slice(&object, &bounds)
+    }
+
+    fn chain(&self, first: NodeId, rest: &[(Comparison, NodeId)]) -> Result<bool, Undefined> {
+        let mut left = self.node(first)?;
+        for (operator, right) in rest {
+            let right = self.node(*right)?;
+            if !self.comparison(*operator, &left, &right)? {
+                return Ok(false);
+            }
+            left = right;
+        }
+        Ok(true)
+    }
+
+    fn set_literal(&self, items: &[NodeId]) -> Evaluated {
+        let items = self.nodes(items)?;
+        items.iter().try_for_each(|item| self.check_hashable(item))?;
+        Ok(Operand::Set(items.into()))
+    }
+
+    fn dict_literal(&self, pairs: &[(NodeId, NodeId)]) -> Evaluated {
+        let mut entries = Vec::new();
+        for (key, value) in pairs {
+            let key = self.node(*key)?;
+            self.check_hashable(&key)?;
+            entries.push((key, self.node(*value)?));
+        }
+        Ok(Operand::Dict(entries.into()))
+    }
+
+    /// One level deeper in containers, which may contain themselves.
+    pub fn deeper<T>(&self, work: impl FnOnce() -> Result<T, Undefined>) -> Result<T, Undefined> {
+        self.objects.budget.take(1)?;
+        if self.levels.get() >= MAX_LEVELS {
+            return Err(Undefined::Limit("levels of containers"));
+        }
+        self.levels.set(self.levels.get() + 1);
+        let done = work();
+        self.levels.set(self.levels.get() - 1);
+        done
     }
 
     pub fn nodes(&self, ids: &[NodeId]) -> Result<Vec<Operand>, Undefined> {
@@ -155,6 +184,13 @@ impl<'e> Evaluation<'e> {
     /// the one that is meant otherwise.
     pub fn check_method(&self, remote: &Remote, method: &str) -> Result<(), Undefined> {
         let native = Category::of(&remote.kind).native(&remote.kind);
+        if let Some(native) = native {
+            // A C type in between may do it in its own way.
+            let mut before = remote.kind.native_names.iter().take_while(|name| *name != native);
+            if let Some(other) = before.find(|name| !KNOWN_SUBTYPES.contains(&name.as_str())) {
+                return Err(Undefined::Unsupported(format!("{method} of a {other}")));
+            }
+        }
         self.check_method_before(remote, method, native)
     }
 
@@ -364,7 +400,8 @@ impl<'e> Evaluation<'e> {
             && kind.class_names.iter().any(|class| class == "Enum")
             && self.objects.python_method(kind, name, None)? == Some(format!("Enum.{name}"))
         {
-            let Attribute::Object(found) = self.objects.attribute(remote.address, &format!("_{name}_"))? else {
+            let Attribute::Object(found) = self.objects.attribute(remote.address, &format!("_{name}_"))?
+            else {
                 return Ok(None);
             };
             return self.object(found).map(Some);
@@ -808,16 +845,16 @@ impl<'e> Evaluation<'e> {
             Comparison::IsNot => Ok(!self.identical(left, right)?),
             Comparison::In => self.contains(right, left),
             Comparison::NotIn => Ok(!self.contains(right, left)?),
-            Comparison::Equal => self.equal(left, right, 0),
+            Comparison::Equal => self.equal(left, right),
             Comparison::NotEqual => {
                 for side in [left, right] {
                     if let Operand::Object(remote) = side {
                         self.check_method(remote, "__ne__")?;
                     }
                 }
-                Ok(!self.equal(left, right, 0)?)
+                Ok(!self.equal(left, right)?)
             }
-            order => self.ordered(order, left, right, 0),
+            order => self.ordered(order, left, right),
         }
     }
 }

@@ -144,11 +144,7 @@ impl Expression {
     }
 }
 
-fn written(
-    evaluation: &Evaluation<'_>,
-    value: &Operand,
-    rendering: &Rendering,
-) -> Result<String, Undefined> {
+fn written(evaluation: &Evaluation<'_>, value: &Operand, rendering: &Rendering) -> Result<String, Undefined> {
     let Rendering { repr, spec } = rendering;
     if *repr == Some(true) {
         return spec.string(&shown(evaluation, value, 0)?.to_string());

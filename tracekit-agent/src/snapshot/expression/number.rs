@@ -60,7 +60,13 @@ impl Decimal {
                 Sign::NoSign => 0,
                 Sign::Plus => 1,
             },
-            Self::Infinite { negative } => if *negative { -2 } else { 2 },
+            Self::Infinite { negative } => {
+                if *negative {
+                    -2
+                } else {
+                    2
+                }
+            }
             Self::NotANumber => 0,
         };
         match (self, other) {
@@ -214,7 +220,11 @@ fn zero_division() -> Undefined {
 }
 
 fn bounded(value: BigInt) -> Result<Operand, Undefined> {
-    if value.bits() > MAX_BITS { Err(Undefined::Limit("digits of an integer")) } else { Ok(Operand::Int(value)) }
+    if value.bits() > MAX_BITS {
+        Err(Undefined::Limit("digits of an integer"))
+    } else {
+        Ok(Operand::Int(value))
+    }
 }
 
 /// Both are numbers, neither a `Decimal`.
@@ -246,9 +256,9 @@ fn integers(operator: Binary, a: &BigInt, b: &BigInt) -> Result<Operand, Undefin
             floats(operator, int_to_float(a)?, int_to_float(b)?)
         }
         Binary::Power => {
-            let exponent = b.to_u32().filter(|exponent| {
-                a.bits() <= 1 || a.bits().saturating_mul((*exponent).into()) <= MAX_BITS
-            });
+            let exponent = b
+                .to_u32()
+                .filter(|exponent| a.bits() <= 1 || a.bits().saturating_mul((*exponent).into()) <= MAX_BITS);
             bounded(a.pow(exponent.ok_or(Undefined::Limit("digits of an integer"))?))
         }
         Binary::And => bounded(a & b),

@@ -3,16 +3,16 @@
 
 use super::function::{Function, Method};
 use super::syntax::{
-    Binary, Comparison, CompileError, Constant, MAX_DEPTH, MAX_LENGTH, MAX_NODES, Node, NodeId, Program,
-    Unary,
+    Binary, Comparison, CompileError, Constant, MAX_DEPTH, MAX_HEIGHT, MAX_LENGTH, MAX_NODES, Node, NodeId,
+    Program, Unary,
 };
 use super::token::{Token, tokens};
 
 /// Words that are no names (Python 3 `Lib/keyword.py`).
 const KEYWORDS: &[&str] = &[
     "False", "None", "True", "and", "as", "assert", "async", "await", "break", "class", "continue", "def",
-    "del", "elif", "else", "except", "finally", "for", "from", "global", "if", "import", "in", "is", "lambda",
-    "nonlocal", "not", "or", "pass", "raise", "return", "try", "while", "with", "yield",
+    "del", "elif", "else", "except", "finally", "for", "from", "global", "if", "import", "in", "is",
+    "lambda", "nonlocal", "not", "or", "pass", "raise", "return", "try", "while", "with", "yield",
 ];
 
 /// Binary operators, the weakest first.
@@ -22,12 +22,7 @@ const LEVELS: &[&[(&str, Binary)]] = &[
     &[("&", Binary::And)],
     &[("<<", Binary::Left), (">>", Binary::Right)],
     &[("+", Binary::Add), ("-", Binary::Subtract)],
-    &[
-        ("*", Binary::Multiply),
-        ("/", Binary::Divide),
-        ("//", Binary::FloorDivide),
-        ("%", Binary::Remainder),
-    ],
+    &[("*", Binary::Multiply), ("/", Binary::Divide), ("//", Binary::FloorDivide), ("%", Binary::Remainder)],
 ];
 
 struct Parser<'s> {
@@ -35,6 +30,8 @@ struct Parser<'s> {
     at: usize,
     depth: usize,
     nodes: Vec<Node>,
+    /// How high the tree below each node is.
+    heights: Vec<usize>,
     /// Variables of generator expressions so far.
     variables: usize,
     is_sensitive: &'s dyn Fn(&str) -> bool,
@@ -49,16 +46,22 @@ pub(super) fn parse(text: &str, is_sensitive: &dyn Fn(&str) -> bool) -> Result<P
         return Err(CompileError::new(what, 1));
     }
     let tokens = tokens(text)?;
-    let mut parser = Parser { tokens, at: 0, depth: 0, nodes: Vec::new(), variables: 0, is_sensitive };
+    let mut parser = Parser {
+        tokens,
+        at: 0,
+        depth: 0,
+        nodes: Vec::new(),
+        heights: Vec::new(),
+        variables: 0,
+        is_sensitive,
+    };
     if *parser.peek() == Token::End {
         return Err(CompileError::new("the expression is empty", 1));
     }
     let root = parser.expression()?;
     match parser.peek() {
         Token::End => Ok(Program { nodes: parser.nodes, root }),
-        Token::Operator(",") => {
-            Err(parser.error("unexpected ','").hint("a tuple is written in parentheses"))
-        }
+        Token::Operator(",") => Err(parser.error("unexpected ','").hint("a tuple is written in parentheses")),
         _ => Err(parser.unexpected()),
     }
 }
@@ -147,6 +150,14 @@ impl Parser<'_> {
         if self.nodes.len() >= MAX_NODES {
             return Err(self.error(format!("the expression has more than {MAX_NODES} parts")));
         }
+        let below = node.children().into_iter().filter_map(|child| self.heights.get(child)).max();
+        let height = below.copied().unwrap_or(0) + 1;
+        if height > MAX_HEIGHT {
+            return Err(self
+                .error(format!("the expression has more than {MAX_HEIGHT} operations in a row"))
+                .hint("put a part of them in parentheses"));
+        }
+        self.heights.push(height);
         self.nodes.push(node);
         Ok(self.nodes.len() - 1)
     }
@@ -333,7 +344,7 @@ impl Parser<'_> {
                     self.push(Node::Attribute(value, name))?
                 };
             } else if self.take_operator("[") {
-                value = self.deeper(|parser| parser.subscript(value))?;
+                value = self.subscript(value)?;
             } else {
                 return Ok(value);
             }
@@ -345,11 +356,12 @@ impl Parser<'_> {
         let mut parts = [None; 3];
         let mut colons = 0;
         loop {
-            if self.take_operator(":") {
-                colons += 1;
-                if colons > 2 {
+            if self.is_operator(":") {
+                if colons == 2 {
                     return Err(self.error("a slice has three parts at most"));
                 }
+                colons += 1;
+                self.at += 1;
             } else if self.take_operator("]") {
                 break;
             } else {
@@ -574,12 +586,12 @@ impl Parser<'_> {
                 self.check_name(&name, column)?;
                 self.push(Node::Name(name))
             }
-            Token::Operator("(") => self.deeper(Self::parenthesised),
-            Token::Operator("[") => self.deeper(|parser| {
-                let items = parser.items("]")?;
-                parser.push(Node::List(items))
-            }),
-            Token::Operator("{") => self.deeper(Self::braces),
+            Token::Operator("(") => self.parenthesised(),
+            Token::Operator("[") => {
+                let items = self.items("]")?;
+                self.push(Node::List(items))
+            }
+            Token::Operator("{") => self.braces(),
             _ => Err(self.unexpected()),
         }
     }

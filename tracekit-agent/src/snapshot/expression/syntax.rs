@@ -11,6 +11,9 @@ pub const MAX_NODES: usize = 200;
 /// Levels of brackets, calls and operators at most.
 pub const MAX_DEPTH: usize = 40;
 
+/// Levels of the tree of nodes at most: a path, or a sum, may be longer than brackets may be nested.
+pub const MAX_HEIGHT: usize = 64;
+
 /// Why a text is no expression that can be evaluated.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{what} at column {column}{}", hint.as_ref().map(|hint| format!(": {hint}")).unwrap_or_default())]
@@ -144,6 +147,26 @@ pub(super) enum Node {
         iterable: NodeId,
         condition: Option<NodeId>,
     },
+}
+
+impl Node {
+    /// The nodes that it names.
+    pub(super) fn children(&self) -> Vec<NodeId> {
+        match self {
+            Self::Constant(_) | Self::Name(_) | Self::Bound(_) => Vec::new(),
+            Self::Attribute(object, _) | Self::Unary(_, object) => vec![*object],
+            Self::Subscript(a, b) | Self::Binary(_, a, b) | Self::And(a, b) | Self::Or(a, b) => vec![*a, *b],
+            Self::Slice(object, parts) => parts.iter().flatten().chain([object]).copied().collect(),
+            Self::Compare(first, rest) => rest.iter().map(|(_, right)| *right).chain([*first]).collect(),
+            Self::Conditional { test, then, otherwise } => vec![*test, *then, *otherwise],
+            Self::Call(_, items) | Self::List(items) | Self::Tuple(items) | Self::Set(items) => items.clone(),
+            Self::Method(_, object, arguments) => arguments.iter().chain([object]).copied().collect(),
+            Self::Dict(pairs) => pairs.iter().flat_map(|(key, value)| [*key, *value]).collect(),
+            Self::Generator { element, iterable, condition, .. } => {
+                condition.iter().chain([element, iterable]).copied().collect()
+            }
+        }
+    }
 }
 
 /// A text that compiled: the nodes in the order in which they are complete, the last is the whole.

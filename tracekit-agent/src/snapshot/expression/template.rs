@@ -130,7 +130,10 @@ struct Field {
 impl Field {
     /// From the character after the opening brace on. Brackets and strings are passed over.
     fn find(characters: &[char], start: usize) -> Result<Self, CompileError> {
-        let open = || CompileError::new("'}' is missing for the '{'", start).hint("braces that are text are written twice: {{");
+        let open = || {
+            CompileError::new("'}' is missing for the '{'", start)
+                .hint("braces that are text are written twice: {{")
+        };
         let at = |index: usize| characters.get(index).copied();
         let (mut depth, mut index) = (0_usize, start);
         let (stop, label) = loop {
@@ -204,8 +207,9 @@ impl Field {
             }
         };
         let spec = match self.spec {
-            Some(from) => Spec::parse(&slice(from, self.end))
-                .map_err(|what| CompileError::new(what, from + 1))?,
+            Some(from) => {
+                Spec::parse(&slice(from, self.end)).map_err(|what| CompileError::new(what, from + 1))?
+            }
             None => Spec::default(),
         };
         let label = self.label.map(|to| slice(self.start, to));
