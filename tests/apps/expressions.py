@@ -237,8 +237,32 @@ class Shop(Exception):
         self.code = code
 
 
+def plain(value, levels=8):
+    """The value in a form that does not depend on __repr__ and on the order of sets: as the test writes it too."""
+    name = type(value).__name__
+    if isinstance(value, enum.Enum) or levels == 0:
+        return name
+    if value is None or isinstance(value, bool):
+        return repr(value)
+    if isinstance(value, (datetime.date, datetime.time, datetime.timedelta, decimal.Decimal)):
+        return repr(value)
+    name = name.replace("odict_", "dict_")
+    for kind in (int, float, str, bytes, bytearray):
+        if isinstance(value, kind):
+            return name + ":" + (repr(bytes(value)) if kind is bytearray else kind.__repr__(value))
+    views = (type({}.keys()), type({}.values()), type({}.items()))
+    if isinstance(value, (list, tuple, collections.deque) + views):
+        return name + "[" + ", ".join(plain(item, levels - 1) for item in value) + "]"
+    if isinstance(value, (set, frozenset)):
+        return name + "[" + ", ".join(sorted(plain(item, levels - 1) for item in value)) + "]"
+    if isinstance(value, dict):
+        pairs = (plain(key, levels - 1) + "=" + plain(item, levels - 1) for key, item in value.items())
+        return name + "[" + ", ".join(sorted(pairs)) + "]"
+    return name
+
+
 def describe(value, truth):
-    return {"repr": repr(value), "type": type(value).__name__, "truth": truth}
+    return {"plain": plain(value), "repr": repr(value), "truth": truth}
 
 
 def main(expressions):

@@ -1,6 +1,7 @@
 //! Values of the target: decoded within bounds, with a JSON form and a Python-like text form.
 
 pub mod access;
+pub mod budget;
 mod containers;
 mod decode;
 mod native;

@@ -412,23 +412,22 @@ impl Evaluation<'_> {
     }
 
     fn dict_method(&self, method: Method, dict: &Operand, arguments: &[Operand]) -> Evaluated {
-        match (method, arguments) {
-            (Method::Get, [key, otherwise @ ..]) => {
-                let otherwise = otherwise.first().cloned().unwrap_or(Operand::None);
-                Ok(self.lookup(dict, key)?.unwrap_or(otherwise))
-            }
-            (Method::Keys, _) => {
-                Ok(Operand::View(self.pairs(dict)?.into_iter().map(|(key, _)| key).collect()))
-            }
-            (Method::Values, _) => {
-                Ok(Operand::View(self.pairs(dict)?.into_iter().map(|(_, value)| value).collect()))
-            }
-            (Method::Items, _) => {
-                let pairs = self.pairs(dict)?.into_iter();
-                Ok(Operand::View(pairs.map(|(key, value)| Operand::Tuple([key, value].into())).collect()))
-            }
-            _ => Err(no_method(method, dict)),
+        if let (Method::Get, [key, otherwise @ ..]) = (method, arguments) {
+            let otherwise = otherwise.first().cloned().unwrap_or(Operand::None);
+            return Ok(self.lookup(dict, key)?.unwrap_or(otherwise));
         }
+        let name = match method {
+            Method::Keys => "dict_keys",
+            Method::Values => "dict_values",
+            Method::Items => "dict_items",
+            _ => return Err(no_method(method, dict)),
+        };
+        let pairs = self.pairs(dict)?.into_iter().map(|(key, value)| match method {
+            Method::Keys => key,
+            Method::Values => value,
+            _ => Operand::Tuple([key, value].into()),
+        });
+        Ok(Operand::View(pairs.collect(), name))
     }
 
     fn text_method(&self, method: Method, text: &str, arguments: &[Operand]) -> Evaluated {
@@ -556,7 +555,9 @@ fn without_separators(text: &str) -> Option<String> {
 }
 
 fn wrong_type(function: &str, value: &Operand) -> Undefined {
-    Undefined::Type(format!("{function}() of a '{}'", value.type_name()))
+    let what = format!("{function}() of a '{}'", value.type_name());
+    // Types written in C may have it.
+    if matches!(value, Operand::Object(_)) { Undefined::Unsupported(what) } else { Undefined::Type(what) }
 }
 
 fn no_method(method: Method, value: &Operand) -> Undefined {

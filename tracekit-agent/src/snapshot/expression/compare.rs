@@ -26,7 +26,7 @@ fn shape(operand: &Operand) -> Option<Shape> {
         Operand::Tuple(_) => Shape::Tuple,
         Operand::Set(_) => Shape::Set,
         Operand::Dict(_) => Shape::Dict,
-        Operand::View(_) => Shape::View,
+        Operand::View(..) => Shape::View,
         Operand::Object(remote) => match Category::of(&remote.kind) {
             Category::Container(Container::List) => Shape::List,
             Category::Container(Container::Tuple) => Shape::Tuple,
@@ -211,7 +211,7 @@ impl Evaluation<'_> {
     fn check_hashable_here(&self, key: &Operand) -> Result<(), Undefined> {
         let unhashable = || Undefined::Type(format!("a '{}' cannot be a key", key.type_name()));
         match key {
-            Operand::Bytes(_, true) | Operand::View(_) => Err(unhashable()),
+            Operand::Bytes(_, true) | Operand::View(..) => Err(unhashable()),
             Operand::Redacted(name) => Err(Undefined::Redacted(name.to_string())),
             Operand::Tuple(items) => items.iter().try_for_each(|item| self.check_hashable(item)),
             Operand::Object(remote) => {
@@ -325,7 +325,10 @@ impl Evaluation<'_> {
                 }
             }
             Some(Shape::Set) => {
-                self.check_hashable(item)?;
+                // A set is looked for as if it were frozen.
+                if shape(item) != Some(Shape::Set) {
+                    self.check_hashable(item)?;
+                }
                 self.holds(&self.items(&container)?, item)
             }
             Some(_) => {

@@ -9,7 +9,7 @@
 //! ```
 //!
 //! `token` and `parse` make a [`Program`](syntax::Program) of a text: at most 1 KiB, 200 nodes and 40 levels.
-//! `evaluate`, `compare`, `call` and `number` compute it within a budget of steps, items, bytes and time;
+//! `evaluate`, `items`, `compare`, `call` and `number` compute it within a budget of steps, items, bytes and time;
 //! [`Scope`] finds names, and [`crate::python::object::access`] attributes and entries.
 //!
 //! The rules:
@@ -48,6 +48,7 @@ mod compare;
 mod evaluate;
 mod format;
 mod function;
+mod items;
 mod number;
 mod operand;
 mod parse;
@@ -65,7 +66,7 @@ pub use scope::{Context, Limits, Scope};
 pub use syntax::CompileError;
 pub use template::{Rendered, Template, UNDEFINED};
 
-use crate::python::object::access::Budget;
+use crate::python::object::budget::Budget;
 use crate::python::object::{Content, Decoder, NotCaptured, Value};
 use crate::redact::names;
 use evaluate::Evaluation;
@@ -223,7 +224,7 @@ fn shown(evaluation: &Evaluation<'_>, value: &Operand, depth: usize) -> Result<V
             let cut = bytes.get(..limits.text);
             (Content::Bytes(cut.unwrap_or(bytes).to_vec()), cut.map_or(0, |_| bytes.len()))
         }
-        Operand::List(all) | Operand::Tuple(all) | Operand::View(all) => (first(all)?, all.len()),
+        Operand::List(all) | Operand::Tuple(all) | Operand::View(all, _) => (first(all)?, all.len()),
         Operand::Set(all) => {
             let all = evaluation.distinct(all)?;
             (first(&all)?, all.len())

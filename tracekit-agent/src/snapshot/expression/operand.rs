@@ -6,7 +6,8 @@ use std::rc::Rc;
 use num_bigint::BigInt;
 
 use super::syntax::Constant;
-use crate::python::object::access::{AccessError, Container};
+use crate::python::object::access::Container;
+use crate::python::object::budget::AccessError;
 use crate::python::reader::{ReadError, Type, flags};
 
 /// Why an expression has no value.
@@ -115,8 +116,8 @@ pub(super) enum Operand {
     Tuple(Rc<[Operand]>),
     Set(Rc<[Operand]>),
     Dict(Rc<[(Operand, Operand)]>),
-    /// Keys, values or items of a dict.
-    View(Rc<[Operand]>),
+    /// Keys, values or items of a dict, and the name of its type.
+    View(Rc<[Operand]>, &'static str),
     Object(Remote),
     /// The value of a key that names a secret.
     Redacted(Rc<str>),
@@ -234,7 +235,7 @@ impl Operand {
             Self::Tuple(_) => "tuple",
             Self::Set(_) => "set",
             Self::Dict(_) => "dict",
-            Self::View(_) => "dict view",
+            Self::View(_, name) => name,
             Self::Object(remote) => return remote.kind.name().to_owned(),
             Self::Redacted(_) => "redacted value",
         }

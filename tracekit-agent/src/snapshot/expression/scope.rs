@@ -5,7 +5,8 @@ use std::time::Duration;
 
 use crate::python::frame::{Frame, locals, locals_dict};
 use crate::python::object::Limits as DecoderLimits;
-use crate::python::object::access::{AccessError, Objects};
+use crate::python::object::access::Objects;
+use crate::python::object::budget::AccessError;
 use crate::python::reader::{LocalKind, ReadError, Reader};
 
 /// What bounds one evaluation.
