@@ -1,5 +1,7 @@
 //! Expressions evaluated from outside give what `eval()` gives inside the process, or nothing.
 
+use std::cell::RefCell;
+use std::collections::BTreeMap;
 use std::io::{BufRead as _, BufReader, Write as _};
 use std::process::{Child, Stdio};
 
@@ -7,8 +9,9 @@ use anyhow::{Context as _, Result, bail, ensure};
 use serde::Deserialize;
 use tracekit_agent::discovery::Inspector;
 use tracekit_agent::discovery::proc_fs::ProcFs;
+use tracekit_agent::python::memory::Image;
 use tracekit_agent::python::object::{Content, Value};
-use tracekit_agent::python::{Reader, Target};
+use tracekit_agent::python::{MemoryError, MemorySource, Reader, Target};
 use tracekit_agent::redact::names::is_secret;
 use tracekit_agent::snapshot::expression::{Context, Expression, Limits, Scope, Template, Undefined};
 use tracekit_tests::interpreters::{Interpreter, installed};
@@ -410,6 +413,77 @@ fn values_are_those_of_eval() -> Result<()> {
         bail!("{} differences:\n{}", failures.len(), failures.join("\n"));
     }
     Ok(())
+}
+
+/// Remembers what is read, as a capture in the kernel would have copied it.
+struct Recorder<'m> {
+    memory: &'m dyn MemorySource,
+    ranges: RefCell<BTreeMap<u64, Vec<u8>>>,
+}
+
+impl MemorySource for Recorder<'_> {
+    fn read(&self, address: u64, buf: &mut [u8]) -> Result<(), MemoryError> {
+        self.memory.read(address, buf)?;
+        let mut ranges = self.ranges.borrow_mut();
+        let known = ranges.entry(address).or_default();
+        if known.len() < buf.len() {
+            *known = buf.to_vec();
+        }
+        Ok(())
+    }
+}
+
+/// An image has what was captured and nothing else: what is missing makes values undefined, never others.
+#[test]
+fn on_an_image_values_are_the_same_or_undefined() -> Result<()> {
+    let interpreter = installed()?.into_iter().find(|found| found.id == "3.12-pyenv");
+    let (running, _) = start(&interpreter.context("3.12-pyenv is not installed")?, &["None".to_owned()])?;
+    let lines = EXPRESSIONS.lines().filter(|line| !line.is_empty() && !line.starts_with(['#', '?']));
+    let expressions: Vec<Expression> =
+        lines.map(|text| Ok(Expression::compile(text, &is_secret)?)).collect::<Result<_>>()?;
+    with_context(running.0.id(), |live| {
+        let values = |memory: &dyn MemorySource| -> Vec<Result<String, Undefined>> {
+            let reader = Reader::new(memory, live.reader.layout);
+            let context = Context { reader: &reader, ..*live };
+            let value = |expression: &Expression| Ok(expression.value(&context)?.to_string());
+            expressions.iter().map(value).collect()
+        };
+        let recorder = Recorder { memory: live.reader.memory, ranges: RefCell::default() };
+        let expected = values(&recorder);
+        let ranges: Vec<(u64, Vec<u8>)> = recorder.ranges.into_inner().into_iter().collect();
+        ensure!(values(&spanning(&ranges, |_| true)) == expected, "the whole image gives other values");
+        let mut undefined = 0;
+        for missing in 0..40 {
+            let image = spanning(&ranges, |at| at % 40 != missing);
+            for ((expression, found), expected) in expressions.iter().zip(values(&image)).zip(&expected) {
+                match (&found, expected) {
+                    (Err(Undefined::Unreadable(_)), _) => undefined += 1,
+                    (Err(_), Err(_)) => {}
+                    // Parts of a value that are missing are marked in it.
+                    (Ok(found), Ok(expected)) if found == expected || found.contains("unreadable") => {}
+                    _ => bail!("{}: {found:?} instead of {expected:?}", expression.text()),
+                }
+            }
+        }
+        ensure!(undefined > 100, "only {undefined} values missed what was missing");
+        Ok(())
+    })
+}
+
+/// The image of ranges, joined where they overlap, of which those are left out that are not wanted.
+fn spanning(ranges: &[(u64, Vec<u8>)], wanted: impl Fn(usize) -> bool) -> Image {
+    let mut joined: Vec<(u64, Vec<u8>)> = Vec::new();
+    for (start, bytes) in ranges {
+        match joined.last_mut() {
+            Some((first, before)) if *start <= *first + before.len() as u64 => {
+                let offset = usize::try_from(start - *first).unwrap_or(0);
+                before.extend(bytes.get(before.len() - offset..).unwrap_or_default());
+            }
+            _ => joined.push((*start, bytes.clone())),
+        }
+    }
+    let kept = joined.into_iter().enumerate().filter(|(at, _)| wanted(*at)).map(|(_, range)| range);
+    Image::new(kept.collect())
 }
 
 /// A program with a frame of every kind on its stack: a method that closes over names, called by a generator, called by

@@ -356,8 +356,7 @@ impl Objects<'_, '_> {
             if name == 0 {
                 break;
             }
-            // A name that is longer, or at the end of what is mapped, is another one.
-            if self.reader.memory.c_string(name, MAX_NAME).is_ok_and(|name| name == wanted.as_bytes()) {
+            if self.reader.memory.c_string(name, MAX_NAME)? == wanted.as_bytes() {
                 return Ok(Some(row));
             }
         }
