@@ -347,6 +347,8 @@ def main(expressions):
     delta = datetime.timedelta(days=2, seconds=30, microseconds=5)
     no_time = datetime.timedelta(0)
     identifier = uuid.UUID(int=5)
+    twin = uuid.UUID(int=5)
+    other_id = uuid.uuid4()
     status = os.stat("/")
     function = describe
     lambda_ = lambda: 1

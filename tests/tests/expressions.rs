@@ -43,6 +43,7 @@ const TEMPLATES: &[&str] = &[
     "{numbers} {triple} {names} {number!r} {text!s:*^20}",
     "{(lambda_ is None)} {number != 7} {number == 7}",
     "{yes:5} {half:+.3} {whole} {1e22} {1234567.0:,} {0.1+0.2}",
+    "{colour} {colour.value} {identifier} {my_str} {my_int:>5} {level.value:d} {cost!s:>8}",
     "{wide!r} {data} {array!r} {number:*<6} {negative:=+8}",
 ];
 

@@ -194,6 +194,9 @@ impl Evaluation<'_> {
     /// `str(value)` of what has one that is known.
     pub fn to_text(&self, value: &Operand) -> Result<String, Undefined> {
         if let Operand::Object(remote) = value {
+            if let Some(text) = self.known_text(remote)? {
+                return Ok(text);
+            }
             // `int` and others have no `__str__` of their own, so that one of any base would count.
             for method in ["__str__", "__repr__"] {
                 self.check_method_before(remote, method, None)?;

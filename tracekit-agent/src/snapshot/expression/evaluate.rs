@@ -4,6 +4,7 @@ use std::cell::{Cell, RefCell};
 use std::ops::ControlFlow;
 
 use num_bigint::BigInt;
+use num_traits::ToPrimitive as _;
 
 use super::number::{Decimal, Number, arithmetic};
 use super::operand::{Category, Operand, Remote, Undefined};
@@ -386,6 +387,49 @@ impl<'e> Evaluation<'e> {
         }))
     }
 
+    /// The object is a member of an enum that has this method or property from `Enum`.
+    fn is_of_enum(&self, remote: &Remote, name: &str) -> Result<bool, Undefined> {
+        if !remote.kind.class_names.iter().any(|class| class == "Enum") {
+            return Ok(false);
+        }
+        let meta = self.objects.reader.type_of(remote.kind.address)?;
+        let made = meta.class_names.iter().any(|class| class == "EnumMeta" || class == "EnumType");
+        let found = self.objects.python_method(&remote.kind, name, None)?;
+        Ok(made && found == Some(format!("Enum.{name}")))
+    }
+
+    /// `str()` of classes of the standard library that are written in Python.
+    pub fn known_text(&self, remote: &Remote) -> Result<Option<String>, Undefined> {
+        if self.is_of_enum(remote, "__str__")? {
+            let Attribute::Object(name) = self.objects.attribute(remote.address, "_name_")? else {
+                return Ok(None);
+            };
+            let Operand::Str(name) = self.load(&self.object(name)?)? else { return Ok(None) };
+            return Ok(Some(format!("{}.{name}", remote.kind.name())));
+        }
+        Ok(self.uuid(remote)?.map(|id| id.to_string()))
+    }
+
+    /// The value of a `uuid.UUID`, not of a class that inherits from it.
+    pub fn uuid(&self, remote: &Remote) -> Result<Option<uuid::Uuid>, Undefined> {
+        if remote.kind.full_name != "UUID" {
+            return Ok(None);
+        }
+        let Attribute::Object(module) = self.objects.static_attribute(remote.kind.address, "__module__")?
+        else {
+            return Ok(None);
+        };
+        let Attribute::Object(number) = self.objects.attribute(remote.address, "int")? else {
+            return Ok(None);
+        };
+        match (self.load(&self.object(module)?)?, self.load(&self.object(number)?)?) {
+            (Operand::Str(module), Operand::Int(number)) if &*module == "uuid" => {
+                Ok(number.to_u128().map(uuid::Uuid::from_u128))
+            }
+            _ => Ok(None),
+        }
+    }
+
     /// Attributes that CPython computes, but whose meaning is known.
     fn known_attribute(
         &self,
@@ -395,10 +439,7 @@ impl<'e> Evaluation<'e> {
     ) -> Result<Option<Operand>, Undefined> {
         use crate::python::reader::flags;
         let kind = &remote.kind;
-        if matches!(name, "name" | "value")
-            && kind.class_names.iter().any(|class| class == "Enum")
-            && self.objects.python_method(kind, name, None)? == Some(format!("Enum.{name}"))
-        {
+        if matches!(name, "name" | "value") && self.is_of_enum(remote, name)? {
             let Attribute::Object(found) = self.objects.attribute(remote.address, &format!("_{name}_"))?
             else {
                 return Ok(None);

@@ -18,6 +18,7 @@
 //! - What only code of the process knows is undefined: properties, `__getattr__`, and operators, truth values
 //!   and lengths that a class defines in Python. Where a class inherits them from a built-in type, they are
 //!   those of the built-in type.
+//!   `Enum` and `uuid.UUID` are written in Python too, but do what is known.
 //! - Integers have up to 20 000 bits; beyond that the result is undefined, not rounded. A `Decimal` is compared
 //!   exactly but not computed with: its results depend on a context of the thread.
 //! - An expression that names a secret does not compile. Keys that are computed are checked when they are
@@ -152,10 +153,19 @@ fn written(evaluation: &Evaluation<'_>, value: &Operand, rendering: &Rendering) 
     }
     let loaded = evaluation.load(value)?;
     if let Operand::Str(text) = &loaded {
-        if let Operand::Object(remote) = value
-            && (!remote.kind.class_names.is_empty() && evaluation.to_text(value).is_err())
-        {
-            return spec.string(&shown(evaluation, value, 0)?.to_string());
+        if let Operand::Object(remote) = value {
+            // Classes may have a form of their own in formatted strings, or as strings.
+            let formatted = match repr {
+                None => evaluation.check_method_before(remote, "__format__", None),
+                Some(_) => Ok(()),
+            };
+            if let Err(error) = formatted.and_then(|()| evaluation.to_text(value).map(drop)) {
+                return if spec.is_empty() {
+                    Ok(shown(evaluation, value, 0)?.to_string())
+                } else {
+                    Err(error)
+                };
+            }
         }
         let computed = !matches!(value, Operand::Object(_));
         return match names::without_secrets(text) {
