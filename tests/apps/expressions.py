@@ -35,6 +35,10 @@ class Plan(str, enum.Enum):
     PRO = "pro"
 
 
+class Size(int, enum.Enum):
+    SMALL = 1
+
+
 class Access(enum.Flag):
     READ = 1
     WRITE = 2
@@ -327,6 +331,7 @@ def main(expressions):
     level = Level.HIGH
     plan = Plan.PRO
     access = Access.READ
+    size = Size.SMALL
     point = Point(3, 4)
     error = Shop(402)
     try:

@@ -5,6 +5,7 @@
 //! descriptors of the class, the instance, other attributes of the class. Where the interpreter would run code
 //! (a property, `__getattr__`, a getter in C), the lookup says so and does nothing.
 
+use std::cell::Cell;
 use std::ops::ControlFlow;
 use std::rc::Rc;
 
@@ -43,12 +44,13 @@ pub enum Attribute {
 }
 
 /// Looks into objects.
-#[derive(Clone, Copy)]
 pub struct Objects<'r, 'm> {
     /// Reads them.
     pub reader: &'r Reader<'m>,
     /// What it may cost.
     pub budget: &'r Budget,
+    /// The address of `PyUnicode_Type`, once a string was seen: most keys are strings.
+    str_type: Cell<u64>,
 }
 
 /// Kinds of containers.
@@ -82,6 +84,14 @@ enum Descriptor {
     },
 }
 
+impl<'r, 'm> Objects<'r, 'm> {
+    /// Looks into what this reader reads, within the budget.
+    #[must_use]
+    pub fn new(reader: &'r Reader<'m>, budget: &'r Budget) -> Self {
+        Self { reader, budget, str_type: Cell::new(0) }
+    }
+}
+
 impl Objects<'_, '_> {
     fn word(&self, object: u64, offset: u64) -> Result<u64, AccessError> {
         Ok(self.reader.memory.u64(object.wrapping_add(offset))?)
@@ -103,31 +113,33 @@ impl Objects<'_, '_> {
         Ok(self.word(kind, self.reader.layout.object.tp_flags)? & flags::HEAP_TYPE != 0)
     }
 
-    /// The object is a `str`, not of a subclass.
+    /// If the object is a `str`, not of a subclass: whether it has this text, of so many characters.
     ///
     /// # Errors
     /// [`AccessError`]
-    pub fn is_exactly_str(&self, object: u64) -> Result<bool, AccessError> {
-        Ok(self.reader.type_of(object)?.full_name == "str")
-    }
-
-    /// The object is a `str`, not of a subclass, with this text.
-    ///
-    /// # Errors
-    /// [`AccessError`]
-    pub fn is_exact_text(&self, object: u64, wanted: &str) -> Result<bool, AccessError> {
-        Ok(self.is_exactly_str(object)? && self.is_text(object, wanted, wanted.chars().count() as u64)?)
-    }
-
-    /// The text is this one.
-    fn is_text(&self, object: u64, wanted: &str, characters: u64) -> Result<bool, AccessError> {
+    pub fn has_text(&self, object: u64, wanted: &str, characters: u64) -> Result<Option<bool>, AccessError> {
         self.budget.take(1)?;
-        if !self.reader.type_of(object)?.has(flags::STR)
-            || self.word(object, self.reader.layout.object.str_length)? != characters
-        {
-            return Ok(false);
+        let layout = &self.reader.layout;
+        let mut head = [0; 64];
+        let size = usize::try_from(layout.object.str_length + 8).unwrap_or(0);
+        let head = head.get_mut(..size).ok_or(ReadError::Invalid("layout"))?;
+        let word = |head: &[u8], offset: u64| {
+            let at = usize::try_from(offset).unwrap_or(0);
+            head.get(at..at + 8).map_or(0, |word| u64::from_le_bytes(word.try_into().unwrap_or_default()))
+        };
+        // Objects of other types may end before that.
+        let (kind, length) = match self.reader.memory.read(object, head) {
+            Ok(()) => (word(head, layout.object_type), word(head, layout.object.str_length)),
+            Err(_) if !self.reader.type_of(object)?.has(flags::STR) => return Ok(None),
+            Err(error) => return Err(error.into()),
+        };
+        if kind != self.str_type.get() {
+            if self.reader.type_at(kind)?.full_name != "str" {
+                return Ok(None);
+            }
+            self.str_type.set(kind);
         }
-        Ok(self.reader.text(object, wanted.len())?.text == wanted)
+        Ok(Some(length == characters && self.reader.text(object, wanted.len())?.text == wanted))
     }
 
     /// Calls `each` with keys and values of a dict in their order, until it breaks.
@@ -202,10 +214,15 @@ impl Objects<'_, '_> {
     ) -> impl FnMut(u64, u64) -> Result<ControlFlow<u64>, AccessError> + 's {
         let characters = name.chars().count() as u64;
         move |key, value| {
-            Ok(match self.is_text(key, name, characters)? {
-                true => ControlFlow::Break(value),
-                false => ControlFlow::Continue(()),
-            })
+            let found = match self.has_text(key, name, characters)? {
+                Some(found) => found,
+                // Of a subclass of `str`.
+                None => {
+                    self.reader.type_of(key)?.has(flags::STR)
+                        && self.reader.text(key, name.len() + 1)?.text == name
+                }
+            };
+            Ok(if found { ControlFlow::Break(value) } else { ControlFlow::Continue(()) })
         }
     }
 

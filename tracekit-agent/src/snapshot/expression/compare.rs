@@ -265,15 +265,18 @@ impl Evaluation<'_> {
         };
         let mut unsure = None;
         let text = match &key {
-            Operand::Str(text) => Some(text.clone()),
+            Operand::Str(text) => Some((text.clone(), text.chars().count() as u64)),
             _ => None,
         };
         let found = self.objects.each_entry(remote.address, |candidate, value| {
             // Most keys are strings, and compared as such.
-            let found = match &text {
-                Some(text) if self.objects.is_exact_text(candidate, text)? => true,
-                Some(_) if self.objects.is_exactly_str(candidate)? => false,
-                _ => match self.object(candidate).and_then(|candidate| self.same(&candidate, &key)) {
+            let exactly = match &text {
+                Some((text, characters)) => self.objects.has_text(candidate, text, *characters)?,
+                None => None,
+            };
+            let found = match exactly {
+                Some(found) => found,
+                None => match self.object(candidate).and_then(|candidate| self.same(&candidate, &key)) {
                     Ok(found) => found,
                     Err(error @ (Undefined::WouldRunCode(_) | Undefined::Unsupported(_))) => {
                         unsure = Some(error);

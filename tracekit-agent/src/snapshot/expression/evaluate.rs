@@ -40,7 +40,7 @@ impl<'e> Evaluation<'e> {
     pub fn new(context: &'e Context<'e>, program: &'e Program, budget: &'e Budget) -> Self {
         Self {
             context,
-            objects: Objects { reader: context.reader, budget },
+            objects: Objects::new(context.reader, budget),
             program,
             variables: RefCell::default(),
             levels: Cell::new(0),
@@ -400,7 +400,8 @@ impl<'e> Evaluation<'e> {
 
     /// `str()` of classes of the standard library that are written in Python.
     pub fn known_text(&self, remote: &Remote) -> Result<Option<String>, Undefined> {
-        if self.is_of_enum(remote, "__str__")? {
+        // One with a value of a built-in type may have the text of that.
+        if Category::of(&remote.kind) == Category::Other && self.is_of_enum(remote, "__str__")? {
             let Attribute::Object(name) = self.objects.attribute(remote.address, "_name_")? else {
                 return Ok(None);
             };
