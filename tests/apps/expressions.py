@@ -226,6 +226,21 @@ class IdentityStr(str):
     __hash__ = object.__hash__
 
 
+class member_descriptor:
+    pass
+
+
+class Holder:
+    field = member_descriptor()
+
+
+class bool_(int):
+    pass
+
+
+bool_.__name__ = "bool"
+
+
 class Lazy(types.ModuleType):
     @property
     def attribute(self):
@@ -344,6 +359,8 @@ def main(expressions):
     proxy = Proxy()
     identity_str = IdentityStr("same")
     lazy = Lazy("lazy")
+    holder = Holder()
+    not_bool = bool_(5)
     moment = datetime.datetime(2024, 2, 29, 13, 45, 30, 123456)
     later = datetime.datetime(2024, 3, 1)
     aware = datetime.datetime(2024, 2, 29, tzinfo=datetime.timezone.utc)

@@ -134,7 +134,8 @@ impl Objects<'_, '_> {
             Err(error) => return Err(error.into()),
         };
         if kind != self.str_type.get() {
-            if self.reader.type_at(kind)?.full_name != "str" {
+            let found = self.reader.type_at(kind)?;
+            if found.full_name != "str" || is_python_class(&found) {
                 return Ok(None);
             }
             self.str_type.set(kind);
@@ -319,10 +320,9 @@ impl Objects<'_, '_> {
         method: &str,
         kind: &Type,
     ) -> Result<bool, AccessError> {
-        if !matches!(
-            self.reader.type_of(found)?.full_name.as_str(),
-            "wrapper_descriptor" | "method_descriptor"
-        ) {
+        let descriptor = self.reader.type_of(found)?;
+        let wraps = matches!(descriptor.full_name.as_str(), "wrapper_descriptor" | "method_descriptor");
+        if !wraps || is_python_class(&descriptor) {
             return Ok(false);
         }
         if !is_python_class(class) {
@@ -384,7 +384,9 @@ impl Objects<'_, '_> {
         let offsets = &self.reader.layout.object;
         let kind = self.reader.type_of(value)?;
         let native = |wanted: &str| kind.native_names.iter().any(|name| name == wanted);
-        match kind.full_name.as_str() {
+        // Classes written in Python may be called so too.
+        let name = if is_python_class(&kind) { "" } else { kind.full_name.as_str() };
+        match name {
             "function"
             | "method_descriptor"
             | "wrapper_descriptor"

@@ -156,7 +156,7 @@ impl Category {
             (flags::DICT, Self::Container(Container::Dict)),
             (flags::TYPE, Self::Static),
         ];
-        if kind.full_name == "bool" {
+        if kind.full_name == "bool" && kind.class_names.is_empty() {
             return Self::Bool;
         }
         if let Some((_, found)) = by_flag.iter().find(|(flag, _)| kind.has(*flag)) {
