@@ -31,6 +31,11 @@ const INTERPRETERS: &[&str] = &[
     "3.15-debian-sid",
 ];
 
+/// Debug builds have other structs before 3.13.
+fn is_readable(interpreter: &Interpreter) -> bool {
+    !interpreter.is("debug") || !["3.8", "3.9", "3.10", "3.11", "3.12"].contains(&interpreter.minor())
+}
+
 /// Templates, which are formatted strings of Python too.
 const TEMPLATES: &[&str] = &[
     "plain text",
@@ -403,8 +408,8 @@ fn check(interpreter: &Interpreter) -> Result<Vec<String>> {
 fn values_are_those_of_eval() -> Result<()> {
     let mut failures = Vec::new();
     let mut done = 0;
-    for interpreter in installed()?.iter().filter(|found| INTERPRETERS.contains(&found.id.as_str())) {
-        done += 1;
+    for interpreter in installed()?.iter().filter(|found| is_readable(found)) {
+        done += usize::from(INTERPRETERS.contains(&interpreter.id.as_str()));
         let differences = check(interpreter).with_context(|| interpreter.id.clone())?;
         println!("{}: {} differences", interpreter.id, differences.len());
         failures.extend(differences.into_iter().map(|what| format!("{}: {what}", interpreter.id)));
@@ -557,7 +562,7 @@ fn names_of_every_kind_of_frame() -> Result<()> {
         ),
     ];
     let mut failures = Vec::new();
-    for interpreter in installed()?.iter().filter(|found| INTERPRETERS.contains(&found.id.as_str())) {
+    for interpreter in installed()?.iter().filter(|found| is_readable(found)) {
         let mut command = interpreter.command();
         command.args(["-c", FRAMES]).stdin(Stdio::null()).stdout(Stdio::piped());
         let mut running = Running(command.spawn().with_context(|| format!("start {command:?}"))?);
