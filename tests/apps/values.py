@@ -2,6 +2,7 @@
 
 Standard library only, Python 3.8 and newer. After one line of JSON it sleeps.
 """
+import array
 import asyncio
 import collections
 import dataclasses
@@ -12,14 +13,23 @@ import enum
 import fractions
 import functools
 import gc
+import http
 import json
+import operator
 import pathlib
+import re
 import sys
 import threading
 import time
 import traceback
 import types
 import uuid
+import weakref
+
+try:
+    import zoneinfo
+except ImportError:  # before 3.9
+    zoneinfo = None
 
 ITEMS = 1000
 TEXT = 1000
@@ -108,6 +118,16 @@ class Number(enum.IntEnum):
     ONE = 1
 
 
+class Permission(enum.Flag):
+    READ = 1
+    WRITE = 2
+
+
+class Mode(enum.IntFlag):
+    A = 1
+    B = 4
+
+
 @dataclasses.dataclass
 class Order:
     number: int
@@ -140,12 +160,63 @@ async def coroutine():
     await asyncio.sleep(0)
 
 
+async def async_generator():
+    yield 1
+
+
+def raised(error, cause=None, within=None):
+    """An exception as `except` gets it: raised from another, or while another is handled."""
+    try:
+        if within is None:
+            raise error from cause
+        try:
+            raise within
+        except Exception:
+            if cause is False:
+                raise error from None
+            raise error
+    except Exception as caught:
+        return caught.with_traceback(None)
+
+
+DESCRIPTORS = tuple(
+    type(descriptor)
+    for descriptor in (str.join, dict.__dict__["fromkeys"], type.__dict__["__mro__"],
+                       type.__dict__["__name__"])
+)
+
+
+class Described:
+    @property
+    def readable(self):
+        return 1
+
+    @classmethod
+    def of_class(cls):
+        return cls
+
+    @staticmethod
+    def static(value):
+        return value
+
+
 def slots_of(value):
     for base in type(value).__mro__:
         names = base.__dict__.get("__slots__", ())
         for name in (names,) if isinstance(names, str) else names:
             if name not in ("__dict__", "__weakref__") and hasattr(value, name):
                 yield name, getattr(value, name)
+
+
+def members_of(value):
+    """Attributes that types written in C declare as objects."""
+    for base in type(value).__mro__:
+        for name, member in base.__dict__.items():
+            written_in_c = not base.__flags__ & 1 << 9 or "." in base.__module__ or base.__module__ == "re"
+            if written_in_c and isinstance(member, types.MemberDescriptorType) and not name.startswith("__"):
+                held = getattr(value, name, None)
+                if held is not None and name not in ("flags", "groups"):
+                    yield name, held
 
 
 def without_surrogates(text):
@@ -158,14 +229,26 @@ def sized(found, length, limit):
     return found
 
 
+# Descriptions of kinds that other modules add: (type, function).
+OTHER_KINDS = []
+
+
 def describe(value, around=()):
     """The JSON form of a value, from the inside."""
     found = {"type": type(value).__name__}
+    for kind, description in OTHER_KINDS:
+        if isinstance(value, kind):
+            found.update(description(value))
+            return found
     if value is None or isinstance(value, bool):
         found["value"] = value
-    elif isinstance(value, (enum.Enum, uuid.UUID, decimal.Decimal, pathlib.PurePath)):
+    elif isinstance(value, enum.Enum):
+        # Before 3.11 a combination of flags has no name.
+        name = "." + value._name_ if value._name_ is not None else ""
+        found["value"] = "<%s%s: %r>" % (type(value).__name__, name, value._value_)
+    elif isinstance(value, (uuid.UUID, decimal.Decimal, pathlib.PurePath)):
         found["value"] = repr(value)
-    elif isinstance(value, (datetime.date, datetime.time, datetime.timedelta)):
+    elif isinstance(value, (datetime.date, datetime.time, datetime.timedelta, datetime.timezone)):
         found["value"] = repr(value)
     elif isinstance(value, int):
         found["value"] = int(value) if abs(value) < 2**53 else str(int(value))
@@ -192,6 +275,20 @@ def describe(value, around=()):
         found["value"] = "<generator object %s>" % value.__qualname__
     elif isinstance(value, types.CoroutineType):
         found["value"] = "<coroutine object %s>" % value.__qualname__
+    elif isinstance(value, types.AsyncGeneratorType):
+        found["value"] = "<async_generator object %s>" % value.__qualname__
+    elif isinstance(value, types.CodeType):
+        found["value"] = '<code object %s, file "%s", line %d>' % (
+            value.co_name, value.co_filename, value.co_firstlineno)
+    elif isinstance(value, types.BuiltinFunctionType):
+        found["value"] = "<built-in function %s>" % value.__name__
+    elif isinstance(value, types.WrapperDescriptorType):  # 3.15 prints some without their type
+        found["value"] = "<slot wrapper '%s' of '%s' objects>" % (value.__name__, value.__objclass__.__name__)
+    elif isinstance(value, DESCRIPTORS):
+        found["value"] = repr(value)
+    elif isinstance(value, memoryview):
+        found["value"] = repr(value.tobytes()[:TEXT])
+        sized(found, value.nbytes, TEXT)
     elif any(value is outer for outer in around):
         found["not_captured_reason"] = "cycle"
     else:
@@ -206,23 +303,48 @@ def describe(value, around=()):
             sized(found, len(items), ITEMS)
         elif isinstance(value, (range, slice)):
             found["fields"] = {n: describe(getattr(value, n), around) for n in ("start", "stop", "step")}
+        elif isinstance(value, (type({}.keys()), type({}.values()), array.array)):
+            items = list(value)
+            found["elements"] = [describe(item, around) for item in items[:ITEMS]]
+            sized(found, len(items), ITEMS)
+        elif isinstance(value, (type({}.items()), types.MappingProxyType)):
+            items = list(dict(value).items())
+            found["entries"] = [[describe(k, around), describe(v, around)] for k, v in items[:ITEMS]]
+        elif isinstance(value, weakref.ref):
+            found["fields"] = {"referent": describe(value(), around)}
+        elif isinstance(value, (classmethod, staticmethod)):
+            found["fields"] = {"__func__": describe(value.__func__, around)}
+        elif isinstance(value, property):
+            parts = {n: getattr(value, n) for n in ("fget", "fset", "fdel")}
+            found["fields"] = {n: describe(part, around) for n, part in parts.items() if part is not None}
+        elif isinstance(value, types.CellType):
+            found["fields"] = {"contents": describe(value.cell_contents, around)}
         elif isinstance(value, functools.partial):
             found["fields"] = {n: describe(getattr(value, n), around) for n in ("func", "args", "keywords")}
         else:
             fields = dict(getattr(value, "__dict__", {}))
             fields.update(slots_of(value))
+            fields.update(members_of(value))
             if isinstance(value, BaseException):
                 fields["args"] = value.args
+                if value.__cause__ is not None:
+                    fields["__cause__"] = value.__cause__
+                elif value.__context__ is not None and not value.__suppress_context__:
+                    fields["__context__"] = value.__context__
             found["fields"] = {name: describe(field, around) for name, field in fields.items()}
     return found
+
+
+# What weak references of the corpus point to.
+KEPT = []
 
 
 def corpus():
     values = {}
 
     def add(name, *of_kind):
-        for at, value in enumerate(of_kind):
-            values["%s %d" % (name, at)] = value
+        for value in of_kind:
+            values["%s %d" % (name, len(values))] = value
 
     add("singleton", None, True, False, ..., NotImplemented)
     add("int", 0, 1, -1, 255, 256, -5, 257, MyInt(7), MyInt(-(2**70)))
@@ -265,6 +387,16 @@ def corpus():
     add("dict subclass", counted, collections.OrderedDict(a=1, b=2), collections.Counter("hello"))
     long = collections.deque(range(200))
     long.rotate(70)
+    reordered = collections.OrderedDict((number, str(number)) for number in range(12))
+    reordered.move_to_end(3)
+    reordered.move_to_end(7, last=False)
+    del reordered[5]
+    add("ordered dict", reordered, collections.OrderedDict(), collections.OrderedDict.fromkeys(range(1200)))
+    nested = collections.defaultdict(lambda: collections.defaultdict(int))
+    nested["a"]["b"] += 1
+    add("defaultdict", collections.defaultdict(int, a=1), nested, collections.ChainMap({"a": 1}, {"b": 2}))
+    viewed = {"a": 1, (2,): [3]}
+    add("dict view", viewed.keys(), viewed.values(), viewed.items(), types.MappingProxyType(viewed))
     add("deque", collections.deque(), collections.deque([1, 2]), long, collections.deque([1, 2, 3], maxlen=2))
     strayed, grown, shrunk = Shared(1), Shared(2), Shared(3)
     strayed.extra = "later"
@@ -280,20 +412,52 @@ def corpus():
     add("slots", Slotted(1, [2]), SlottedChild(), SlottedAndDict())
     add("dataclass", Order(1, [Point(1.0, -2.5)]), Point(0.0, 1e300))
     add("enum", Colour.RED, Colour.GREEN, Number.ONE)
+    add("flag", Permission.READ, Permission.READ | Permission.WRITE, Permission(0), Mode.A, Mode.A | Mode.B, Mode(2))
+    add("enum of the library", http.HTTPStatus.NOT_FOUND)
     zone = datetime.timezone(datetime.timedelta(hours=-3, minutes=-30))
     utc = datetime.timezone.utc
     add("date", datetime.date(1, 1, 1), datetime.date(2024, 2, 29), datetime.date(9999, 12, 31))
     add("time", datetime.time(), datetime.time(23, 59, 58), datetime.time(1, 2, 3, 4), datetime.time(1, tzinfo=utc))
     add("datetime", datetime.datetime(2024, 1, 2), datetime.datetime(2024, 1, 2, 3, 4, 5, 678901))
     add("datetime with zone", datetime.datetime(2024, 1, 2, tzinfo=utc), datetime.datetime(2024, 1, 2, 3, tzinfo=zone))
+    add("datetime fold", datetime.datetime(2024, 10, 27, 2, fold=1), datetime.time(2, 30, fold=1))
+    named = datetime.timezone(datetime.timedelta(hours=2), "CEST")
+    add("named zone", datetime.datetime(2024, 1, 2, tzinfo=named), datetime.time(1, tzinfo=named))
+    add("zone", utc, zone, named)
+    if zoneinfo is not None and zoneinfo.available_timezones():
+        add("zoneinfo", datetime.datetime(2024, 7, 1, tzinfo=zoneinfo.ZoneInfo("Europe/Berlin")))
     add("timedelta", datetime.timedelta(), datetime.timedelta(1, 2, 3), datetime.timedelta(-1), datetime.timedelta(0, 5))
     for text in ("0", "1.50", "-0.001", "1E-7", "12E+3", "NaN", "-Infinity", "sNaN", "0.00", "-0", "9" * 60, "1E+400"):
         add("decimal " + text, decimal.Decimal(text))
     add("uuid", uuid.UUID(int=0), uuid.UUID(int=2**128 - 1), uuid.UUID("12345678-1234-5678-1234-567812345678"))
+    windows = pathlib.PureWindowsPath
+    add("windows path", windows("C:/a/b"), windows("a\\b"), windows("//host/share/x"), windows("C:a"))
+    add("path of here", pathlib.Path("/srv") / "a", pathlib.Path("a") / "b" / ".." / "c", pathlib.Path())
     add("path", pathlib.PurePosixPath("/a/b"), pathlib.PurePosixPath("a"), pathlib.PurePosixPath("."))
     add("fraction", fractions.Fraction(1, 3))
     add("range", range(3), range(1, 100, 7), slice(1, None), slice(None, 5, -1))
     add("exception", ValueError("x"), KeyError(), Failure("bad", 7), OSError(2, "no"))
+    cause, context = KeyError("inner"), OSError(13, "denied", "/etc/shadow")
+    add("exception with cause", raised(ValueError("outer"), cause), raised(Failure("outer", 1), within=context))
+    add("exception with context hidden", raised(ValueError("outer"), False, within=TypeError("hidden")))
+    add("exception of the system", OSError(2, "no", "/a"), StopIteration(5), SystemExit(3), UnicodeError("u"))
+    add("builtin", len, [].append, time.sleep, operator.itemgetter, str.join, object.__str__)
+    add("descriptor", dict.__dict__["fromkeys"], type.__dict__["__mro__"], type.__dict__["__name__"])
+    add("descriptor of Python", *(Described.__dict__[name] for name in ("readable", "of_class", "static")))
+    add("cell", *closure([1]).__closure__)
+    add("code", closure.__code__, compile("1\n", "<text>", "eval"))
+    add("memoryview", memoryview(b"abc"), memoryview(bytearray(3000)), memoryview(b"abcdef")[::-2], memoryview(b""))
+    add("memoryview shaped", memoryview(bytes(range(24))).cast("B", [2, 3, 4]), memoryview(array.array("i", [1, -1])))
+    add("array", *(array.array(code, [1, 0, 100]) for code in "bBhHiIlLqQfd"))
+    add("array of text", array.array("w" if sys.version_info >= (3, 13) else "u", "h\xe9\u20ac"))
+    add("array", array.array("i"), array.array("h", range(1500)))
+    referent = Plain(a=1)
+    KEPT.append(referent)
+    add("weakref", weakref.ref(referent), weakref.ref(Plain()))
+    add("namespace", types.SimpleNamespace(), types.SimpleNamespace(a=1, b=[2]))
+    add("cached function", functools.lru_cache(maxsize=5)(closure))
+    add("pattern", re.compile("a(?P<name>b)"))
+    add("async generator", async_generator())
     add("callable", closure, closure(1), Plain().method, functools.partial(closure, 1, key=2), Plain, int)
     add("generator", generator(3))
     add("coroutine", coroutine())
@@ -333,12 +497,26 @@ async def in_nested_coroutine():
     park(0)
 
 
+timeouts = iter([0.0] * 20000 + [3600.0])
+
+
+def in_hot_loop():
+    """The last of many equal calls blocks: compiled by then, where there is a JIT."""
+    lock = threading.Lock()
+    acquire = lock.acquire
+    acquire()
+    parked.release()
+    for seconds in timeouts:
+        acquire(True, seconds)
+
+
 class Worker:
     def run(self, key=None):
         return sorted([2, 1], key=lambda item: park(2))
 
 
 ENTRIES = [
+    in_hot_loop,
     lambda: park(5),
     lambda: next(in_generator()),
     lambda: asyncio.run(in_coroutine()),
@@ -375,22 +553,29 @@ def lines(code):
     return [list(start) for start in dis.findlinestarts(code)]
 
 
-def hold(module_code):
+# The text form of these is what Python prints.
+PRINTED = (int, float, str, bytes, complex, bool, type(None), type(...), bytearray, list, tuple, dict, set, frozenset,
+           decimal.Decimal, uuid.UUID, datetime.date, datetime.time, datetime.datetime, datetime.timedelta,
+           datetime.timezone, type(pathlib.Path()), pathlib.PurePosixPath, pathlib.PureWindowsPath)
+
+
+def hold(module_code, values):
     password = "hunter2"
     request = {"url": "http://user:hunter2@host/", "api_key": "hunter2", "note": "fine"}
-    values = corpus()
-    text = {name: repr(value) for name, value in values.items() if type(value) in (int, float, str, bytes, complex)}
+    text = {name: repr(value) for name, value in values.items() if type(value) in PRINTED and "recursive" not in name}
     for entry in ENTRIES:
         threading.Thread(target=entry, daemon=True).start()
     for _ in ENTRIES:
         parked.acquire()
+    while operator.length_hint(timeouts):
+        time.sleep(0.01)
     time.sleep(0.3)
     functions = [f for f in gc.get_objects() if isinstance(f, types.FunctionType)]
     facts = {
         "values": {name: describe(value) for name, value in values.items()},
         "text": text,
         "stacks": stacks(),
-        "main": threading.main_thread().native_id,
+        "jit": getattr(sys, "_jit", None) is not None and sys._jit.is_enabled(),
         "code": [[c.co_name, c.co_firstlineno, lines(c)] for c in code_objects(module_code)],
         "qualnames": [
             [f.__code__.co_name, f.__code__.co_firstlineno, f.__qualname__]
@@ -404,4 +589,5 @@ def hold(module_code):
     return password, request
 
 
-hold(sys._getframe().f_code)
+if __name__ == "__main__":
+    hold(sys._getframe().f_code, corpus())

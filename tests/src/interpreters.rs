@@ -1,9 +1,10 @@
 //! The interpreters that `cargo xtask interpreters` installs: reads their manifest and starts them.
 
+use std::io::{BufRead as _, BufReader};
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Child, Command, Stdio};
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, ensure};
 use serde::{Deserialize, Serialize};
 
 use crate::paths;
@@ -66,6 +67,44 @@ impl Interpreter {
         command.arg(root).arg(inside);
         clean(&mut command);
         command
+    }
+}
+
+/// A process of an interpreter that has said its first line. Dropping it ends it.
+#[derive(Debug)]
+pub struct Running {
+    child: Child,
+    /// What it printed, to the end of the first line.
+    pub said: String,
+}
+
+impl Running {
+    /// Starts a command that becomes an interpreter, and waits until it prints a line.
+    ///
+    /// # Errors
+    /// It cannot be started, or ends before it has printed a line.
+    pub fn start(mut command: Command, input: Stdio) -> Result<Self> {
+        command.stdin(input).stdout(Stdio::piped());
+        let child = command.spawn().with_context(|| format!("start {command:?}"))?;
+        let mut running = Self { child, said: String::new() };
+        let out = running.child.stdout.take().context("its standard output is a pipe")?;
+        BufReader::new(out).read_line(&mut running.said).context("read what it prints")?;
+        ensure!(running.said.ends_with('\n'), "{command:?} ended before it said anything");
+        Ok(running)
+    }
+
+    /// Its process id.
+    #[must_use]
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        // It may have ended; all there is to do is to reap it.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
     }
 }
 

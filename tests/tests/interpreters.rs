@@ -1,34 +1,20 @@
 //! Every interpreter of `cargo xtask interpreters` is recognised from outside as what it is.
 
-use std::io::{BufRead as _, BufReader};
-use std::process::{Child, Stdio};
+use std::process::Stdio;
 
-use anyhow::{Context as _, Result, bail, ensure};
+use anyhow::{Result, bail, ensure};
 use tracekit_agent::discovery::interpreter::{Libc, Linkage};
 use tracekit_agent::discovery::{Inspected, Inspector};
-use tracekit_tests::interpreters::{Interpreter, installed};
-
-/// Ends the process with its value.
-struct Running(Child);
-
-impl Drop for Running {
-    fn drop(&mut self) {
-        let _ = self.0.kill();
-        let _ = self.0.wait();
-    }
-}
+use tracekit_tests::interpreters::{Interpreter, Running, installed};
 
 /// Starts an interpreter and waits until it runs Python code.
 fn start(interpreter: &Interpreter) -> Result<(Running, String)> {
     let program = "import sys, time; print(sys.version.split()[0], flush=True); time.sleep(60)";
     let mut command = interpreter.command();
-    command.args(["-c", program]).stdin(Stdio::null()).stdout(Stdio::piped());
-    let mut running = Running(command.spawn().with_context(|| format!("start {command:?}"))?);
-    let out = running.0.stdout.take().context("its standard output is a pipe")?;
-    let mut line = String::new();
-    BufReader::new(out).read_line(&mut line).context("read what it prints")?;
-    ensure!(!line.is_empty(), "{command:?} printed nothing");
-    Ok((running, line.trim().trim_end_matches('+').to_owned()))
+    command.args(["-c", program]);
+    let running = Running::start(command, Stdio::null())?;
+    let told = running.said.trim().trim_end_matches('+').to_owned();
+    Ok((running, told))
 }
 
 fn compare(interpreter: &Interpreter, told: &str, inspected: &Inspected) -> Result<()> {
@@ -49,6 +35,8 @@ fn compare(interpreter: &Interpreter, told: &str, inspected: &Inspected) -> Resu
     ensure!(!found.embedded, "taken for a program that embeds Python");
     ensure!(found.debug == interpreter.is("debug"), "debug build: {}", found.debug);
     ensure!(found.bits == 64, "{} bits", found.bits);
+    // `python.rs` reads them all.
+    ensure!(found.unreadable().is_none(), "said to be unreadable: {:?}", found.unreadable());
     Ok(())
 }
 
@@ -57,7 +45,7 @@ fn every_interpreter_is_recognised() -> Result<()> {
     let mut failures = Vec::new();
     for interpreter in installed()? {
         let outcome = start(&interpreter).and_then(|(running, told)| {
-            let inspected = Inspector::default().inspect(running.0.id())?;
+            let inspected = Inspector::default().inspect(running.pid())?;
             compare(&interpreter, &told, &inspected)?;
             println!(
                 "{}: {} ({})",

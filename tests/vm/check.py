@@ -192,6 +192,12 @@ def check_order():
         all(c["kind"] == "client" and c["trace_id"] == server["trace_id"] for c in children(server)),
         "see the spans",
     )
+    places = [(attribute(c, "code.file.path"), attribute(c, "code.function.name")) for c in children(server)]
+    files, functions = {file for file, _ in places}, [function for _, function in places]
+    expect("children say which file of the application made them", files == {"/vm/app.py"}, places)
+    expect("the first says which function", functions[:1] == ["Shop.order"], places)
+    lines = [attribute(c, "code.line.number") for c in children(server)]
+    expect("children say which line", all(isinstance(line, int) and line > 1 for line in lines), lines)
     expect("the resource names a service", "service.name" in str(server["resource"]), server["resource"])
 
 

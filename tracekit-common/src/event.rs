@@ -13,6 +13,8 @@ pub enum Kind {
     Close = 3,
     /// [`ProcessRecord`]
     Process = 4,
+    /// [`StackRecord`](crate::python::StackRecord), followed by its frames.
+    Stack = 5,
 }
 
 impl Kind {
@@ -24,6 +26,7 @@ impl Kind {
             2 => Some(Self::Data),
             3 => Some(Self::Close),
             4 => Some(Self::Process),
+            5 => Some(Self::Stack),
             _ => None,
         }
     }

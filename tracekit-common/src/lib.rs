@@ -8,4 +8,5 @@
 
 pub mod event;
 pub mod map;
+pub mod python;
 pub mod syscall;

@@ -28,6 +28,11 @@ pub struct ConnectionState {
 
 /// Flag of a connection: nothing in it is of interest, don't capture.
 pub const IGNORE: u32 = 1;
+/// Flag of a connection: the last transfer was sent by the process.
+pub const SENDING: u32 = 2;
+
+/// A connection of which the process is the server: why it sends is known.
+pub const SERVER: u32 = 1;
 
 /// Why records were lost: indices of the `LOSSES` array.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -29,6 +29,12 @@ offsets! {
     TASK_PID,
     /// `struct task_struct`: `files`
     TASK_FILES,
+    /// `struct task_struct`: `thread_pid`
+    TASK_THREAD_PID,
+    /// `struct pid`: `level`
+    PID_LEVEL,
+    /// `struct pid`: `numbers`
+    PID_NUMBERS,
     /// `struct files_struct`: `fdt`
     FILES_FDT,
     /// `struct fdtable`: `max_fds`

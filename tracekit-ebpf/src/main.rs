@@ -2,6 +2,7 @@
 //!
 //! Four raw tracepoints; nothing here writes to a process, overrides a return value or sends a signal:
 //! * `sys_enter`, `sys_exit`: what selected processes send and receive on stream sockets ([`socket`]);
+//!   and the Python stacks from which they do ([`stack`], [`python`]);
 //! * `sched_process_fork`, `sched_process_exec`, `sched_process_exit`: which processes are selected
 //!   ([`process`]).
 //!
@@ -19,8 +20,10 @@ mod capture;
 mod layout;
 mod maps;
 mod process;
+mod python;
 mod read;
 mod socket;
+mod stack;
 mod syscall;
 
 #[cfg(not(test))]

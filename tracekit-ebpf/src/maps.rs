@@ -1,5 +1,6 @@
 //! Maps.
 
+use aya_ebpf::helpers::bpf_ktime_get_ns;
 use aya_ebpf::{
     bindings::{BPF_RB_FORCE_WAKEUP, BPF_RB_NO_WAKEUP},
     macros::map,
@@ -8,8 +9,11 @@ use aya_ebpf::{
 use tracekit_common::{
     event::{HEAD_MAX, TAIL_MAX},
     map::{ConnectionKey, ConnectionState, LOSSES, Loss},
+    python::{CodeClass, CodeKey, Python, Thread},
     syscall::TABLE,
 };
+
+use crate::stack;
 
 /// Records for the user side. Its size is set at load.
 #[map]
@@ -33,6 +37,22 @@ pub static ENTERED: HashMap<u32, u64> = HashMap::with_max_entries(32 * 1024, 0);
 pub static CONNECTIONS: LruHashMap<ConnectionKey, ConnectionState> =
     LruHashMap::with_max_entries(64 * 1024, 0);
 
+/// Connections of which the process is the server: `SERVER`.
+#[map]
+pub static ROLES: LruHashMap<ConnectionKey, u32> = LruHashMap::with_max_entries(64 * 1024, 0);
+
+/// Interpreters of selected processes, by thread group.
+#[map]
+pub static PYTHONS: HashMap<u32, Python> = HashMap::with_max_entries(16 * 1024, 0);
+
+/// Thread states by thread. An entry stays until its thread exits.
+#[map]
+pub static THREADS: HashMap<u32, Thread> = HashMap::with_max_entries(32 * 1024, 0);
+
+/// What the user side knows of code objects.
+#[map]
+pub static CODES: LruHashMap<CodeKey, CodeClass> = LruHashMap::with_max_entries(64 * 1024, 0);
+
 /// Records lost, by `Loss`.
 #[map]
 pub static LOSS_COUNTS: PerCpuArray<u64> = PerCpuArray::with_max_entries(LOSSES, 0);
@@ -45,8 +65,19 @@ pub const SCRATCH: usize = 64 + 3 * HEAD_MAX + 2 * TAIL_MAX;
 #[map]
 pub static BUFFER: PerCpuArray<[u8; SCRATCH]> = PerCpuArray::with_max_entries(1, 0);
 
+/// Where stacks are put together.
+#[map]
+pub static STACK: PerCpuArray<[u8; stack::SCRATCH]> = PerCpuArray::with_max_entries(1, 0);
+
+/// When the reader was woken last: nanoseconds of `CLOCK_MONOTONIC`.
+#[map]
+pub static LAST_WAKE: Array<u64> = Array::with_max_entries(1, 0);
+
 /// The reader polls; it is woken early when this many bytes wait.
 const WAKE_AT: u64 = 512 * 1024;
+/// Nanoseconds between wake-ups: where the reader is behind, one for each record would cost the traced
+/// threads several microseconds a record.
+const WAKE_EVERY: u64 = 1_000_000;
 /// `BPF_RB_AVAIL_DATA` of `bpf_ringbuf_query`.
 const AVAILABLE: u64 = 0;
 
@@ -62,11 +93,20 @@ pub fn lose(loss: Loss) {
 /// Flags for the next record: a wake-up for each would cost the traced thread more than the copy.
 #[inline(always)]
 pub fn wakeup() -> u64 {
-    if EVENTS.query(AVAILABLE) > WAKE_AT {
-        u64::from(BPF_RB_FORCE_WAKEUP)
-    } else {
-        u64::from(BPF_RB_NO_WAKEUP)
+    if EVENTS.query(AVAILABLE) > WAKE_AT
+        && let Some(last) = LAST_WAKE.get_ptr_mut(0)
+    {
+        // SAFETY: the helper has no preconditions; the pointer comes from the map and was checked. Two CPUs
+        // that wake at once wake once too often.
+        let now = unsafe { bpf_ktime_get_ns() };
+        // SAFETY: as above.
+        if now - unsafe { *last } > WAKE_EVERY {
+            // SAFETY: as above.
+            unsafe { *last = now };
+            return u64::from(BPF_RB_FORCE_WAKEUP);
+        }
     }
+    u64::from(BPF_RB_NO_WAKEUP)
 }
 
 /// Sends a record of fixed size.

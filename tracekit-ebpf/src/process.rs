@@ -10,7 +10,7 @@ use tracekit_common::event::{Kind, PROCESS_EXEC, PROCESS_EXIT, PROCESS_FORK, Pro
 
 use crate::{
     layout::{FOLLOW_ALL, TASK_PID, TASK_TGID},
-    maps::{ENTERED, SELECTED, send},
+    maps::{ENTERED, PYTHONS, SELECTED, THREADS, send},
     read::kernel,
 };
 
@@ -40,6 +40,10 @@ pub fn process_fork(ctx: RawTracePointContext) -> i32 {
     // SAFETY: the pointer comes from the map and was checked.
     let flags = unsafe { *flags };
     let _ = SELECTED.insert(&tgid, &flags, 0);
+    if let Some(python) = PYTHONS.get_ptr(&parent_tgid) {
+        // SAFETY: the pointer comes from the map and was checked. The child has the parent's memory.
+        let _ = PYTHONS.insert(&tgid, unsafe { &*python }, 0);
+    }
     record(PROCESS_FORK, tgid, parent_tgid);
     0
 }
@@ -48,6 +52,8 @@ pub fn process_fork(ctx: RawTracePointContext) -> i32 {
 #[raw_tracepoint(tracepoint = "sched_process_exec")]
 pub fn process_exec(ctx: RawTracePointContext) -> i32 {
     let tgid = ctx.tgid();
+    // Another program, another memory.
+    let _ = PYTHONS.remove(&tgid);
     if FOLLOW_ALL.load() != 0 || selected(tgid) {
         record(PROCESS_EXEC, tgid, 0);
     }
@@ -65,8 +71,10 @@ pub fn process_exit(ctx: RawTracePointContext) -> i32 {
     let task: u64 = ctx.arg(0);
     let tid = kernel::<u32>(task, TASK_PID.load()).unwrap_or(ids as u32);
     let _ = ENTERED.remove(&tid);
+    let _ = THREADS.remove(&tid);
     if tid == tgid {
         let _ = SELECTED.remove(&tgid);
+        let _ = PYTHONS.remove(&tgid);
         record(PROCESS_EXIT, tgid, 0);
     }
     0

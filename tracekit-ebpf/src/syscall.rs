@@ -145,38 +145,37 @@ fn transferred(regs: u64, returned: i64, tgid: u32, tid: u32) -> Option<()> {
     let third: u64 = kernel(regs, REGS_ARG2.load())?;
     let length = returned as u64;
     let entered = if write {
-        ENTERED.get_ptr(&tid).map(|time| {
-            // SAFETY: the pointer comes from the map and was checked.
-            unsafe { *time }
-        })
+        // SAFETY: the pointer comes from the map and was checked.
+        ENTERED.get_ptr(&tid).map_or(0, |time| unsafe { *time })
     } else {
-        None
+        0
     };
-    let mut call =
-        Call { tgid, tid, entered, length, direction: if write { OUTBOUND } else { INBOUND }, counted: true };
+    let direction = if write { OUTBOUND } else { INBOUND };
+    let mut call = Call { tgid, tid, entered, length, direction, counted: true, stack: true };
     let payload = match class {
-        READ | WRITE | SENDTO => Payload::Bytes(second),
-        READV | WRITEV => Payload::Vector(second, third),
+        READ | WRITE | SENDTO => Payload::bytes(second),
+        READV | WRITEV => Payload::vector(second, third),
         RECVFROM => match received(kernel(regs, REGS_ARG3.load())?)? {
-            true => Payload::Bytes(second),
-            false => Payload::None,
+            true => Payload::bytes(second),
+            false => Payload::NONE,
         },
         RECVMSG | SENDMSG => {
             let known = class == SENDMSG || received(third)?;
-            let vector = Payload::Vector(user(second + MSGHDR_IOV)?, user(second + MSGHDR_IOVLEN)?);
-            if known { vector } else { Payload::None }
+            let vector = Payload::vector(user(second + MSGHDR_IOV)?, user(second + MSGHDR_IOVLEN)?);
+            if known { vector } else { Payload::NONE }
         }
         SENDMMSG => {
             call.length = 0;
             call.counted = false;
-            Payload::None
+            Payload::NONE
         }
-        SENDFILE => Payload::None,
+        SENDFILE => Payload::NONE,
         SPLICE => {
-            call.emit(third as u32, Payload::None);
+            call.stack = false;
+            call.emit(third as u32, Payload::NONE);
             call.direction = INBOUND;
-            call.entered = None;
-            Payload::None
+            call.entered = 0;
+            Payload::NONE
         }
         _ => return None,
     };

@@ -51,7 +51,7 @@ fn catch_interrupts() {
 /// # Errors
 /// Something does not start; with `--once` also if a request was not traced.
 pub fn run(arguments: &Arguments) -> Result<()> {
-    setup::run(&setup::Arguments::minimal())?;
+    setup::install(setup::Extent::Minimal)?;
     build_agent(Profile::Release)?;
     catch_interrupts();
     step("start PostgreSQL, Redis, a backend, and the Flask shop under gunicorn (2 workers)");

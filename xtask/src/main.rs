@@ -24,7 +24,7 @@ struct Arguments {
 
 #[derive(Debug, Subcommand)]
 enum Chore {
-    /// Install what tests, demo and benchmarks need: Debian packages, virtual environments, bpf-linker.
+    /// Install what all chores need: Debian packages, virtual environments, interpreters, bpf-linker.
     Setup(setup::Arguments),
     /// Install the interpreters that the reader of CPython is tested on.
     Interpreters(interpreters::Arguments),

@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use anyhow::{Context as _, Result, bail};
+use tracekit_tests::interpreters::installed;
 use tracekit_tests::paths;
 
 use crate::vm;
@@ -14,22 +15,22 @@ use crate::vm;
 /// What to install.
 #[derive(Debug, clap::Args)]
 pub struct Arguments {
-    /// Only what the demo, the end-to-end tests and the benchmarks need; not what `build-ebpf` (a compiler for
-    /// the BPF target, LLVM, bpf-linker) and `vm` (QEMU, cpio) need.
+    /// Only what the demo and the benchmarks need: servers and virtual environments. Not the interpreters of
+    /// `cargo xtask interpreters` (some 250 MB of downloads and, at the first time, five minutes of compiling), and
+    /// not what `build-ebpf` (a compiler for the BPF target, LLVM, bpf-linker) and `vm` (QEMU, cpio) need.
     #[arg(long)]
     minimal: bool,
-    /// Also the interpreters of `cargo xtask interpreters`: some 200 MB of downloads and, at the first time, ten
-    /// minutes of compiling.
-    #[arg(long)]
-    interpreters: bool,
 }
 
-impl Arguments {
-    /// Only what the demo, the end-to-end tests and the benchmarks need.
-    #[must_use]
-    pub fn minimal() -> Self {
-        Self { minimal: true, interpreters: false }
-    }
+/// How much to install.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Extent {
+    /// What the demo and the benchmarks need.
+    Minimal,
+    /// What all tests need too: the interpreters.
+    Tests,
+    /// What every chore needs.
+    Everything,
 }
 
 /// Packages of the servers, the load generator and the interpreter of the end-to-end tests.
@@ -39,27 +40,37 @@ const TEST_PACKAGES: &[&str] =
 /// Debian's Rust for the kernel object where there is no nightly with `rust-src`, and LLVM for bpf-linker.
 const EBPF_PACKAGES: &[&str] = &["rustc-web", "cargo-web", "rust-web-src", "llvm-22-dev", "zlib1g-dev"];
 
+/// What the applications under test run on.
+const SYSTEM_PYTHON: &str = "/usr/bin/python3";
+
 const BPF_LINKER: &str = "0.13.0";
 
 /// Installs what is missing.
 ///
 /// # Errors
-/// An installation failed, or needs root; the message has the command.
+/// As of [`install`].
 pub fn run(arguments: &Arguments) -> Result<()> {
+    install(if arguments.minimal { Extent::Minimal } else { Extent::Everything })
+}
+
+/// Installs what is missing.
+///
+/// # Errors
+/// An installation failed, or needs root; the message has the command.
+pub fn install(extent: Extent) -> Result<()> {
     let mut packages: BTreeSet<&str> = TEST_PACKAGES.iter().copied().collect();
-    if !arguments.minimal {
+    if extent == Extent::Everything {
         packages.extend(EBPF_PACKAGES);
         packages.extend(vm::PACKAGES);
     }
     install_packages(&packages)?;
-    if !arguments.minimal {
+    if extent == Extent::Everything {
         install_bpf_linker()?;
     }
-    make_virtual_environments()?;
-    if arguments.interpreters {
+    if extent >= Extent::Tests {
         crate::interpreters::install()?;
     }
-    Ok(())
+    make_virtual_environments(extent)
 }
 
 /// Installs those of these Debian packages that are missing.
@@ -110,25 +121,37 @@ fn install_bpf_linker() -> Result<()> {
     checked(&mut command)
 }
 
-/// One environment for every `tests/requirements/*.txt`; made anew when the file changes.
-fn make_virtual_environments() -> Result<()> {
+/// One environment for every `tests/requirements/*.txt`; made anew when the file changes. A file that begins with
+/// `# interpreter: ID` is for that row of the interpreters' manifest.
+fn make_virtual_environments(extent: Extent) -> Result<()> {
     let directory = paths::workspace().join("tests/requirements");
     let entries = std::fs::read_dir(&directory).with_context(|| format!("read {}", directory.display()))?;
     let mut files: Vec<PathBuf> = entries.filter_map(|entry| Some(entry.ok()?.path())).collect();
     files.retain(|path| path.extension().is_some_and(|extension| extension == "txt"));
     files.sort();
+    let known = if extent >= Extent::Tests { installed()? } else { Vec::new() };
     for file in files {
-        if let Some(name) = file.file_stem().and_then(|name| name.to_str()) {
-            make_virtual_environment(name, &file)?;
+        let Some(name) = file.file_stem().and_then(|name| name.to_str()) else { continue };
+        let text = std::fs::read_to_string(&file).with_context(|| format!("read {}", file.display()))?;
+        match text.lines().find_map(|line| line.strip_prefix("# interpreter: ")) {
+            None => make_virtual_environment(name, &file, Path::new(SYSTEM_PYTHON))?,
+            Some(_) if extent < Extent::Tests => {}
+            // Where pyenv lacks a version, the manifest lacks it too, and has said so.
+            Some(id) => {
+                if let Some(interpreter) = known.iter().find(|interpreter| interpreter.id == id) {
+                    let python = paths::workspace().join(&interpreter.python);
+                    make_virtual_environment(name, &file, &python)?;
+                }
+            }
         }
     }
     Ok(())
 }
 
-fn make_virtual_environment(name: &str, requirements: &Path) -> Result<()> {
+fn make_virtual_environment(name: &str, requirements: &Path, python: &Path) -> Result<()> {
     let directory = paths::target().join("venvs").join(name);
     let stamp = directory.join("requirements.hash");
-    let hash = requirements_hash(requirements)?;
+    let hash = requirements_hash(requirements, python)?;
     if std::fs::read_to_string(&stamp).is_ok_and(|made| made == hash) {
         return Ok(());
     }
@@ -136,7 +159,7 @@ fn make_virtual_environment(name: &str, requirements: &Path) -> Result<()> {
     if directory.exists() {
         std::fs::remove_dir_all(&directory).with_context(|| format!("remove {}", directory.display()))?;
     }
-    checked(Command::new("/usr/bin/python3").args(["-m", "venv"]).arg(&directory))?;
+    checked(Command::new(python).args(["-m", "venv"]).arg(&directory))?;
     let mut pip = Command::new(directory.join("bin/pip"));
     pip.args(["install", "--quiet", "--disable-pip-version-check", "--only-binary", ":all:", "-r"]);
     checked(pip.arg(requirements))?;
@@ -144,7 +167,7 @@ fn make_virtual_environment(name: &str, requirements: &Path) -> Result<()> {
 }
 
 /// Of the file, those that it includes with `-r`, and the interpreter.
-fn requirements_hash(requirements: &Path) -> Result<String> {
+fn requirements_hash(requirements: &Path, python: &Path) -> Result<String> {
     let mut hasher = DefaultHasher::new();
     let text =
         std::fs::read_to_string(requirements).with_context(|| format!("read {}", requirements.display()))?;
@@ -154,7 +177,7 @@ fn requirements_hash(requirements: &Path) -> Result<String> {
             .with_context(|| format!("read {included}, included by {}", requirements.display()))?
             .hash(&mut hasher);
     }
-    std::fs::canonicalize("/usr/bin/python3").context("find /usr/bin/python3")?.hash(&mut hasher);
+    std::fs::canonicalize(python).with_context(|| format!("find {}", python.display()))?.hash(&mut hasher);
     Ok(format!("{:016x}\n", hasher.finish()))
 }
 

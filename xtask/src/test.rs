@@ -21,7 +21,7 @@ pub struct Arguments {
 /// # Errors
 /// A step failed.
 pub fn run(arguments: &Arguments) -> Result<()> {
-    setup::run(&setup::Arguments::minimal())?;
+    setup::install(setup::Extent::Tests)?;
     let agent = build_agent(Profile::Release)?;
     let filter = arguments.filter.as_deref();
     if !arguments.e2e {

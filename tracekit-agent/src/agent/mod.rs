@@ -5,6 +5,7 @@
 
 mod clock;
 pub mod priority;
+mod pythons;
 mod world;
 
 use std::{
@@ -26,7 +27,8 @@ use crate::{
     trace::{correlator::Correlator, peer::ServiceMap},
 };
 use clock::monotonic_nanos;
-use tracekit_protocol::Event;
+use pythons::Pythons;
+use tracekit_protocol::{Close, Direction, Event, Role};
 use world::World;
 
 /// How long records may wait in the ring buffer: as live as a person can tell, and 50 wake-ups a second.
@@ -73,6 +75,7 @@ pub struct Agent {
     correlator: Correlator,
     tracker: Tracker,
     world: World,
+    pythons: Pythons,
     spans: Handle,
     counters: Arc<Counters>,
     losses: Losses,
@@ -95,6 +98,7 @@ impl Agent {
             correlator: Correlator::new(config.services),
             tracker: Tracker::new(config.inspector, config.selector),
             world: World::new(config.service_name, config.sampler),
+            pythons: Pythons::default(),
             spans,
             counters,
             losses: Losses::default(),
@@ -125,6 +129,7 @@ impl Agent {
             if now >= housekeeping {
                 housekeeping = now + HOUSEKEEPING;
                 self.world.tick();
+                self.pythons.tick(&mut self.probes);
                 self.count_losses();
                 self.step().settle_quiet();
             }
@@ -146,8 +151,10 @@ impl Agent {
     }
 
     fn drain(&mut self) {
-        let Self { probes, records, connections, correlator, tracker, world, spans, counters, .. } = self;
-        let mut step = Step { probes, connections, correlator, tracker, world, spans, counters };
+        let Self {
+            probes, records, connections, correlator, tracker, world, pythons, spans, counters, ..
+        } = self;
+        let mut step = Step { probes, connections, correlator, tracker, world, pythons, spans, counters };
         let count = records.drain(|bytes| match record::decode(bytes) {
             Some(record) => step.take(record),
             None => tracing::error!(
@@ -177,8 +184,8 @@ impl Agent {
     }
 
     fn step(&mut self) -> Step<'_> {
-        let Self { probes, connections, correlator, tracker, world, spans, counters, .. } = self;
-        Step { probes, connections, correlator, tracker, world, spans, counters }
+        let Self { probes, connections, correlator, tracker, world, pythons, spans, counters, .. } = self;
+        Step { probes, connections, correlator, tracker, world, pythons, spans, counters }
     }
 }
 
@@ -198,6 +205,7 @@ struct Step<'a> {
     correlator: &'a mut Correlator,
     tracker: &'a mut Tracker,
     world: &'a mut World,
+    pythons: &'a mut Pythons,
     spans: &'a Handle,
     counters: &'a Counters,
 }
@@ -209,9 +217,24 @@ impl Step<'_> {
                 self.counters.add(Counter::ConnectionsTracked, 1);
                 self.connections.opened(id, local, remote);
             }
+            Record::Stack(stack) => self.pythons.stack(&stack, self.probes),
             Record::Data(data) => {
-                let Self { connections, correlator, world, spans, .. } = self;
-                let verdict = connections.data(&data, emit(correlator, world, spans));
+                let Self { probes, connections, correlator, world, pythons, spans, .. } = self;
+                let outbound = data.direction == Direction::Outbound;
+                if outbound && let Some(caller) = pythons.sends(data.tid) {
+                    connections.sent_from(data.id, caller);
+                }
+                let mut emit = emit(correlator, world, spans);
+                let verdict = connections.data(&data, |connection, event| {
+                    if matches!(&event, Event::Begin(begin) if begin.role == Role::Server && begin.id == 0) {
+                        probes.is_server(connection.id);
+                    }
+                    emit(connection, event);
+                });
+                drop(emit);
+                if !outbound {
+                    connections.sent_from(data.id, None);
+                }
                 if verdict == Verdict::Ignore {
                     self.counters.add(Counter::ConnectionsOpaque, 1);
                     self.probes.ignore(data.id);
@@ -219,7 +242,10 @@ impl Step<'_> {
                 self.settle();
             }
             Record::Close { id, time, tid, close } => {
-                let Self { connections, correlator, world, spans, .. } = self;
+                let Self { probes, connections, correlator, world, spans, .. } = self;
+                if close == Close::Local {
+                    probes.connection_ended(id);
+                }
                 connections.closed(id, close, time, tid, emit(correlator, world, spans));
                 self.settle();
             }
@@ -246,9 +272,11 @@ impl Step<'_> {
         let changes = match event {
             ProcessEvent::Fork { parent, child } => {
                 self.world.forked(parent, child);
+                self.pythons.forked(parent, child);
                 self.tracker.on_fork(parent, child)
             }
             ProcessEvent::Exec(pid) => {
+                self.pythons.remove(pid);
                 let changes = self.tracker.on_exec(pid, Instant::now());
                 if changes.is_empty() {
                     // It may have inherited the selection by fork alone, and is something else now.
@@ -275,7 +303,10 @@ impl Step<'_> {
                     let pid = inspected.pid();
                     self.world.add(&inspected);
                     match self.probes.select(pid) {
-                        Ok(()) => tracing::info!(pid, service = self.world.service_name(pid), "tracing"),
+                        Ok(()) => {
+                            self.pythons.add(&inspected, self.probes);
+                            tracing::info!(pid, service = self.world.service_name(pid), "tracing");
+                        }
                         Err(error) => tracing::error!(pid, %error, "can't trace this process"),
                     }
                 }
@@ -290,9 +321,10 @@ impl Step<'_> {
 
     /// Ends what is in flight in a process that is gone.
     fn forget(&mut self, pid: u32) {
-        let Self { connections, correlator, world, spans, .. } = self;
+        let Self { connections, correlator, world, pythons, spans, .. } = self;
         connections.process_gone(pid, monotonic_nanos(), emit(correlator, world, spans));
         correlator.process_gone(pid);
         world.remove(pid);
+        pythons.remove(pid);
     }
 }

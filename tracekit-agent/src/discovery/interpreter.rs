@@ -16,6 +16,8 @@ use super::version::{PythonVersion, VersionSource, abi_flags};
 
 /// The oldest CPython that is traced.
 pub const OLDEST: (u8, u8) = (3, 8);
+/// The newest CPython whose threads and objects can be read (`python::layout`).
+pub const NEWEST_READ: (u8, u8) = (3, 15);
 /// Binaries whose facts are remembered.
 const MAX_CACHED: usize = 1024;
 
@@ -134,6 +136,23 @@ impl Interpreter {
                 Some(format!("Python {version} is older than {}.{}", OLDEST.0, OLDEST.1))
             }
             _ => None,
+        }
+    }
+
+    /// Why its threads, frames and objects cannot be read, if so. Whether its memory is laid out as its version and
+    /// build say shows only when it is read (`python::runtime`).
+    #[must_use]
+    pub fn unreadable(&self) -> Option<String> {
+        if let Some(reason) = self.unsupported() {
+            return Some(reason);
+        }
+        match &self.version {
+            None => Some("its version is not known".into()),
+            Some((version, _)) if (version.major, version.minor) > NEWEST_READ => Some(format!(
+                "the memory layout of Python {version} is not known, {}.{} is the newest",
+                NEWEST_READ.0, NEWEST_READ.1
+            )),
+            Some(_) => None,
         }
     }
 }
@@ -390,6 +409,17 @@ mod tests {
         let narrow = Interpreter { bits: 32, ..interpreter("3.11.2") };
         assert!(narrow.unsupported().unwrap().contains("32-bit"));
         assert_eq!(interpreter("3.11.2").build_text(), "static, stripped");
+        assert_eq!(narrow.unreadable(), narrow.unsupported());
+    }
+
+    #[test]
+    fn what_is_traced_but_not_read() {
+        let builds = Interpreter { free_threaded: true, debug: true, jit: true, ..interpreter("3.14.0") };
+        assert_eq!(builds.unreadable(), None);
+        for found in [interpreter("3.16.0a1"), Interpreter { version: None, ..interpreter("3.11.2") }] {
+            assert_eq!(found.unsupported(), None);
+            assert!(found.unreadable().is_some(), "{:?}", found.version);
+        }
     }
 
     #[test]

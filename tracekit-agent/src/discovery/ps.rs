@@ -60,6 +60,10 @@ struct Row {
     attachable: bool,
     /// Why it is not attachable.
     reason: Option<String>,
+    /// Its threads and objects can be read: `tracekit dump`.
+    readable: bool,
+    /// Why not.
+    unreadable_reason: Option<String>,
     #[serde(skip)]
     build: String,
     #[serde(skip)]
@@ -128,6 +132,7 @@ fn row(inspected: &Inspected) -> Row {
     let process = &inspected.process;
     let interpreter = &inspected.interpreter;
     let reason = interpreter.unsupported();
+    let unreadable = interpreter.unreadable();
     let mut ports: Vec<String> = inspected
         .listeners
         .iter()
@@ -163,6 +168,8 @@ fn row(inspected: &Inspected) -> Row {
         service_name: Some(inspected.service.name.clone()),
         attachable: reason.is_none(),
         reason,
+        readable: unreadable.is_none(),
+        unreadable_reason: unreadable,
         build: interpreter.build_text(),
         server_text: inspected.server.as_ref().map(ToString::to_string).unwrap_or_default(),
         ports: ports.join(","),
@@ -181,7 +188,7 @@ fn refused(pid: u32, error: &InspectError) -> Row {
         InspectError::Denied { what, .. } => format!("not permitted to read /proc/{pid}/{what}"),
         other => other.to_string(),
     };
-    Row { pid, executable, reason: Some(reason), ..Row::default() }
+    Row { pid, executable, unreadable_reason: Some(reason.clone()), reason: Some(reason), ..Row::default() }
 }
 
 const COLUMNS: [&str; 9] =
@@ -198,8 +205,11 @@ fn table(rows: &[Row], out: &mut impl Write) -> io::Result<()> {
                 (Some(other), _) => other.to_owned(),
                 (None, _) => String::new(),
             };
-            let attachable =
-                row.reason.as_ref().map_or_else(|| "yes".to_owned(), |reason| format!("no: {reason}"));
+            let attachable = match (&row.reason, &row.unreadable_reason) {
+                (Some(reason), _) => format!("no: {reason}"),
+                (None, Some(reason)) => format!("yes, but not dump: {reason}"),
+                (None, None) => "yes".to_owned(),
+            };
             [
                 row.pid.to_string(),
                 python,
@@ -260,8 +270,8 @@ mod tests {
         let mut keys: Vec<&str> = value.as_object().unwrap().keys().map(String::as_str).collect();
         keys.sort_unstable();
         let expected = "attachable container_id container_runtime debug_build distribution embedded executable \
-                        framework free_threaded implementation jit linkage listening namespace_pid pid reason \
-                        server server_mode server_role service_name stripped version";
+                        framework free_threaded implementation jit linkage listening namespace_pid pid readable \
+                        reason server server_mode server_role service_name stripped unreadable_reason version";
         assert_eq!(keys.join(" "), expected);
     }
 

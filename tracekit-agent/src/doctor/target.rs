@@ -6,6 +6,7 @@ use crate::discovery::resource::parse_attributes;
 use crate::discovery::service_name::NameSource;
 use crate::discovery::{InspectError, Inspected, Inspector};
 use crate::exit::ExitCode;
+use crate::python::Target;
 
 pub(super) fn checks(inspector: &Inspector, pid: u32) -> Vec<Check> {
     let mut checks = Vec::new();
@@ -42,6 +43,25 @@ fn refused(error: &InspectError) -> Check {
     Check::fail(id, code, message, remedy)
 }
 
+/// Whether `dump` and `code` can read it: by reading.
+fn frames(inspector: &Inspector, inspected: &Inspected) -> Check {
+    let opened = Target::open(&inspector.proc, inspected);
+    let read = opened.and_then(|target| {
+        let reader = target.reader()?;
+        Ok(target.stacks(&reader, |_, _| true)?.len())
+    });
+    match read {
+        Ok(threads) => {
+            Check::ok("process.frames", format!("the stacks of its {threads} threads are readable"))
+        }
+        Err(error) => Check::warning(
+            "process.frames",
+            error.to_string(),
+            "requests are traced; `tracekit dump` and `tracekit code` cannot read it",
+        ),
+    }
+}
+
 fn found(inspector: &Inspector, inspected: &Inspected, checks: &mut Vec<Check>) {
     let process = &inspected.process;
     let interpreter = &inspected.interpreter;
@@ -65,15 +85,11 @@ fn found(inspector: &Inspector, inspected: &Inspected, checks: &mut Vec<Check>) 
         checks.push(Check::warning(
             "process.version",
             "the version of Python could not be found out",
-            "requests are traced; what depends on the version is off",
+            "requests are traced; its threads and objects cannot be read",
         ));
     }
-    if interpreter.free_threaded || interpreter.jit {
-        let kind = if interpreter.free_threaded { "free-threaded" } else { "JIT-capable" };
-        checks.push(Check::ok(
-            "process.build",
-            format!("{kind} build: tracing of sockets does not depend on it"),
-        ));
+    if interpreter.unsupported().is_none() {
+        checks.push(frames(inspector, inspected));
     }
     if process.exe_deleted || interpreter.binary.deleted {
         let binary = match interpreter.linkage {

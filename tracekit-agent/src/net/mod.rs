@@ -2,7 +2,7 @@
 //!
 //! Pure: no I/O and no clock, so that it can be tested and fuzzed without a kernel.
 
-use std::collections::HashMap;
+use std::{collections::HashMap, sync::Arc};
 
 use tracekit_protocol::{Close, Direction, Event, Limits, Moment, Segment, Session};
 
@@ -11,6 +11,17 @@ use crate::probes::record::{ConnectionId, Data, Endpoint};
 /// Connections followed at once. Beyond, those that were quiet longest are forgotten: of a message in
 /// flight on one of them nothing is reported.
 const MAX_CONNECTIONS: usize = 16 * 1024;
+
+/// A place in the source of the application.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Caller {
+    /// Qualified name of the function.
+    pub function: String,
+    /// `co_filename`
+    pub file: String,
+    /// Line, if it is known.
+    pub line: Option<i32>,
+}
 
 /// What is known of a connection beside its bytes.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -21,6 +32,8 @@ pub struct Connection {
     pub ends: Option<(Endpoint, Endpoint)>,
     /// The socket was in non-blocking mode at the last transfer.
     pub nonblocking: bool,
+    /// Where in the application what was sent last was sent from, if it is known.
+    pub caller: Option<Arc<Caller>>,
 }
 
 struct Followed {
@@ -61,7 +74,7 @@ impl Connections {
     pub fn opened(&mut self, id: ConnectionId, local: Endpoint, remote: Endpoint) {
         self.ticks += 1;
         self.make_room();
-        let connection = Connection { id, ends: Some((local, remote)), nonblocking: false };
+        let connection = Connection { id, ends: Some((local, remote)), nonblocking: false, caller: None };
         self.followed.insert(id, Followed::new(connection, self.limits, self.ticks));
     }
 
@@ -72,7 +85,7 @@ impl Connections {
             self.make_room();
         }
         let followed = self.followed.entry(data.id).or_insert_with(|| {
-            let connection = Connection { id: data.id, ends: None, nonblocking: false };
+            let connection = Connection { id: data.id, ends: None, nonblocking: false, caller: None };
             let mut followed = Followed::new(connection, self.limits, self.ticks);
             (followed.received, followed.sent) = match data.direction {
                 Direction::Inbound => (data.offset, 0),
@@ -97,6 +110,13 @@ impl Connections {
             return Verdict::Ignore;
         }
         Verdict::Follow
+    }
+
+    /// What is sent on this connection from now on is sent from here.
+    pub fn sent_from(&mut self, id: ConnectionId, caller: Option<Arc<Caller>>) {
+        if let Some(followed) = self.followed.get_mut(&id) {
+            followed.connection.caller = caller;
+        }
     }
 
     /// A connection, or a direction of it, ended.

@@ -12,7 +12,10 @@ use aya::{
     programs::{ProgramError, RawTracePoint},
 };
 use thiserror::Error;
-use tracekit_common::map::{ConnectionKey, ConnectionState, IGNORE, LOSSES};
+use tracekit_common::{
+    map::{ConnectionKey, ConnectionState, IGNORE, LOSSES, SERVER},
+    python::{APPLICATION, CodeClass, CodeKey, Python},
+};
 
 use self::{btf::Btf, record::ConnectionId};
 
@@ -98,6 +101,9 @@ pub struct Probes {
     _ebpf: Ebpf,
     selected: HashMap<MapData, u32, u32>,
     connections: HashMap<MapData, ConnectionKey, ConnectionState>,
+    roles: HashMap<MapData, ConnectionKey, u32>,
+    pythons: HashMap<MapData, u32, Python>,
+    codes: HashMap<MapData, CodeKey, CodeClass>,
     losses: PerCpuArray<MapData, u64>,
 }
 
@@ -159,12 +165,15 @@ impl Probes {
         }
         let selected = take(&mut ebpf, "SELECTED")?;
         let connections = take(&mut ebpf, "CONNECTIONS")?;
+        let roles = take(&mut ebpf, "ROLES")?;
+        let pythons = take(&mut ebpf, "PYTHONS")?;
+        let codes = take(&mut ebpf, "CODES")?;
         let losses = take(&mut ebpf, "LOSS_COUNTS")?;
         let ring = take(&mut ebpf, "EVENTS")?;
         for (program, tracepoint) in PROGRAMS {
             attach(&mut ebpf, program, tracepoint)?;
         }
-        Ok((Self { _ebpf: ebpf, selected, connections, losses }, Records { ring }))
+        Ok((Self { _ebpf: ebpf, selected, connections, roles, pythons, codes, losses }, Records { ring }))
     }
 
     /// Starts tracing a process.
@@ -179,6 +188,38 @@ impl Probes {
     pub fn deselect(&mut self, tgid: u32) {
         // It may have exited, and then the kernel side has removed it.
         let _ = self.selected.remove(&tgid);
+        let _ = self.pythons.remove(&tgid);
+    }
+
+    /// Says where the interpreter of a selected process keeps what the kernel side reads.
+    ///
+    /// # Errors
+    /// The map is full.
+    pub fn describe(&mut self, tgid: u32, python: &Python) -> Result<(), ProbeError> {
+        self.pythons.insert(tgid, python, 0).map_err(|source| ProbeError::Map { map: "PYTHONS", source })
+    }
+
+    /// Says that a code object is the application's: walks of stacks stop there.
+    pub fn stop_walks_at(&mut self, tgid: u32, code: u64) {
+        // The map forgets what was not used for long; without an entry walks only take longer.
+        let _ = self.codes.insert(CodeKey { code, tgid, reserved: 0 }, APPLICATION, 0);
+    }
+
+    /// Says that a code object is not the application's any more: its memory is another's.
+    pub fn walk_past(&mut self, tgid: u32, code: u64) {
+        let _ = self.codes.remove(&CodeKey { code, tgid, reserved: 0 });
+    }
+
+    /// Says that the process is the server of a connection: no stacks of what it sends are needed.
+    pub fn is_server(&mut self, id: ConnectionId) {
+        let key = ConnectionKey { inode: id.inode, tgid: id.tgid, reserved: 0 };
+        // As above: without an entry there are stacks that nobody needs.
+        let _ = self.roles.insert(key, SERVER, 0);
+    }
+
+    /// Forgets what was said of a connection.
+    pub fn connection_ended(&mut self, id: ConnectionId) {
+        let _ = self.roles.remove(&ConnectionKey { inode: id.inode, tgid: id.tgid, reserved: 0 });
     }
 
     /// Stops capturing a connection that nobody can read.

@@ -9,6 +9,9 @@ use tracekit_common::event::{
     CLOSE_LOCAL, CLOSE_LOCAL_WRITE, CLOSE_REMOTE, CloseRecord, ConnectionRecord, DataRecord, INBOUND, Kind,
     NONBLOCKING, OUTBOUND, PROCESS_EXEC, PROCESS_EXIT, PROCESS_FORK, ProcessRecord, UNCOUNTED, UNIX_PATH,
 };
+use tracekit_common::python::{
+    END_APPLICATION, END_FAULT, END_LIMIT, END_OLDEST, Frame, MAX_FRAMES, StackRecord,
+};
 use tracekit_protocol::{Close, Direction};
 
 /// A connection: a socket as one process sees it.
@@ -56,6 +59,38 @@ pub enum Record<'a> {
     },
     /// A process forked, executed or exited.
     Process(ProcessEvent),
+    /// The Python stack of a thread, from which it does what its next record says.
+    Stack(Stack),
+}
+
+/// How a walk of a stack ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum WalkEnd {
+    /// At the oldest frame: it is whole.
+    Oldest,
+    /// After [`MAX_FRAMES`].
+    Limit,
+    /// At a frame that could not be read.
+    Fault,
+    /// At the first frame of the application.
+    Application,
+}
+
+/// A Python stack as the kernel side read it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Stack {
+    /// Process.
+    pub tgid: u32,
+    /// Thread.
+    pub tid: u32,
+    /// `PyThreadState *`
+    pub state: u64,
+    /// When, nanoseconds of `CLOCK_MONOTONIC`.
+    pub time: u64,
+    /// The newest frame first.
+    pub frames: Vec<Frame>,
+    /// How the walk ended.
+    pub end: WalkEnd,
 }
 
 /// Bytes transferred by one system call.
@@ -105,6 +140,8 @@ impl Plain for ConnectionRecord {}
 impl Plain for DataRecord {}
 impl Plain for CloseRecord {}
 impl Plain for ProcessRecord {}
+impl Plain for StackRecord {}
+impl Plain for Frame {}
 
 fn plain<T: Plain>(bytes: &[u8]) -> Option<T> {
     if bytes.len() < size_of::<T>() {
@@ -133,6 +170,7 @@ pub fn decode(bytes: &[u8]) -> Option<Record<'_>> {
             let id = ConnectionId { tgid: record.tgid, inode: record.inode };
             Some(Record::Close { id, time: record.time, tid: record.tid, close })
         }
+        Kind::Stack => stack(&plain(bytes)?, bytes.get(size_of::<StackRecord>()..)?),
         Kind::Process => {
             let record: ProcessRecord = plain(bytes)?;
             Some(Record::Process(match record.what {
@@ -143,6 +181,25 @@ pub fn decode(bytes: &[u8]) -> Option<Record<'_>> {
             }))
         }
     }
+}
+
+fn stack(record: &StackRecord, frames: &[u8]) -> Option<Record<'static>> {
+    let count = usize::try_from(record.count).ok().filter(|count| *count <= MAX_FRAMES)?;
+    let frames = frames.get(..count * size_of::<Frame>())?;
+    Some(Record::Stack(Stack {
+        tgid: record.tgid,
+        tid: record.tid,
+        state: record.state,
+        time: record.time,
+        frames: frames.chunks_exact(size_of::<Frame>()).filter_map(plain).collect(),
+        end: match record.end {
+            END_OLDEST => WalkEnd::Oldest,
+            END_LIMIT => WalkEnd::Limit,
+            END_FAULT => WalkEnd::Fault,
+            END_APPLICATION => WalkEnd::Application,
+            _ => return None,
+        },
+    }))
 }
 
 fn connection(record: &ConnectionRecord) -> Option<Record<'static>> {
@@ -284,9 +341,33 @@ mod tests {
         assert_eq!(decode(&bytes(&record)), None);
     }
 
+    #[test]
+    fn stacks_have_the_frames_that_they_say() {
+        let head = StackRecord {
+            kind: Kind::Stack as u32,
+            tgid: 1,
+            tid: 2,
+            count: 2,
+            state: 3,
+            time: 4,
+            end: END_APPLICATION,
+            reserved: 0,
+        };
+        let frames = [Frame { code: 5, instruction: 6 }, Frame { code: 7, instruction: u64::MAX }];
+        let mut record = bytes(&head);
+        record.extend(frames.iter().flat_map(bytes));
+        let Some(Record::Stack(stack)) = decode(&record) else { panic!("no stack") };
+        assert_eq!((stack.frames.as_slice(), stack.end), (&frames[..], WalkEnd::Application));
+        record.pop();
+        assert_eq!(decode(&record), None);
+        let mut long = bytes(&StackRecord { count: MAX_FRAMES as u32 + 1, ..head });
+        long.resize(5000, 0);
+        assert_eq!(decode(&long), None);
+    }
+
     proptest! {
         #[test]
-        fn any_bytes_are_survived(kind in 0u32..6, rest in proptest::collection::vec(any::<u8>(), 0..400)) {
+        fn any_bytes_are_survived(kind in 0u32..7, rest in proptest::collection::vec(any::<u8>(), 0..400)) {
             let mut record = kind.to_ne_bytes().to_vec();
             record.extend(rest);
             let _ = decode(&record);

@@ -171,7 +171,12 @@ pub fn is_library(filename: &str) -> bool {
         let of_python = |name: &str| {
             name.strip_prefix("python").is_some_and(|rest| rest.starts_with(|c: char| c.is_ascii_digit()))
         };
-        if matches!(part, "site-packages" | "dist-packages")
+        // The script that starts a package's program: `bin/gunicorn`.
+        let launcher = part == "bin"
+            && parts.clone().count() == 1
+            && parts.peek().is_some_and(|name| !name.contains('.'));
+        if launcher
+            || matches!(part, "site-packages" | "dist-packages")
             || (matches!(part, "lib" | "lib64") && parts.peek().is_some_and(|next| of_python(next)))
             || part.ends_with(".zip")
         {
@@ -231,10 +236,18 @@ mod tests {
             "/app/.pkgs/site-packages/y.py",
             "<frozen importlib._bootstrap>",
             "/usr/lib/python311.zip/os.py",
+            "/srv/venv/bin/gunicorn",
         ] {
             assert!(is_library(path), "{path}");
         }
-        for path in ["/srv/app/lib/models.py", "app.py", "/srv/python3.11/app.py", ""] {
+        for path in [
+            "/srv/app/lib/models.py",
+            "/srv/bin/app.py",
+            "/srv/bin/app/main",
+            "app.py",
+            "/srv/python3.11/app.py",
+            "",
+        ] {
             assert!(!is_library(path), "{path}");
         }
     }

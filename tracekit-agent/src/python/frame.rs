@@ -2,8 +2,9 @@
 
 use std::rc::Rc;
 
-use super::layout::LineTable;
-use super::reader::{Code, LocalKind, ReadError, Reader};
+use super::layout::{Layout, LineTable};
+use super::memory::MemorySource;
+use super::reader::{Code, LocalKind, ReadError, Reader, bytecodes};
 
 /// Frames of one stack at most; Python's own limit is 1000 unless raised.
 pub const MAX_FRAMES: usize = 2048;
@@ -93,18 +94,39 @@ fn step(reader: &Reader<'_>, at: u64) -> Result<(Option<Frame>, u64), ReadError>
 fn instruction(reader: &Reader<'_>, at: u64, code: &Code) -> Result<Option<u32>, ReadError> {
     let layout = &reader.layout;
     let field = at.wrapping_add(layout.frame.instruction);
+    let raw = match layout.lines {
+        LineTable::Lnotab | LineTable::Ranges => u64::from(reader.memory.u32(field)?),
+        LineTable::Locations => reader.memory.u64(field)?,
+    };
+    Ok(instruction_offset(reader.memory, layout, code, raw))
+}
+
+/// Offset in bytes of the instruction that a frame's field (`f_lasti`, in the lower half; `prev_instr`,
+/// `instr_ptr`) stands for; `None` if it is not in the code object.
+#[must_use]
+pub fn instruction_offset(memory: &dyn MemorySource, layout: &Layout, code: &Code, raw: u64) -> Option<u32> {
     let offset = match layout.lines {
         // `f_lasti` counts bytes to 3.9 and code units in 3.10; negative before the start.
-        LineTable::Lnotab => i64::from(reader.memory.i32(field)?).max(0),
-        LineTable::Ranges => i64::from(reader.memory.i32(field)?).max(0).saturating_mul(2),
+        LineTable::Lnotab => i64::from(raw as i32).max(0),
+        LineTable::Ranges => i64::from(raw as i32).max(0).saturating_mul(2),
         LineTable::Locations => {
-            let pointer = reader.memory.u64(field)?;
-            let offset = pointer.wrapping_sub(code.bytecode).cast_signed();
-            // `prev_instr` is one unit before the start of a frame that has not begun.
-            if offset == -2 { 0 } else { offset }
+            let within = |start: u64| {
+                let offset = raw.wrapping_sub(start).cast_signed();
+                // `prev_instr` is one unit before the start of a frame that has not begun.
+                if offset == -2 { 0 } else { offset }
+            };
+            let is_in = |offset: &i64| (0..i64::from(code.length)).contains(offset);
+            let own = within(code.bytecode);
+            // Without a GIL the thread may run a copy.
+            if !is_in(&own) && layout.copies.is_some() {
+                let copies = bytecodes(memory, layout, code).ok()?;
+                copies.into_iter().filter(|start| *start != 0).map(within).find(is_in).unwrap_or(own)
+            } else {
+                own
+            }
         }
     };
-    Ok(u32::try_from(offset).ok().filter(|offset| *offset < code.length))
+    u32::try_from(offset).ok().filter(|offset| *offset < code.length)
 }
 
 /// The local variables of a frame that have a value, in the order of the code object. For a module's or
@@ -149,4 +171,44 @@ pub fn locals_dict(reader: &Reader<'_>, frame: &Frame) -> Result<Option<u64>, Re
 
 fn is_cell(reader: &Reader<'_>, object: u64) -> bool {
     reader.type_of(object).is_ok_and(|found| found.full_name == "cell")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::memory::Image;
+    use super::*;
+
+    #[test]
+    fn a_threads_copy_of_the_bytecode() {
+        let table = Layout::table(14).unwrap();
+        let layout = Layout { copies: Some(224), free_threaded: true, ..table };
+        let words = |words: &[u64]| words.iter().flat_map(|word| word.to_le_bytes()).collect::<Vec<u8>>();
+        let memory = Image::new(vec![
+            (6000 + 224, words(&[7000])),
+            (7000, words(&[3, 0x2000, 0, 0x5000])),
+            (8000 + 224, words(&[1])),
+        ]);
+        let code = Code {
+            address: 6000,
+            name: "f".into(),
+            qualname: "f".into(),
+            filename: "f.py".into(),
+            first_line: 1,
+            flags: 3,
+            argument_counts: [0; 3],
+            locals: Vec::new(),
+            bytecode: 0x2000,
+            length: 32,
+            lines: Vec::new(),
+        };
+        let offset = |raw| instruction_offset(&memory, &layout, &code, raw);
+        assert_eq!(offset(0x2006), Some(6), "the code object's own");
+        assert_eq!(offset(0x5008), Some(8), "a copy");
+        assert_eq!(offset(0x5020), None, "behind it");
+        assert_eq!(offset(8), None, "in one that was not made");
+        let unreadable = Code { address: 8000, ..code.clone() };
+        assert_eq!(instruction_offset(&memory, &layout, &unreadable, 0x5008), None);
+        assert_eq!(instruction_offset(&memory, &table, &code, 0x5008), None, "with a GIL there are none");
+        assert_eq!(bytecodes(&memory, &layout, &code).unwrap(), [0x2000, 0, 0x5000]);
+    }
 }

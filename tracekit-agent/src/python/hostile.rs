@@ -18,7 +18,7 @@ const TYPE_SIZE: u64 = 2048;
 pub(crate) const OBJECT_SIZE: u64 = 512;
 /// Where a type's slots are described.
 const MEMBERS: u64 = 1000;
-pub(crate) const OBJECT_COUNT: u64 = 96;
+pub(crate) const OBJECT_COUNT: u64 = 123;
 
 /// Kinds: name and flags.
 const KINDS: &[(&str, u64)] = &[
@@ -42,6 +42,19 @@ const KINDS: &[(&str, u64)] = &[
     ("range", 0),
     ("coroutine", 0),
     ("collections.deque", 0),
+    ("collections.OrderedDict", flags::DICT),
+    ("dict_items", 0),
+    ("mappingproxy", 0),
+    ("weakref.ReferenceType", 0),
+    ("memoryview", 0),
+    ("array.array", 0),
+    ("numpy.ndarray", 0),
+    ("numpy.dtype", 0),
+    ("numpy.int64", 0),
+    ("property", 0),
+    ("builtin_function_or_method", 0),
+    ("method_descriptor", 0),
+    ("datetime.timezone", 0),
     ("datetime.datetime", 0),
     ("datetime.timedelta", 0),
     ("decimal.Decimal", flags::HEAP_TYPE),
@@ -82,8 +95,11 @@ pub(crate) fn image(layout: &Layout, words: &[u64], damage: &[(usize, u8)]) -> I
         put(&mut types, start + layout.object.tp_basicsize, MEMBERS);
         for member in 0..4 {
             put(&mut types, start + MEMBERS + member * 40, TYPES + name_at);
+            // Py_T_OBJECT
+            put(&mut types, start + MEMBERS + member * 40 + 8, 6);
             put(&mut types, start + MEMBERS + member * 40 + 16, random() % OBJECT_SIZE);
         }
+        put(&mut types, start + layout.object.tp_members, TYPES + start + MEMBERS);
         put(&mut types, start + layout.object.tp_itemsize, random());
         put(&mut types, start + layout.object.tp_dictoffset, random());
         put(&mut types, start + layout.object.ob_size, random() % 5);
@@ -111,7 +127,9 @@ pub(crate) fn image(layout: &Layout, words: &[u64], damage: &[(usize, u8)]) -> I
 }
 
 pub(crate) fn layouts() -> impl Iterator<Item = Layout> {
-    (8..=15).filter_map(Layout::table)
+    let copies = Some(224);
+    let free_threaded = Layout::table(14).map(|table| Layout { copies, free_threaded: true, ..table });
+    (8..=15).filter_map(Layout::table).chain(free_threaded)
 }
 
 /// Everything that reads, at every object; returns what the values are as text and JSON.

@@ -2,7 +2,8 @@
 //!
 //! `memory` is where bytes come from; `layout` says where CPython keeps what; `runtime` finds the interpreter
 //! in a process; `reader` turns addresses into strings, types and code objects; `thread` and `frame` walk the
-//! stacks; `object` decodes values; `code` enumerates code objects. Nothing is written to the process and
+//! stacks; `object` decodes values; `code` enumerates code objects; `kernel` tells the
+//! kernel side what it needs to walk stacks itself, and `stack` resolves those. Nothing is written to the process and
 //! nothing stops it, so whatever is read may be about to change: types and bounds are checked, and what does
 //! not hold is marked, not believed.
 
@@ -10,12 +11,14 @@ pub mod code;
 pub mod frame;
 #[cfg(test)]
 pub(crate) mod hostile;
+pub mod kernel;
 pub mod layout;
 pub mod line_table;
 pub mod memory;
 pub mod object;
 pub mod reader;
 pub mod runtime;
+pub mod stack;
 pub mod thread;
 
 pub use layout::Layout;

@@ -18,6 +18,8 @@ const MAX_CODE: u64 = 16 << 20;
 const MAX_BASES: u64 = 256;
 /// Slots of one class at most.
 const MAX_SLOTS: u64 = 256;
+/// Copies of one bytecode at most: one for each thread.
+const MAX_COPIES: u64 = 4096;
 /// Types and code objects that are remembered.
 const MAX_CACHED: usize = 100_000;
 
@@ -88,6 +90,8 @@ pub struct Type {
     pub slots: Vec<(String, u64)>,
     /// `tp_name` of those in its `__mro__` that are not classes written in Python.
     pub native_names: Vec<String>,
+    /// Where those are.
+    pub native_bases: Vec<u64>,
     /// `tp_name` of those in its `__mro__` that are classes written in Python.
     pub class_names: Vec<String>,
 }
@@ -105,6 +109,9 @@ impl Type {
         self.flags & flag != 0
     }
 }
+
+/// Attributes: name and offset in an instance.
+pub type Members = Vec<(String, u64)>;
 
 /// What a local variable's slot holds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -188,6 +195,7 @@ pub struct Reader<'a> {
     /// Where CPython keeps what.
     pub layout: Layout,
     types: RefCell<HashMap<u64, Rc<Type>>>,
+    members: RefCell<HashMap<u64, Rc<Members>>>,
     codes: RefCell<HashMap<u64, Rc<Code>>>,
     code_type: Cell<Option<u64>>,
 }
@@ -200,6 +208,7 @@ impl<'a> Reader<'a> {
             memory,
             layout,
             types: RefCell::default(),
+            members: RefCell::default(),
             codes: RefCell::default(),
             code_type: Cell::new(None),
         }
@@ -208,6 +217,7 @@ impl<'a> Reader<'a> {
     /// Forgets what was read before.
     pub fn forget(&self) {
         self.types.borrow_mut().clear();
+        self.members.borrow_mut().clear();
         self.codes.borrow_mut().clear();
     }
 
@@ -276,6 +286,7 @@ impl<'a> Reader<'a> {
             dict_offset: word(offsets.tp_dictoffset)?,
             slots: Vec::new(),
             native_names: Vec::new(),
+            native_bases: Vec::new(),
             class_names: Vec::new(),
         };
         // A type that is being made has no MRO yet.
@@ -290,6 +301,7 @@ impl<'a> Reader<'a> {
                 self.read_slots(base, &mut found.slots)?;
             } else {
                 found.native_names.push(name);
+                found.native_bases.push(base);
             }
         }
         Ok(found)
@@ -313,6 +325,51 @@ impl<'a> Reader<'a> {
             let name = self.memory.c_string(name, MAX_NAME)?;
             if offset < 1 << 20 && slots.len() < MAX_SLOTS as usize {
                 slots.push((String::from_utf8_lossy(&name).into_owned(), offset));
+            }
+        }
+        Ok(())
+    }
+
+    /// Attributes that are objects, of a type's bases written in C: name and offset in an instance.
+    ///
+    /// # Errors
+    /// If what is there is no table of members.
+    pub fn members(&self, found: &Type) -> Result<Rc<Members>, ReadError> {
+        if let Some(known) = self.members.borrow().get(&found.address) {
+            return Ok(Rc::clone(known));
+        }
+        let mut read = Vec::new();
+        for base in &found.native_bases {
+            self.read_members(*base, &mut read)?;
+        }
+        let read = Rc::new(read);
+        let mut members = self.members.borrow_mut();
+        if members.len() >= MAX_CACHED {
+            members.clear();
+        }
+        members.insert(found.address, Rc::clone(&read));
+        Ok(read)
+    }
+
+    /// `tp_members`, as far as they are objects and have no name with underscores:
+    /// `{const char *name; int type; Py_ssize_t offset; int flags; const char *doc;}`, up to one without a name.
+    fn read_members(&self, address: u64, members: &mut Members) -> Result<(), ReadError> {
+        // CPython `Include/descrobject.h`: Py_T_OBJECT, Py_T_OBJECT_EX.
+        const OBJECTS: [u32; 2] = [6, 16];
+        let table = self.memory.u64(address.wrapping_add(self.layout.object.tp_members))?;
+        for at in 0..if table == 0 { 0 } else { MAX_SLOTS } {
+            let member = table.wrapping_add(at * 40);
+            let name = self.memory.u64(member)?;
+            if name == 0 || members.len() >= MAX_SLOTS as usize {
+                break;
+            }
+            let kind = self.memory.u32(member.wrapping_add(8))?;
+            let offset = self.memory.u64(member.wrapping_add(16))?;
+            if OBJECTS.contains(&kind) && offset < 1 << 20 {
+                let name = String::from_utf8_lossy(&self.memory.c_string(name, MAX_NAME)?).into_owned();
+                if !name.starts_with("__") && members.iter().all(|(known, _)| *known != name) {
+                    members.push((name, offset));
+                }
             }
         }
         Ok(())
@@ -504,4 +561,19 @@ impl<'a> Reader<'a> {
         };
         Ok(all.into_iter().zip(kinds).map(|(name, byte)| (name, kind(byte))).collect())
     }
+}
+
+/// Where the instructions of a code object are: itself, and in builds without a GIL the copies that threads run, 0 where
+/// none was made. Source: CPython 3.14 `Include/cpython/code.h`, `_PyCodeArray`: `{Py_ssize_t size; char *entries[];}`.
+///
+/// # Errors
+/// If the list of copies cannot be read.
+pub fn bytecodes(memory: &dyn MemorySource, layout: &Layout, code: &Code) -> Result<Vec<u64>, ReadError> {
+    let Some(copies) = layout.copies else { return Ok(vec![code.bytecode]) };
+    let array = memory.u64(code.address.wrapping_add(copies))?;
+    let count = memory.u64(array)?;
+    if count > MAX_COPIES {
+        return Err(ReadError::Invalid("list of copies of the bytecode"));
+    }
+    Ok(memory.words(array.wrapping_add(8), usize::try_from(count).unwrap_or(0))?)
 }

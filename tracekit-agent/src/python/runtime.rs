@@ -106,10 +106,6 @@ impl Target {
     pub fn open(proc: &ProcFs, inspected: &Inspected) -> Result<Self, AttachError> {
         let pid = inspected.pid();
         let (version, _) = inspected.interpreter.version.as_ref().ok_or(AttachError::NoVersion(pid))?;
-        if inspected.interpreter.debug && version.minor < 13 {
-            let reason = "it is a debug build (Py_DEBUG), which has other structs".to_owned();
-            return Err(AttachError::Mismatch { pid, minor: version.minor, reason });
-        }
         let binary = &inspected.interpreter.binary;
         let file = proc.open_mapped(pid, binary).map_err(|error| AttachError::Binary { pid, error })?;
         let runtime = elf::runtime_address(&file, binary.start, binary.offset);
@@ -212,8 +208,14 @@ impl Target {
         Ok(members)
     }
 
+    /// The interpreter of a process that was forked from this one.
+    #[must_use]
+    pub fn forked(&self, pid: u32) -> Self {
+        Self { pid, memory: LiveProcess::new(pid), proc: self.proc.clone(), ..*self }
+    }
+
     /// Thread ids of the process: in its own pid namespace, and in the agent's.
-    fn thread_ids(&self) -> BTreeMap<u32, u32> {
+    pub(super) fn thread_ids(&self) -> BTreeMap<u32, u32> {
         let Ok(entries) = std::fs::read_dir(self.proc_path("task")) else {
             return BTreeMap::new();
         };

@@ -1,6 +1,6 @@
 //! Interpreters of a process and their threads.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use super::layout::{CurrentFrame, Gil};
 use super::memory::MemorySource;
@@ -89,36 +89,40 @@ fn gil_holder(reader: &Reader<'_>, runtime: u64, interpreter: u64) -> Result<Opt
     }))
 }
 
-/// The C library keeps a thread's id in its descriptor, at one offset for all threads: the first at which
-/// every descriptor has the id of a different thread of the process.
+/// The C library keeps a thread's id in its descriptor.
 fn find_native_ids(memory: &dyn MemorySource, tids: &BTreeMap<u32, u32>, threads: &mut [ThreadState]) {
-    let descriptors: Vec<Option<Vec<u8>>> = threads
-        .iter()
-        .map(|thread| {
-            (0..4).map(|part| DESCRIPTOR >> part).find_map(|size| memory.bytes(thread.thread_id, size).ok())
+    let Some(offset) = native_id_offset(memory, tids, threads) else { return };
+    for thread in threads {
+        let id = memory.u32(thread.thread_id.wrapping_add(offset as u64)).ok();
+        thread.native_id = id.filter(|id| tids.contains_key(id));
+    }
+}
+
+/// Where in a thread's descriptor (to which `thread_id` points) the C library keeps the thread's id: the
+/// first offset at which every descriptor has the id of a different thread of the process.
+#[must_use]
+pub fn native_id_offset(
+    memory: &dyn MemorySource,
+    tids: &BTreeMap<u32, u32>,
+    threads: &[ThreadState],
+) -> Option<usize> {
+    // A thread that has run several interpreters has a thread state in each, and one descriptor.
+    let addresses: BTreeSet<u64> = threads.iter().map(|thread| thread.thread_id).collect();
+    let descriptors: Vec<Vec<u8>> = addresses
+        .into_iter()
+        .filter_map(|address| {
+            (0..4).map(|part| DESCRIPTOR >> part).find_map(|size| memory.bytes(address, size).ok())
         })
         .collect();
-    let id_at = |descriptor: &Option<Vec<u8>>, offset: usize| -> Option<u32> {
-        let word = descriptor.as_ref()?.get(offset..offset + 4)?;
+    let id_at = |descriptor: &Vec<u8>, offset: usize| -> Option<u32> {
+        let word = descriptor.get(offset..offset + 4)?;
         let id = u32::from_le_bytes(word.try_into().ok()?);
         tids.contains_key(&id).then_some(id)
     };
-    // A thread that has run several interpreters has a thread state in each, and one descriptor.
-    let distinct: BTreeMap<u64, &Option<Vec<u8>>> =
-        threads.iter().map(|thread| thread.thread_id).zip(&descriptors).collect();
-    for offset in (0..DESCRIPTOR).step_by(4) {
-        let readable = distinct.values().filter(|found| found.is_some());
-        let ids: Option<Vec<u32>> = readable.map(|found| id_at(found, offset)).collect();
-        let Some(mut ids) = ids.filter(|ids| !ids.is_empty()) else { continue };
-        ids.sort_unstable();
-        if ids.windows(2).any(|pair| pair.first() == pair.last()) {
-            continue;
-        }
-        for (thread, descriptor) in threads.iter_mut().zip(&descriptors) {
-            thread.native_id = id_at(descriptor, offset);
-        }
-        return;
-    }
+    (0..DESCRIPTOR).step_by(4).find(|offset| {
+        let ids: Option<BTreeSet<u32>> = descriptors.iter().map(|found| id_at(found, *offset)).collect();
+        ids.is_some_and(|ids| !ids.is_empty() && ids.len() == descriptors.len())
+    })
 }
 
 /// The newest frame of a thread; 0 if it runs no Python code.

@@ -1,7 +1,7 @@
 //! Attributes that several kinds of spans share.
 
 use super::span::{Attributes, Value};
-use crate::probes::record::Endpoint;
+use crate::{net::Caller, probes::record::Endpoint};
 
 /// Sets an attribute if there is a value.
 pub fn put<V: Into<Value>>(attributes: &mut Attributes, key: &'static str, value: Option<V>) {
@@ -38,4 +38,11 @@ pub fn peer(attributes: &mut Attributes, end: Option<&Endpoint>) {
         }
         None => {}
     }
+}
+
+/// `code.function.name`, `code.file.path`, `code.line.number` of the place that made a call.
+pub fn code(attributes: &mut Attributes, caller: &Caller) {
+    attributes.push(("code.function.name", caller.function.as_str().into()));
+    attributes.push(("code.file.path", caller.file.as_str().into()));
+    put(attributes, "code.line.number", caller.line.map(i64::from));
 }

@@ -9,13 +9,16 @@ use std::{collections::HashMap, sync::Arc};
 use tracekit_protocol::{Begin, End, Event, Outcome, Request, Role};
 
 use super::{
-    context,
+    attributes, context,
     database::{Statements, describe_redis, describe_sql},
     http,
     peer::ServiceMap,
     span::{Attributes, Resource, Span, SpanId, SpanKind, Status, TraceId},
 };
-use crate::{net::Connection, probes::record::ConnectionId};
+use crate::{
+    net::{Caller, Connection},
+    probes::record::ConnectionId,
+};
 
 /// Requests in flight that are remembered; a process that opens more and never answers is not worth it.
 const MAX_IN_FLIGHT: usize = 64 * 1024;
@@ -57,6 +60,8 @@ struct Open {
     trace_state: String,
     sampled: bool,
     thread: Thread,
+    /// Where the application made this call.
+    caller: Option<Arc<Caller>>,
 }
 
 type ExchangeId = (ConnectionId, u64);
@@ -136,6 +141,7 @@ impl Correlator {
                         sampled: env.sample(remote.trace_id, Some(remote.sampled)),
                         trace_state: remote.trace_state,
                         thread,
+                        caller: None,
                     },
                     None => root(thread, env),
                 }
@@ -149,8 +155,9 @@ impl Correlator {
                     trace_state: cause.trace_state.clone(),
                     sampled: cause.sampled,
                     thread,
+                    caller: connection.caller.clone(),
                 },
-                None => root(thread, env),
+                None => Open { caller: connection.caller.clone(), ..root(thread, env) },
             },
         };
         self.open.insert(exchange, open);
@@ -209,7 +216,10 @@ impl Correlator {
                 self.threads.remove(&open.thread);
             }
         }
-        let described = self.describe(connection, &end)?;
+        let mut described = self.describe(connection, &end)?;
+        if let Some(caller) = &open.caller {
+            attributes::code(&mut described.attributes, caller);
+        }
         let start = env.unix_nanos(end.start);
         Some(Span {
             trace_id: open.trace_id,
@@ -256,6 +266,7 @@ fn root(thread: Thread, env: &impl Environment) -> Open {
         trace_state: String::new(),
         sampled: env.sample(trace_id, None),
         thread,
+        caller: None,
     }
 }
 
@@ -307,7 +318,7 @@ mod tests {
 
     fn connection(inode: u64, nonblocking: bool) -> Connection {
         let ends = Some((Endpoint::Unix(None), Endpoint::Unix(None)));
-        Connection { id: ConnectionId { tgid: 1, inode }, ends, nonblocking }
+        Connection { id: ConnectionId { tgid: 1, inode }, ends, nonblocking, caller: None }
     }
 
     fn begin(id: u64, role: Role, tid: u32) -> Event {

@@ -2,6 +2,7 @@
 
 mod attach;
 mod overhead;
+mod stack;
 
 use std::process::Command;
 
@@ -17,6 +18,8 @@ pub enum Bench {
     Overhead(overhead::Overhead),
     /// Time from the start of `tracekit attach` to its first span.
     Attach(attach::Attach),
+    /// What a Python stack that the kernel side reads costs the traced thread.
+    Stack(stack::Stack),
 }
 
 /// Runs a benchmark.
@@ -24,10 +27,11 @@ pub enum Bench {
 /// # Errors
 /// Something does not start, or requests fail under load.
 pub fn run(bench: &Bench) -> Result<()> {
-    setup::run(&setup::Arguments::minimal())?;
+    setup::install(setup::Extent::Minimal)?;
     match bench {
         Bench::Overhead(arguments) => overhead::run(arguments),
         Bench::Attach(arguments) => attach::run(arguments),
+        Bench::Stack(arguments) => stack::run(arguments),
     }
 }
 

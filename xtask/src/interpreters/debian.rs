@@ -27,17 +27,22 @@ struct Release {
 
 const RELEASES: &[Release] = &[
     // Its glibc, 2.31, is older than the `__libc_start_main` (2.34) of the machine's compiler.
-    Release { name: "bullseye", minors: &["3.9"], shared: false, debug: &[] },
-    Release { name: "bookworm", minors: &["3.11"], shared: true, debug: &[] },
+    Release { name: "bullseye", minors: &["3.9"], shared: false, debug: &["3.9"] },
+    Release { name: "bookworm", minors: &["3.11"], shared: true, debug: &["3.11"] },
     Release { name: "trixie", minors: &["3.13"], shared: true, debug: &["3.13"] },
-    Release { name: "sid", minors: &["3.13", "3.14", "3.15"], shared: true, debug: &[] },
+    Release {
+        name: "sid",
+        minors: &["3.13", "3.14", "3.15"],
+        shared: true,
+        debug: &["3.13", "3.14", "3.15"],
+    },
 ];
 
 /// Needed by maintainer scripts alone, which don't run.
 const LEFT_OUT: &[&str] = &["debconf", "dpkg", "perl-base", "tar"];
 
 /// Raise it when the trees change.
-const RECIPE: &str = "2";
+const RECIPE: &str = "3";
 
 /// The interpreters of all releases.
 pub fn install(directory: &Path) -> Result<Vec<Made>> {

@@ -174,7 +174,9 @@ fn link(compiler: &Path, python: &Path, library: &Path, options: &[&str]) -> Res
     let main = bin.join("main.c");
     fs::write(&main, MAIN).with_context(|| format!("write {}", main.display()))?;
     let mut command = Command::new(compiler);
-    command.args(["-O2", "-o"]).arg(python).arg(&main).arg(library).args(options);
+    // As CPython's own link does, with all objects of an archive: extension modules need them.
+    command.args(["-O2", "-o"]).arg(python).arg(&main).arg("-Wl,--whole-archive").arg(library);
+    command.arg("-Wl,--no-whole-archive").args(options);
     run_command(&mut command).with_context(|| format!("link {}", python.display()))?;
     fs::remove_file(&main).with_context(|| format!("remove {}", main.display()))
 }

@@ -146,7 +146,9 @@ pub fn apply(table: Layout, memory: &dyn MemorySource, runtime: u64) -> Result<L
             .filter(|offset| *offset < 64)
             .ok_or(LayoutError::DebugOffsets("the GIL's fields are not in it"))
     };
+    let copies = if base.free_threaded && base.minor >= 14 { Some(object("code", "tlbc")?) } else { None };
     let layout = Layout {
+        copies,
         object_size: object("object", "size")?,
         object_type: object("object", "type")?,
         state: StateOffsets {
@@ -211,6 +213,8 @@ pub fn apply(table: Layout, memory: &dyn MemorySource, runtime: u64) -> Result<L
 
 #[cfg(test)]
 mod tests {
+    use std::collections::HashMap;
+
     use super::super::super::memory::Image;
     use super::*;
 
@@ -218,6 +222,125 @@ mod tests {
     fn the_groups_have_the_sizes_of_the_headers() {
         // `sizeof(_Py_DebugOffsets)` without the groups behind `unicode_object`: 3.13 568, 3.14 648, 3.15 752.
         assert_eq!([13, 14, 15].map(|minor| names(minor).len() * 8), [568, 648, 752]);
+    }
+
+    /// What the headers of builds say that are not to be had: see `offsets.c` beside the texts.
+    fn from_headers(minor: u8, text: &str) {
+        let mut said = HashMap::new();
+        let mut words: Vec<u8> = Vec::new();
+        for line in text.lines() {
+            let (name, value) = line.split_once(' ').unwrap();
+            match name {
+                "debug_offsets" => {
+                    words = value.split(' ').flat_map(|w| w.parse::<u64>().unwrap().to_le_bytes()).collect()
+                }
+                _ => drop(said.insert(name, value.parse::<u64>().unwrap())),
+            }
+        }
+        let memory = Image::new(vec![(4096, words)]);
+        let layout = Layout::of(minor, &memory, 4096).unwrap();
+        let CurrentFrame::Direct(frame) = layout.state.frame else { panic!("{:?}", layout.state.frame) };
+        let ManagedDict::Inline(managed) = layout.managed else { panic!("{:?}", layout.managed) };
+        let copies = layout.copies.unwrap();
+        let (object, code, state) = (layout.object, layout.code, layout.state);
+        let shift = u64::from(layout.str_kind_shift);
+        let has = [
+            ("object_size", layout.object_size),
+            ("object_type", layout.object_type),
+            ("ob_size", object.ob_size),
+            ("tp_name", object.tp_name),
+            ("tp_basicsize", object.tp_basicsize),
+            ("tp_itemsize", object.tp_itemsize),
+            ("tp_flags", object.tp_flags),
+            ("tp_members", object.tp_members),
+            ("tp_mro", object.tp_mro),
+            ("tp_dictoffset", object.tp_dictoffset),
+            ("ht_cached_keys", object.ht_cached_keys),
+            ("str_length", object.str_length),
+            ("str_state", object.str_state),
+            ("str_ascii", object.str_ascii),
+            ("str_data", object.str_data),
+            ("str_kind_shift", shift),
+            ("str_compact", shift + 3),
+            ("str_is_ascii", shift + 4),
+            ("long_tag", object.long_tag),
+            ("long_digits", object.long_digits),
+            ("float_value", object.float_value),
+            ("bytes_data", object.bytes_data),
+            ("bytearray_start", object.bytearray_start),
+            ("tuple_items", object.tuple_items),
+            ("list_items", object.list_items),
+            ("set_used", object.set_used),
+            ("set_mask", object.set_mask),
+            ("set_table", object.set_table),
+            ("dict_used", object.dict_used),
+            ("dict_keys", object.dict_keys),
+            ("dict_values", object.dict_values),
+            ("managed_dict", managed),
+            ("exception_args", object.exception_args),
+            ("exception_cause", object.exception_cause),
+            ("function_qualname", object.function_qualname),
+            ("function_code", object.function_code),
+            ("method_function", object.method_function),
+            ("method_self", object.method_self),
+            ("module_name", object.module_name),
+            ("cell_value", object.cell_value),
+            ("generator_qualname", object.generator_qualname),
+            ("datetime_has_zone", object.datetime_has_zone),
+            ("timedelta_days", object.timedelta_days),
+            ("range_start", object.range_start),
+            ("code.argcount", code.argcount),
+            ("code.flags", code.flags),
+            ("code.first_line", code.first_line),
+            ("code.filename", code.filename),
+            ("code.name", code.name),
+            ("code.qualname", code.qualname),
+            ("code.line_table", code.line_table),
+            ("code.local_names", code.local_names),
+            ("code.local_kinds", code.local_kinds),
+            ("code.consts", code.consts),
+            ("code.bytecode", code.bytecode),
+            ("code.copies", copies),
+            ("copies.entries", 8),
+            ("frame.code", layout.frame.code),
+            ("frame.back", layout.frame.back),
+            ("frame.instruction", layout.frame.instruction),
+            ("frame.owner", layout.frame.owner.unwrap()),
+            ("frame.locals_dict", layout.frame.locals_dict),
+            ("frame.locals", layout.frame.locals),
+            ("state.interpreters_head", state.interpreters_head),
+            ("state.interpreter_next", state.interpreter_next),
+            ("state.interpreter_id", state.interpreter_id),
+            ("state.threads_head", state.threads_head),
+            ("state.thread_next", state.thread_next),
+            ("state.thread_interpreter", state.thread_interpreter),
+            ("state.frame", frame),
+            ("state.thread_id", state.thread_id),
+            ("state.native_thread_id", state.native_thread_id.unwrap()),
+            // What the decoders count from the header themselves.
+            ("keys.index_bytes", 9),
+            ("keys.kind", 10),
+            ("keys.count", 24),
+            ("keys.indices", 32),
+            ("weakref.object", layout.object_size),
+            ("builtin.definition", layout.object_size),
+            ("descriptor.type", layout.object_size),
+            ("descriptor.name", layout.object_size + 8),
+            ("memoryview.view", layout.object_size + 40),
+            ("memoryview.flags", layout.object_size + 24),
+            ("datetime.tzinfo", layout.object_size + 24),
+            ("time.tzinfo", layout.object_size + 16),
+        ];
+        for (name, offset) in has {
+            assert_eq!(said.remove(name), Some(offset), "{name} of 3.{minor}t");
+        }
+        assert!(said.is_empty(), "{said:?}");
+    }
+
+    #[test]
+    fn free_threaded_builds_as_their_headers_say() {
+        from_headers(14, include_str!("../../../tests/layouts/3.14t.txt"));
+        from_headers(15, include_str!("../../../tests/layouts/3.15t.txt"));
     }
 
     #[test]

@@ -113,6 +113,8 @@ offsets! {
         dict_values,
         /// `PyBaseExceptionObject.args`
         exception_args,
+        /// `PyBaseExceptionObject.cause`; `context` is in front of it, `suppress_context` behind
+        exception_cause,
         /// `PyFunctionObject.func_qualname`
         function_qualname,
         /// `PyFunctionObject.func_code`
@@ -318,6 +320,9 @@ pub struct Layout {
     pub tagged_locals: bool,
     /// The interpreter has no GIL.
     pub free_threaded: bool,
+    /// `PyCodeObject.co_tlbc` of builds without the GIL (3.14+): each thread may run a copy of the bytecode, so that its
+    /// specialised instructions are its own.
+    pub copies: Option<u64>,
 }
 
 /// Why the layout of an interpreter is not known.
@@ -388,6 +393,6 @@ mod tests {
             assert_eq!(Layout::table(minor).unwrap().minor, minor);
         }
         assert_eq!(Layout::table(7), None);
-        assert_eq!(Layout::table(16), None);
+        assert_eq!(Layout::table(crate::discovery::interpreter::NEWEST_READ.1 + 1), None);
     }
 }

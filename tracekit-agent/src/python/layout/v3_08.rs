@@ -85,6 +85,7 @@ pub const LAYOUT: Layout = Layout {
         dict_keys: 32,
         dict_values: 40,
         exception_args: 24,
+        exception_cause: 48,
         function_qualname: 104,
         function_code: 16,
         method_function: 16,
@@ -109,4 +110,5 @@ pub const LAYOUT: Layout = Layout {
     str_kind_shift: 2,
     tagged_locals: false,
     free_threaded: false,
+    copies: None,
 };

@@ -1,5 +1,5 @@
 //! CPython 3.11, as far as it differs from 3.10. Sources: `Include/internal/pycore_frame.h`,
-//! `pycore_interp.h`, `pycore_runtime.h`, `pycore_dict.h`, `Include/cpython/code.h`, `pystate.h`.
+//! `pycore_interp.h`, `pycore_runtime.h`, `pycore_dict.h`, `Include/cpython/code.h`, `pyerrors.h`, `pystate.h`.
 
 use super::*;
 
@@ -43,7 +43,7 @@ pub const LAYOUT: Layout = Layout {
         consts: 24,
         bytecode: 184,
     },
-    object: ObjectOffsets { generator_qualname: 40, ..v3_10::LAYOUT.object },
+    object: ObjectOffsets { exception_cause: 56, generator_qualname: 40, ..v3_10::LAYOUT.object },
     lines: LineTable::Locations,
     dict: DictLayout::Logarithmic,
     managed: ManagedDict::Pair,

@@ -1,5 +1,7 @@
 //! The items of containers and the attributes of instances: addresses, not yet values.
 
+use std::collections::HashMap;
+
 use super::decode::Decoder;
 use crate::python::layout::{DictLayout, ManagedDict};
 use crate::python::reader::{ReadError, Reader, Type, flags};
@@ -102,6 +104,28 @@ impl Decoder<'_, '_> {
         Ok((self.key_pairs(keys, values, limit)?, used))
     }
 
+    /// As [`Self::dict_pairs`], of an `OrderedDict`, whose order is that of a list beside the dict. CPython
+    /// `Objects/odictobject.c`: the dict, then `od_first`; a node is `{PyObject *key; Py_hash_t hash; next; prev}`.
+    pub(super) fn ordered_pairs(&self, object: u64, limit: usize) -> Result<Pairs, ReadError> {
+        let memory = self.reader.memory;
+        let (mut pairs, length) = self.dict_pairs(object, MAX_SLOTS as usize)?;
+        let first = self.reader.layout.object.dict_values + 8;
+        let mut node = memory.u64(object.wrapping_add(first))?;
+        let mut places = HashMap::new();
+        // Counted: what is read may be a circle.
+        for place in 0..MAX_SLOTS {
+            if node == 0 {
+                break;
+            }
+            places.insert(memory.u64(node)?, place);
+            node = memory.u64(node.wrapping_add(16))?;
+        }
+        // What is not in the list keeps its place behind those that are.
+        pairs.sort_by_key(|(key, _)| places.get(key).copied().unwrap_or(u64::MAX));
+        pairs.truncate(limit);
+        Ok((pairs, length))
+    }
+
     /// Pairs of a `PyDictKeysObject`; with a table of values if the keys are shared.
     fn key_pairs(&self, keys: u64, values: Option<u64>, limit: usize) -> Result<Vec<(u64, u64)>, ReadError> {
         let memory = self.reader.memory;
@@ -125,7 +149,7 @@ impl Decoder<'_, '_> {
         Ok(pairs)
     }
 
-    /// Attributes of an instance: those in its dict or inline, then those in slots.
+    /// Attributes of an instance: those in its dict or inline, those in slots, then those of types written in C.
     pub(super) fn attributes(
         &self,
         object: u64,
@@ -140,6 +164,17 @@ impl Decoder<'_, '_> {
         for (name, offset) in &found.slots {
             let value = self.reader.memory.u64(object.wrapping_add(*offset))?;
             if value == 0 || matches!(name.as_str(), "__dict__" | "__weakref__") {
+                continue;
+            }
+            length += 1;
+            if fields.len() < limit {
+                fields.push((name.clone(), value));
+            }
+        }
+        for (name, offset) in self.reader.members(found)?.iter() {
+            let value = self.reader.memory.u64(object.wrapping_add(*offset))?;
+            // One that was never set reads as None in Python.
+            if value == 0 || self.reader.type_of(value).is_ok_and(|found| found.full_name == "NoneType") {
                 continue;
             }
             length += 1;

@@ -67,7 +67,7 @@ impl<'r, 'm> Decoder<'r, 'm> {
         decoded
     }
 
-    fn without_secrets(&self, value: Value) -> Value {
+    pub(super) fn without_secrets(&self, value: Value) -> Value {
         match value.content {
             Content::Str(text) if self.redact => {
                 let text = names::without_secrets(&text).into_owned();
@@ -81,6 +81,12 @@ impl<'r, 'm> Decoder<'r, 'm> {
         if let Some(value) = self.native(object, found)? {
             return Ok(value);
         }
+        if let Some(value) = self.view(object, found)? {
+            return Ok(value);
+        }
+        if let Some(value) = self.numpy(object, found)? {
+            return Ok(value);
+        }
         let name = found.name();
         let is = |wanted: &str| found.native_names.iter().any(|native| native == wanted);
         let (items, length) = if found.has(flags::LIST) {
@@ -92,20 +98,34 @@ impl<'r, 'm> Decoder<'r, 'm> {
         } else if is("collections.deque") {
             self.deque(object)?
         } else if found.has(flags::DICT) {
-            return self.dict(object, name);
+            let pairs = if is("collections.OrderedDict") {
+                self.ordered_pairs(object, self.limits.items)?
+            } else {
+                self.dict_pairs(object, self.limits.items)?
+            };
+            return self.entries(name, pairs);
         } else {
             return self.instance(object, found);
         };
-        let shown = items.len() as u64;
-        let elements = items.into_iter().map(|item| self.value(item)).collect();
-        Ok(Value {
-            truncated: (length > shown).then_some(length),
-            ..Value::new(name, Content::Elements(elements))
-        })
+        Ok(self.elements(name, items, length))
     }
 
-    fn dict(&mut self, object: u64, name: &str) -> Result<Value, ReadError> {
-        let (pairs, length) = self.dict_pairs(object, self.limits.items)?;
+    /// A sequence of these items, of so many in all.
+    pub(super) fn elements(&mut self, name: &str, items: Vec<u64>, length: u64) -> Value {
+        let shown = items.len() as u64;
+        let elements = items.into_iter().map(|item| self.value(item)).collect();
+        Value {
+            truncated: (length > shown).then_some(length),
+            ..Value::new(name, Content::Elements(elements))
+        }
+    }
+
+    /// A mapping's items, of so many in all.
+    pub(super) fn entries(
+        &mut self,
+        name: &str,
+        (pairs, length): (Vec<(u64, u64)>, u64),
+    ) -> Result<Value, ReadError> {
         let shown = pairs.len() as u64;
         let entries = pairs
             .into_iter()

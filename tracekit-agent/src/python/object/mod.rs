@@ -5,8 +5,11 @@ pub mod budget;
 mod containers;
 mod decode;
 mod native;
+mod numpy;
 mod scalars;
+mod strided;
 pub(crate) mod text;
+mod views;
 
 use std::time::Duration;
 
@@ -50,6 +53,8 @@ pub enum NotCaptured {
     Redacted,
     /// It is larger than what is decoded.
     TooLarge,
+    /// A kind of data that is not decoded.
+    Unsupported,
     /// Its memory could not be read, or does not hold what it should: it changed meanwhile.
     Unreadable,
 }
@@ -64,6 +69,7 @@ impl NotCaptured {
             Self::Cycle => "cycle",
             Self::Redacted => "redacted",
             Self::TooLarge => "too large",
+            Self::Unsupported => "unsupported",
             Self::Unreadable => "unreadable",
         }
     }

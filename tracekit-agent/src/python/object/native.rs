@@ -21,32 +21,22 @@ impl Decoder<'_, '_> {
         let offsets = self.reader.layout.object;
         let memory = self.reader.memory;
         if found.has(flags::EXCEPTION) {
-            let arguments = memory.u64(object.wrapping_add(offsets.exception_args))?;
-            let (items, length) = self.tuple(arguments)?;
-            let shown = items.len() as u64;
-            let elements = items.into_iter().map(|item| self.value(item)).collect();
-            let arguments = Value {
-                truncated: (length > shown).then_some(length),
-                ..Value::new("tuple", Content::Elements(elements))
-            };
-            let mut fields = vec![("args".to_owned(), arguments)];
-            let (attributes, _) = self.attributes(object, found, self.limits.fields)?;
-            for (name, value) in attributes {
-                let value = self.named(&name, value);
-                fields.push((name, value));
-            }
-            return Ok(Some(Value::new(name, Content::Fields(fields))));
+            return self.exception(object, found).map(Some);
         }
         for native in &found.native_names {
             let names: &[&str] = match native.as_str() {
                 "range" | "slice" => &["start", "stop", "step"],
                 "functools.partial" => &["func", "args", "keywords"],
                 "cell" => &["contents"],
+                "classmethod" | "staticmethod" => &["__func__"],
+                "property" => &["fget", "fset", "fdel"],
                 _ => continue,
             };
             let start = match native.as_str() {
                 "functools.partial" => offsets.partial_function,
                 "cell" => offsets.cell_value,
+                // CPython `Objects/funcobject.c`, `descrobject.c`: they begin with these.
+                "classmethod" | "staticmethod" | "property" => self.reader.layout.object_size,
                 _ => offsets.range_start,
             };
             let mut fields = Vec::new();
@@ -61,15 +51,38 @@ impl Decoder<'_, '_> {
         Ok(None)
     }
 
-    /// `<Colour.RED: 1>`
+    /// Arguments, attributes, and what it was raised from or while handling.
+    fn exception(&mut self, object: u64, found: &Type) -> Result<Value, ReadError> {
+        let (memory, offsets) = (self.reader.memory, self.reader.layout.object);
+        let word = |offset: u64| memory.u64(object.wrapping_add(offset));
+        let (items, length) = self.tuple(word(offsets.exception_args)?)?;
+        let mut fields = vec![("args".to_owned(), self.elements("tuple", items, length))];
+        let (attributes, _) = self.attributes(object, found, self.limits.fields)?;
+        for (name, value) in attributes {
+            let value = self.named(&name, value);
+            fields.push((name, value));
+        }
+        let cause = word(offsets.exception_cause)?;
+        let context = word(offsets.exception_cause - 8)?;
+        let suppressed = memory.u8(object.wrapping_add(offsets.exception_cause + 8))? != 0;
+        if cause != 0 {
+            fields.push(("__cause__".to_owned(), self.value(cause)));
+        } else if context != 0 && !suppressed {
+            fields.push(("__context__".to_owned(), self.value(context)));
+        }
+        Ok(Value::new(found.name(), Content::Fields(fields)))
+    }
+
+    /// `<Colour.RED: 1>`, `<Permission.READ|WRITE: 3>`
     fn member_of_enum(&mut self, object: u64, found: &Type) -> Result<Option<String>, ReadError> {
         let (Some(name), Some(value)) =
             (self.attribute(object, found, "_name_")?, self.attribute(object, found, "_value_")?)
         else {
             return Ok(None);
         };
-        let name = self.reader.name(name).unwrap_or_else(|_| "?".into());
-        Ok(Some(format!("<{}.{name}: {}>", found.name(), self.value(value))))
+        // A combination of flags has no name before 3.11.
+        let name = self.reader.name(name).map(|name| format!(".{name}")).unwrap_or_default();
+        Ok(Some(format!("<{}{name}: {}>", found.name(), self.value(value))))
     }
 
     fn uuid(&self, object: u64, found: &Type) -> Result<Option<String>, ReadError> {
@@ -92,13 +105,19 @@ impl Decoder<'_, '_> {
             return Ok(None);
         }
         let (items, _) = self.list(parts)?;
+        let windows = found.class_names.iter().any(|class| class == "PureWindowsPath");
         let mut path = String::new();
         for item in items {
-            let part = self.reader.text(item, self.limits.text)?.text;
-            if part.starts_with('/') {
+            let mut part = self.reader.text(item, self.limits.text)?.text;
+            if windows {
+                part = part.replace('\\', "/");
+            }
+            if part.starts_with('/') || (windows && part.get(1..2) == Some(":")) {
                 path.clear();
-            } else if !path.is_empty() && !path.ends_with('/') {
-                path.push('/');
+            } else {
+                // `C:a` is relative to what the drive's current directory is.
+                let joins = path.is_empty() || path.ends_with('/') || (windows && path.ends_with(':'));
+                path.push_str(if joins { "" } else { "/" });
             }
             path.push_str(&part);
         }

@@ -6,6 +6,8 @@ use super::decode::Decoder;
 use super::{Content, NotCaptured, Value};
 use crate::python::reader::{ReadError, Type, flags};
 
+/// Bytes of a name at most.
+const MAX_NAME: usize = 256;
 /// Digits of 30 bits of an integer that is printed: some 4600 decimal digits.
 const MAX_DIGITS: u64 = 512;
 
@@ -68,6 +70,14 @@ impl Decoder<'_, '_> {
                     let name = self.qualname(function).unwrap_or_else(|_| "?".into());
                     Content::Text(format!("<bound method {name}>"))
                 }
+                "builtin_function_or_method" => {
+                    Content::Text(format!("<built-in function {}>", self.builtin_name(object)?))
+                }
+                "method_descriptor"
+                | "classmethod_descriptor"
+                | "wrapper_descriptor"
+                | "getset_descriptor"
+                | "member_descriptor" => Content::Text(self.descriptor(native, object)?),
                 kind @ ("generator" | "coroutine" | "async_generator") => {
                     let name = self.reader.name(memory.u64(at(offsets.generator_qualname))?)?;
                     Content::Text(format!("<{kind} object {name}>"))
@@ -81,7 +91,10 @@ impl Decoder<'_, '_> {
                 }
                 _ => match self.date_or_decimal(native, object)? {
                     Some(text) => Content::Text(text),
-                    None => continue,
+                    None => match self.numpy_scalar(native, object)? {
+                        Some(content) => content,
+                        None => continue,
+                    },
                 },
             };
             return Ok(Some(Value::new(name, content)));
@@ -95,6 +108,28 @@ impl Decoder<'_, '_> {
         }
         let offset = self.reader.layout.object.function_qualname;
         self.reader.name(self.reader.memory.u64(function.wrapping_add(offset))?)
+    }
+
+    /// `PyCFunctionObject.m_ml`, a `PyMethodDef`, which begins with the name.
+    fn builtin_name(&self, object: u64) -> Result<String, ReadError> {
+        let memory = self.reader.memory;
+        let definition = memory.u64(object.wrapping_add(self.reader.layout.object_size))?;
+        let name = memory.c_string(memory.u64(definition)?, MAX_NAME)?;
+        Ok(String::from_utf8_lossy(&name).into_owned())
+    }
+
+    /// `PyDescrObject`: `{PyTypeObject *d_type; PyObject *d_name; …}`
+    fn descriptor(&self, kind: &str, object: u64) -> Result<String, ReadError> {
+        let start = object.wrapping_add(self.reader.layout.object_size);
+        let owner = self.reader.type_at(self.reader.memory.u64(start)?)?;
+        let name = self.reader.name(self.reader.memory.u64(start.wrapping_add(8))?)?;
+        let word = match kind {
+            "wrapper_descriptor" => "slot wrapper",
+            "getset_descriptor" => "attribute",
+            "member_descriptor" => "member",
+            _ => "method",
+        };
+        Ok(format!("<{word} '{name}' of '{}' objects>", owner.name()))
     }
 
     fn bytes(&self, name: &str, start: u64, length: u64) -> Result<Value, ReadError> {
@@ -143,7 +178,7 @@ impl Decoder<'_, '_> {
                 let mut text =
                     format!("datetime.datetime({}, {month}, {day}, {hour}, {minute}", year(y1, y0));
                 clock_tail(&mut text, second, micros(u2, u1, u0));
-                self.zone(object, 40, &mut text)?;
+                self.fold_and_zone(object, (11, 40), &mut text)?;
                 text + ")"
             }
             "datetime.date" => {
@@ -156,7 +191,7 @@ impl Decoder<'_, '_> {
                 let &[hour, minute, second, u2, u1, u0] = data.as_slice() else { return Ok(None) };
                 let mut text = format!("datetime.time({hour}, {minute}");
                 clock_tail(&mut text, second, micros(u2, u1, u0));
-                self.zone(object, 32, &mut text)?;
+                self.fold_and_zone(object, (7, 32), &mut text)?;
                 text + ")"
             }
             "datetime.timedelta" => {
@@ -172,33 +207,55 @@ impl Decoder<'_, '_> {
                 let inner = if words.is_empty() { "0".to_owned() } else { words.join(", ") };
                 format!("datetime.timedelta({inner})")
             }
+            "datetime.timezone" => self.time_zone(object)?,
             "decimal.Decimal" => format!("Decimal('{}')", self.decimal_number(object)?),
             _ => return Ok(None),
         }))
     }
 
-    /// `tzinfo`, if there is one, at an offset counted for a header of 16 bytes.
-    fn zone(&self, object: u64, offset: u64, text: &mut String) -> Result<(), ReadError> {
+    /// `fold`, behind `hastzinfo`; and `tzinfo`, if there is one, at an offset counted for a header of 16 bytes.
+    fn fold_and_zone(
+        &self,
+        object: u64,
+        (fold, offset): (u64, u64),
+        text: &mut String,
+    ) -> Result<(), ReadError> {
         let layout = &self.reader.layout;
         let memory = self.reader.memory;
-        if memory.u8(object.wrapping_add(layout.object.datetime_has_zone))? == 0 {
+        let head = object.wrapping_add(layout.object.datetime_has_zone);
+        if memory.u8(head.wrapping_add(fold))? != 0 {
+            text.push_str(", fold=1");
+        }
+        if memory.u8(head)? == 0 {
             return Ok(());
         }
         let zone = memory.u64(object.wrapping_add(offset + layout.object_size - 16))?;
         let found = self.reader.type_of(zone)?;
-        // `datetime.timezone` keeps its offset in front of its name; of others only the type is known.
-        let delta = memory.u64(zone.wrapping_add(layout.object_size))?;
         if found.full_name != "datetime.timezone" {
-            let _ = write!(text, ", tzinfo=<{}>", found.name());
+            let members = self.reader.members(&found)?;
+            let key = members.iter().find(|(name, _)| name == "key" && found.name() == "ZoneInfo");
+            let key = key.and_then(|(_, offset)| memory.u64(zone.wrapping_add(*offset)).ok());
+            let _ = match key.and_then(|key| self.reader.name(key).ok()) {
+                Some(key) => write!(text, ", tzinfo=zoneinfo.ZoneInfo(key='{key}')"),
+                None => write!(text, ", tzinfo=<{}>", found.name()),
+            };
             return Ok(());
         }
-        let delta = self.date_or_decimal("datetime.timedelta", delta)?.unwrap_or_default();
-        if delta == "datetime.timedelta(0)" {
-            text.push_str(", tzinfo=datetime.timezone.utc");
-        } else {
-            let _ = write!(text, ", tzinfo=datetime.timezone({delta})");
-        }
+        let _ = write!(text, ", tzinfo={}", self.time_zone(zone)?);
         Ok(())
+    }
+
+    /// `PyDateTime_TimeZone`: `{PyObject *offset, *name;}`
+    fn time_zone(&self, zone: u64) -> Result<String, ReadError> {
+        let memory = self.reader.memory;
+        let start = zone.wrapping_add(self.reader.layout.object_size);
+        let delta = self.date_or_decimal("datetime.timedelta", memory.u64(start)?)?.unwrap_or_default();
+        let name = match memory.u64(start.wrapping_add(8))? {
+            0 if delta == "datetime.timedelta(0)" => return Ok("datetime.timezone.utc".into()),
+            0 => String::new(),
+            name => format!(", {}", Value::new("str", Content::Str(self.reader.name(name)?))),
+        };
+        Ok(format!("datetime.timezone({delta}{name})"))
     }
 
     /// libmpdec's `mpd_t`: `{uint8_t flags; mpd_ssize_t exp, digits, len, alloc; mpd_uint_t *data;}`, words
@@ -272,7 +329,7 @@ fn clock_tail(text: &mut String, second: u8, micros: u32) {
     }
 }
 
-fn complex(real: f64, imaginary: f64) -> String {
+pub(super) fn complex(real: f64, imaginary: f64) -> String {
     let short = |value: f64| {
         let text = super::text::float(value);
         text.strip_suffix(".0").map_or(text.clone(), str::to_owned)

@@ -101,8 +101,8 @@ impl fmt::Display for Value {
                 f.write_str(&quoted(value))?;
                 self.more(f, value.chars().count(), "characters")
             }
-            Content::Bytes(value) if self.type_name == "bytearray" => {
-                write!(f, "bytearray({})", bytes(value))?;
+            Content::Bytes(value) if matches!(self.type_name.as_str(), "bytearray" | "memoryview") => {
+                write!(f, "{}({})", self.type_name, bytes(value))?;
                 self.more(f, value.len(), "bytes")
             }
             Content::Bytes(value) => {

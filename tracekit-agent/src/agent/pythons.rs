@@ -1,0 +1,127 @@
+//! The interpreters of traced processes: what the kernel side is told of them, and what its stacks say.
+
+use std::{
+    collections::HashMap,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use tracekit_common::python::{Python, STACKS};
+
+use crate::{
+    discovery::{Inspected, proc_fs::ProcFs},
+    net::Caller,
+    probes::{Probes, record::Stack},
+    python::{
+        kernel::describe,
+        runtime::Target,
+        stack::{KnownCode, Resolver},
+    },
+};
+
+/// How long a process is waited for to start its interpreter.
+const START: Duration = Duration::from_secs(60);
+/// Threads whose stack waits for what they send.
+const MAX_WAITING: usize = 4096;
+
+/// See the module.
+#[derive(Default)]
+pub struct Pythons {
+    resolvers: HashMap<u32, Resolver>,
+    /// Processes that have not started their interpreter yet, and since when.
+    starting: HashMap<u32, (Arc<Inspected>, Instant)>,
+    /// Callers of what threads send next.
+    waiting: HashMap<u32, Option<Arc<Caller>>>,
+}
+
+impl Pythons {
+    /// A process is traced.
+    pub fn add(&mut self, inspected: &Arc<Inspected>, probes: &mut Probes) {
+        let pid = inspected.pid();
+        if !self.open(inspected, probes) {
+            self.starting.insert(pid, (Arc::clone(inspected), Instant::now()));
+        }
+    }
+
+    /// Whether it is settled if the process can be read.
+    fn open(&mut self, inspected: &Inspected, probes: &mut Probes) -> bool {
+        let pid = inspected.pid();
+        let target = match Target::open(&ProcFs::default(), inspected) {
+            Ok(target) => target,
+            Err(error) => {
+                tracing::info!(pid, %error, "spans will not say which code made them");
+                return true;
+            }
+        };
+        let Some(python) = describe(&target) else { return false };
+        // Of an interpreter that is not laid out as expected nothing is believed.
+        if let Err(error) = target.reader() {
+            tracing::info!(pid, %error, "spans will not say which code made them");
+            return true;
+        }
+        let python = Python { flags: python.flags | STACKS, ..python };
+        if let Err(error) = probes.describe(pid, &python) {
+            tracing::warn!(pid, %error, "spans will not say which code made them");
+        }
+        self.resolvers.insert(pid, Resolver::new(target));
+        true
+    }
+
+    /// A traced process has a child, which the kernel side knows already.
+    pub fn forked(&mut self, parent: u32, child: u32) {
+        if let Some(resolver) = self.resolvers.get(&parent) {
+            let resolver = resolver.forked(child);
+            self.resolvers.insert(child, resolver);
+        }
+    }
+
+    /// A process is gone, or runs another program.
+    pub fn remove(&mut self, pid: u32) {
+        self.resolvers.remove(&pid);
+        self.starting.remove(&pid);
+    }
+
+    /// Looks again at processes that were starting.
+    pub fn tick(&mut self, probes: &mut Probes) {
+        for (pid, (inspected, since)) in std::mem::take(&mut self.starting) {
+            if !self.open(&inspected, probes) && since.elapsed() < START {
+                self.starting.insert(pid, (inspected, since));
+            }
+        }
+    }
+
+    /// A thread is about to send something from here.
+    pub fn stack(&mut self, stack: &Stack, probes: &mut Probes) {
+        let caller = self.caller(stack, probes);
+        if self.waiting.len() >= MAX_WAITING {
+            self.waiting.clear();
+        }
+        self.waiting.insert(stack.tid, caller);
+    }
+
+    /// Where from a thread sends; `None` if nothing was said of what it sends now.
+    pub fn sends(&mut self, tid: u32) -> Option<Option<Arc<Caller>>> {
+        self.waiting.remove(&tid)
+    }
+
+    /// The newest frame of the application.
+    fn caller(&mut self, stack: &Stack, probes: &mut Probes) -> Option<Arc<Caller>> {
+        let resolver = self.resolvers.get_mut(&stack.tgid)?;
+        for frame in &stack.frames {
+            let resolved = resolver.frame(frame);
+            match resolved.code {
+                Some(known) if !known.is_library => {
+                    probes.stop_walks_at(stack.tgid, frame.code);
+                    return Some(Arc::new(place(&known, resolved.line)));
+                }
+                _ if stack.frames.last() == Some(frame) => probes.walk_past(stack.tgid, frame.code),
+                _ => {}
+            }
+        }
+        None
+    }
+}
+
+fn place(known: &KnownCode, line: Option<i32>) -> Caller {
+    Caller { function: known.code.qualname.clone(), file: known.code.filename.clone(), line }
+}

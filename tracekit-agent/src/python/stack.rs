@@ -1,0 +1,131 @@
+//! Stacks that the kernel side has read: code objects and lines of them.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use tracekit_common::python::Frame;
+
+use super::code::is_library;
+use super::frame::instruction_offset;
+use super::memory::MemorySource as _;
+use super::reader::{Code, Reader};
+use super::runtime::Target;
+
+/// Code objects of one process that are remembered.
+const MAX_CODES: usize = 32 * 1024;
+/// How long a code object is believed to be what it was: its memory may be another's later.
+const BELIEVED: Duration = Duration::from_secs(1);
+
+/// A code object as it was read.
+#[derive(Debug)]
+pub struct KnownCode {
+    /// What it is.
+    pub code: Code,
+    /// Python's own or an installed package's.
+    pub is_library: bool,
+}
+
+/// One frame of a stack, resolved.
+#[derive(Debug, Clone)]
+pub struct ResolvedFrame {
+    /// Its code; `None` if what was there is no code object (any more).
+    pub code: Option<Arc<KnownCode>>,
+    /// Its line, if known.
+    pub line: Option<i32>,
+}
+
+struct Entry {
+    known: Arc<KnownCode>,
+    /// Words of the object that don't change while it lives.
+    fingerprint: [u64; 5],
+    checked: Instant,
+}
+
+/// Resolves the stacks of one process.
+pub struct Resolver {
+    target: Target,
+    codes: HashMap<u64, Entry>,
+}
+
+impl Resolver {
+    /// For an interpreter that was found.
+    #[must_use]
+    pub fn new(target: Target) -> Self {
+        Self { target, codes: HashMap::new() }
+    }
+
+    /// The interpreter.
+    #[must_use]
+    pub fn target(&self) -> &Target {
+        &self.target
+    }
+
+    /// For a process that was forked from this one: it has the same code at the same places.
+    #[must_use]
+    pub fn forked(&self, pid: u32) -> Self {
+        let entry = |entry: &Entry| Entry { known: Arc::clone(&entry.known), ..*entry };
+        let codes = self.codes.iter().map(|(address, known)| (*address, entry(known))).collect();
+        Self { target: self.target.forked(pid), codes }
+    }
+
+    /// The frames of a stack.
+    pub fn resolve(&mut self, frames: &[Frame]) -> Vec<ResolvedFrame> {
+        frames.iter().map(|frame| self.frame(frame)).collect()
+    }
+
+    /// One frame of a stack.
+    pub fn frame(&mut self, frame: &Frame) -> ResolvedFrame {
+        let code = self.code(frame.code);
+        let line = code.as_ref().and_then(|known| {
+            let (memory, layout) = (&self.target.memory, &self.target.layout);
+            if layout.copies.is_some() {
+                // A copy may have been made since.
+                memory.forget();
+            }
+            let offset = instruction_offset(memory, layout, &known.code, frame.instruction)?;
+            // Before its first instruction a frame is at its first line.
+            let first = (offset == 0).then_some(known.code.first_line);
+            known.code.line_at(offset).or(first)
+        });
+        ResolvedFrame { code, line }
+    }
+
+    /// The code object at an address.
+    fn code(&mut self, address: u64) -> Option<Arc<KnownCode>> {
+        let now = Instant::now();
+        if let Some(entry) = self.codes.get(&address)
+            && now.duration_since(entry.checked) < BELIEVED
+        {
+            return Some(Arc::clone(&entry.known));
+        }
+        self.target.memory.forget();
+        let fingerprint = self.fingerprint(address)?;
+        if let Some(entry) = self.codes.get_mut(&address)
+            && entry.fingerprint == fingerprint
+        {
+            entry.checked = now;
+            return Some(Arc::clone(&entry.known));
+        }
+        let reader = Reader::new(&self.target.memory, self.target.layout);
+        let code = Code::clone(&*reader.code(address).ok()?);
+        let known = Arc::new(KnownCode { is_library: is_library(&code.filename), code });
+        if self.codes.len() >= MAX_CODES {
+            self.codes.clear();
+        }
+        self.codes.insert(address, Entry { known: Arc::clone(&known), fingerprint, checked: now });
+        Some(known)
+    }
+
+    fn fingerprint(&self, address: u64) -> Option<[u64; 5]> {
+        let offsets = &self.target.layout.code;
+        let word = |offset: u64| self.target.memory.u64(address.wrapping_add(offset)).ok();
+        Some([
+            word(offsets.filename)?,
+            word(offsets.name)?,
+            word(offsets.line_table)?,
+            word(offsets.consts)?,
+            self.target.memory.u32(address.wrapping_add(offsets.first_line)).ok()?.into(),
+        ])
+    }
+}

@@ -1,0 +1,134 @@
+//! The Python stack of the running thread.
+
+use aya_ebpf::helpers::bpf_ktime_get_ns;
+use tracekit_common::{
+    event::Kind,
+    map::Loss,
+    python::{
+        APPLICATION, CodeKey, END_APPLICATION, END_FAULT, END_LIMIT, END_OLDEST, FRAME_BYTES, Frame,
+        MAX_FRAMES, Python, STACKS, StackRecord,
+    },
+};
+
+use crate::{
+    bounds::{advanced, bounded},
+    maps::{CODES, EVENTS, PYTHONS, STACK, lose, wakeup},
+    python::running,
+    read::copy_user,
+};
+
+const HEADER: usize = size_of::<StackRecord>();
+/// Of the index of a frame, in bytes.
+const FRAME_MASK: i32 = (MAX_FRAMES as i32 - 1) * size_of::<Frame>() as i32;
+/// Of offsets in a frame: of pointers, of a byte.
+const POINTER_MASK: i32 = 120;
+const BYTE_MASK: i32 = 127;
+/// Of a whole record.
+const RECORD_MASK: i32 = 2047;
+/// Frames that are visited: some are no frames of Python code.
+const VISITS: usize = MAX_FRAMES + 16;
+
+/// Bytes of a scratch record: behind the frames there is room for the memory of one, and for what the
+/// verifier takes for the largest record.
+pub const SCRATCH: usize = RECORD_MASK as usize + 1;
+const FRAME_AT: usize = HEADER + MAX_FRAMES * size_of::<Frame>();
+
+const _: () =
+    assert!(FRAME_BYTES <= BYTE_MASK as usize && FRAME_AT + 2 * (BYTE_MASK as usize + 1) <= SCRATCH);
+const _: () = assert!(HEADER + MAX_FRAMES * size_of::<Frame>() <= RECORD_MASK as usize);
+const _: () = assert!(MAX_FRAMES.is_power_of_two());
+
+/// Reports the Python stack of the current thread, if its process is one of which stacks are wanted, and it
+/// has one.
+///
+/// A function of its own, and global, so that the verifier judges it once and not again for every way to its
+/// caller: together they would be too much for it. Linux 5.10 allows that for numbers as arguments. Not
+/// mangled, because a mangled name holds a hash of the checkout's path.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn report_stack(tgid: u32, tid: u32) -> u32 {
+    // SAFETY: the value is not removed while this runs; one that is replaced is of the same process.
+    let Some(python) = (unsafe { PYTHONS.get(&tgid) }) else { return 0 };
+    if python.flags & STACKS == 0 {
+        return 0;
+    }
+    u32::from(report(python, tgid, tid).is_some())
+}
+
+#[inline(always)]
+fn report(python: &Python, tgid: u32, tid: u32) -> Option<()> {
+    let (state, newest) = running(python, tgid, tid)?;
+    let record = STACK.get_ptr_mut(0)?.cast::<u8>();
+    let end = walk(python, tgid, newest, record);
+    // SAFETY: the buffer is this CPU's, larger than the header, and aligned to 8 bytes, as map values are.
+    let count = unsafe { (*record.cast::<StackRecord>()).count };
+    // SAFETY: the helper has no preconditions.
+    let time = unsafe { bpf_ktime_get_ns() };
+    let head = StackRecord { kind: Kind::Stack as u32, tgid, tid, count, state, time, end, reserved: 0 };
+    // SAFETY: as above.
+    unsafe { *record.cast::<StackRecord>() = head };
+    let size = bounded::<RECORD_MASK>((HEADER + count as usize * size_of::<Frame>()) as u64) as usize;
+    // SAFETY: `size` is within the buffer.
+    let bytes = unsafe { core::slice::from_raw_parts(record, size) };
+    if EVENTS.output::<[u8]>(bytes, wakeup()).is_err() {
+        lose(Loss::RingFull);
+    }
+    Some(())
+}
+
+/// Writes frames behind the header of `record`, and their number into it; how the walk ended.
+///
+/// What differs from frame to frame is kept in memory, and nothing branches on what is known of the process:
+/// so every turn of the loop looks the same to the verifier, and it need not follow them all.
+#[inline(always)]
+fn walk(python: &Python, tgid: u32, newest: u64, record: *mut u8) -> u32 {
+    // SAFETY: all are within the buffer's `SCRATCH` bytes, and aligned.
+    let (count, frames, memory) =
+        unsafe { (&raw mut (*record.cast::<StackRecord>()).count, record.add(HEADER), record.add(FRAME_AT)) };
+    // SAFETY: as above, here and at each use below; volatile, so that it stays in memory.
+    unsafe { count.write_volatile(0) };
+    let mut at = newest;
+    for _ in 0..VISITS {
+        if at == 0 {
+            return END_OLDEST;
+        }
+        // SAFETY: as above.
+        let index = unsafe { count.read_volatile() };
+        if index >= MAX_FRAMES as u32 {
+            return END_LIMIT;
+        }
+        // SAFETY: there is room for whatever the mask lets through.
+        if !unsafe { copy_user(memory, bounded::<BYTE_MASK>(python.frame_size.into()), at) } {
+            lose(Loss::Fault);
+            return END_FAULT;
+        }
+        at = pointer(memory, python.frame_back);
+        // SAFETY: the offset is masked to the room.
+        let owner = unsafe { *advanced::<BYTE_MASK>(memory, python.frame_owner.into()) };
+        if u32::from(owner) >= python.first_shim_owner {
+            continue;
+        }
+        let code = pointer(memory, python.frame_code) & python.code_mask;
+        let instruction = pointer(memory, python.frame_instruction);
+        let place = advanced::<FRAME_MASK>(frames, u64::from(index) * size_of::<Frame>() as u64);
+        // SAFETY: the place is masked to the room for `MAX_FRAMES`, and aligned.
+        unsafe { *place.cast::<Frame>() = Frame { code, instruction } };
+        // SAFETY: as above.
+        unsafe { count.write_volatile(index + 1) };
+        let key = CodeKey { code, tgid, reserved: 0 };
+        // SAFETY: a value that is replaced meanwhile is still a number.
+        if let Some(class) = unsafe { CODES.get(&key) }
+            && *class == APPLICATION
+        {
+            return END_APPLICATION;
+        }
+    }
+    END_LIMIT
+}
+
+/// A pointer in the copied memory of a frame.
+#[inline(always)]
+fn pointer(memory: *mut u8, offset: u32) -> u64 {
+    // SAFETY: the offset is masked to the room, and aligned.
+    unsafe { *advanced::<POINTER_MASK>(memory, offset.into()).cast::<u64>() }
+}
