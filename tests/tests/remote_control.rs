@@ -11,7 +11,7 @@ use serde_json::{Value as Json, json};
 use tracekit_agent::control::remote::{Remote, RemoteConfig, Timing};
 use tracekit_agent::python::object::{Content, Value};
 use tracekit_agent::snapshot::breakpoint::Source;
-use tracekit_agent::snapshot::language::Unchecked;
+use tracekit_agent::snapshot::language::Expressions;
 use tracekit_agent::snapshot::record::{Frame, Process as Origin, Snapshot, Thread};
 use tracekit_agent::snapshot::registry::{Actor, Registry};
 use tracekit_agent::snapshot::state::Skipped;
@@ -101,7 +101,7 @@ struct Agent {
 
 impl Agent {
     fn start(config: RemoteConfig, services: &[&str]) -> Result<Self> {
-        let registry = Arc::new(Registry::new(Box::new(Unchecked), Box::new(())));
+        let registry = Arc::new(Registry::new(Box::new(Expressions), Box::new(())));
         for (pid, service) in (1..).zip(services) {
             registry.process_started(pid, service, Timestamp::now());
         }

@@ -14,7 +14,7 @@ use serde_json::{Value as Json, json};
 use tracekit_agent::control::audit::{AuditLog, AuditTarget};
 use tracekit_agent::control::guard::Token;
 use tracekit_agent::control::{Control, ControlConfig};
-use tracekit_agent::snapshot::language::Unchecked;
+use tracekit_agent::snapshot::language::Expressions;
 use tracekit_agent::snapshot::registry::Registry;
 use tracekit_agent::snapshot::store::Store;
 
@@ -30,7 +30,7 @@ impl Server {
     fn start(token: bool) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let audit = AuditLog::open(&AuditTarget::File(folder.path().join("audit.jsonl"))).unwrap();
-        let registry = Arc::new(Registry::new(Box::new(Unchecked), Box::new(audit)));
+        let registry = Arc::new(Registry::new(Box::new(Expressions), Box::new(audit)));
         let config = ControlConfig {
             socket: Some(folder.path().join("run/agent.sock")),
             listen: vec![SocketAddr::from(([127, 0, 0, 1], 0))],
@@ -136,7 +136,7 @@ fn who_guesses_tokens_keeps_nobody_out() {
 
 #[test]
 fn an_address_off_the_host_needs_a_token() {
-    let registry = || Arc::new(Registry::new(Box::new(Unchecked), Box::new(())));
+    let registry = || Arc::new(Registry::new(Box::new(Expressions), Box::new(())));
     let listen = vec!["0.0.0.0:0".parse().unwrap()];
     let config = ControlConfig { socket: None, listen, token: None };
     let error = Control::start(&config, registry(), Arc::new(Store::default()), None).unwrap_err();

@@ -14,7 +14,7 @@ use crate::control::guard::Token;
 use crate::control::remote::{Remote, RemoteConfig};
 use crate::control::{Control, ControlConfig, ControlError};
 use crate::exit::{ExitCode, Failure};
-use crate::snapshot::language::Unchecked;
+use crate::snapshot::language::Expressions;
 use crate::snapshot::persist::StateFolder;
 use crate::snapshot::registry::{Audit, Registry};
 use crate::snapshot::store::Store;
@@ -91,7 +91,7 @@ impl ControlArgs {
         let token = self.token()?;
         let state = self.state()?;
         let audit = self.audit(state.is_some())?;
-        let registry = Arc::new(Registry::new(Box::new(Unchecked), audit));
+        let registry = Arc::new(Registry::new(Box::new(Expressions), audit));
         let store = Arc::new(Store::default());
         if let Some(state) = &state {
             state.restore(&registry, Timestamp::now());

@@ -10,7 +10,7 @@
 pub mod code;
 pub mod frame;
 #[cfg(test)]
-mod hostile;
+pub(crate) mod hostile;
 pub mod kernel;
 pub mod layout;
 pub mod line_table;

@@ -232,7 +232,7 @@ mod tests {
 
     use super::*;
     use crate::snapshot::breakpoint::{Source, Spec};
-    use crate::snapshot::language::Unchecked;
+    use crate::snapshot::language::Expressions;
     use crate::snapshot::registry::Actor;
 
     fn now() -> Timestamp {
@@ -240,7 +240,7 @@ mod tests {
     }
 
     fn registry() -> Registry {
-        Registry::new(Box::new(Unchecked), Box::new(()))
+        Registry::new(Box::new(Expressions), Box::new(()))
     }
 
     fn add(registry: &Registry, line: u32) {

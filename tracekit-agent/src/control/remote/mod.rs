@@ -340,7 +340,7 @@ mod tests {
     #[test]
     fn keys_and_certificates_are_checked_at_once() {
         let registry =
-            || Arc::new(Registry::new(Box::new(crate::snapshot::language::Unchecked), Box::new(())));
+            || Arc::new(Registry::new(Box::new(crate::snapshot::language::Expressions), Box::new(())));
         let config = RemoteConfig::new("https://localhost:1", "a\nb").unwrap();
         assert!(matches!(Remote::start(config, registry()), Err(RemoteError::Key)));
         let config = RemoteConfig {

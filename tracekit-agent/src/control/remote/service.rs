@@ -364,10 +364,10 @@ async fn read(mut response: Response) -> Result<Vec<u8>, Failure> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::snapshot::language::Unchecked;
+    use crate::snapshot::language::Expressions;
 
     fn follower(url: &str) -> Follower {
-        let registry = Arc::new(Registry::new(Box::new(Unchecked), Box::new(())));
+        let registry = Arc::new(Registry::new(Box::new(Expressions), Box::new(())));
         let config = RemoteConfig::new(url, "k").unwrap();
         Follower::new(
             Client::new(),
