@@ -353,6 +353,18 @@ fn watching_shows_what_happens() -> Result<()> {
             })
             .collect::<Result<_>>()?;
         ensure!(events == ["init", "updated", "state", "removed"], "{events:?}");
-        agent.stop(SOON).map(drop)
+
+        let mut tail = agent::command(&["snapshots", "tail"])?;
+        tail.env("TRACEKIT_AGENT", place.path("run/agent.sock"));
+        let mut tail = Process::start("tail", place.stage.logs(), tail)?;
+        std::thread::sleep(Duration::from_secs(1));
+        agent.stop(SOON)?;
+        let status = tail.wait(SOON)?;
+        ensure!(
+            status.code() == Some(1) && tail.stderr().contains("has ended"),
+            "{status}: {}",
+            tail.stderr()
+        );
+        Ok(())
     })
 }

@@ -6,11 +6,13 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
 use serde_json::{Value as Json, json};
-use tracekit_agent::export::{Counter, Counters, ExportConfig, LogItem, Pipeline, PrintMode};
+use tracekit_agent::export::{Counter, Counters, ExportConfig, Pipeline, PrintMode};
 use tracekit_agent::python::object::{Content, Value};
 use tracekit_agent::snapshot::breakpoint::{Breakpoint, Kind, Level, Source, Spec};
-use tracekit_agent::snapshot::record::{Frame, Process, Request, Snapshot, SpanRef, Thread, log_record};
+use tracekit_agent::snapshot::outlet::Outlet;
+use tracekit_agent::snapshot::record::{Frame, Process, Request, Snapshot, SpanRef, Thread};
 use tracekit_agent::snapshot::state::Skipped;
+use tracekit_agent::snapshot::store::Filter;
 use tracekit_agent::trace::span::{Resource, SpanId, TraceId, Value as Attribute};
 use tracekit_tests::collector::Collector;
 use tracekit_tests::process::wait_for;
@@ -96,11 +98,13 @@ fn arrives(name: &str, protocol: &str) -> Result<()> {
         let counters = Arc::new(Counters::new());
         let config = ExportConfig::from_env(&variables)?;
         let pipeline = Pipeline::start(config, PrintMode::None, Arc::clone(&counters))?;
+        let outlet = Outlet { store: Arc::default(), export: pipeline.handle(), remote: None };
         for (kind, service) in [(Kind::Snapshot, "shop"), (Kind::Log, "cart"), (Kind::Snapshot, "shop")] {
-            let snapshot = snapshot(kind, service)?;
-            let resource = Arc::clone(&snapshot.process.resource);
-            pipeline.handle().submit_log(LogItem { resource, record: log_record(&snapshot, 5) });
+            outlet.publish(snapshot(kind, service)?);
         }
+        let stored: Vec<String> =
+            outlet.store.list(&Filter::default()).iter().map(|stored| stored.service.clone()).collect();
+        ensure!(stored == ["shop", "cart", "shop"], "{stored:?}");
         let logs = wait_for("log records", Duration::from_secs(15), || {
             let logs = collector.logs()?;
             Ok((logs.len() >= 3).then_some(logs))

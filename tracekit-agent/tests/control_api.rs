@@ -193,6 +193,13 @@ fn malformed_requests_have_clear_answers() {
     let one = format!("/v1/breakpoints/{id}");
     let deep = format!("{}{}", "[".repeat(30_000), "]".repeat(30_000));
     let path = |text: &str| format!("/v1/breakpoints/{text}");
+    let with = |condition: &str| json!({"file": "a.py", "line": 1, "condition": condition}).to_string();
+    let brackets = with(&"(".repeat(900));
+    let sum = with(&format!("1{}", "+1".repeat(400)));
+    let calls = with(&format!("{}x{}", "len(".repeat(200), ")".repeat(200)));
+    let secret = with("user.password == 'x'");
+    let endless = with("x = 1");
+    let long = with(&"x".repeat(2000));
     let long_path = path(&"x".repeat(5000));
     for (method, path, body, expected, says) in [
         ("POST", "/v1/breakpoints", "", 400, "EOF"),
@@ -219,6 +226,13 @@ fn malformed_requests_have_clear_answers() {
             422,
             "process 1 is not traced",
         ),
+        ("POST", "/v1/breakpoints", &brackets, 422, "condition"),
+        ("POST", "/v1/breakpoints", &sum, 422, "condition"),
+        ("POST", "/v1/breakpoints", &calls, 422, "condition"),
+        ("POST", "/v1/breakpoints", &secret, 422, "password"),
+        ("POST", "/v1/breakpoints", &endless, 422, "condition"),
+        ("POST", "/v1/breakpoints", &long, 422, "2000 bytes"),
+        ("PATCH", &one, r#"{"expressions": ["__import__('os').system('true')"]}"#, 422, "expressions"),
         ("PATCH", &one, r#"{"line": 5}"#, 400, "unknown field"),
         ("PATCH", &one, r#"{"limits": {"hits": 0}}"#, 422, "limits.hits"),
         ("PATCH", "/v1/breakpoints/none", r#"{"enabled": true}"#, 404, "there is no breakpoint none"),

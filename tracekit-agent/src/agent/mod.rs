@@ -333,10 +333,11 @@ impl Step<'_> {
                 Change::Selected(inspected) => {
                     let pid = inspected.pid();
                     self.world.add(&inspected);
-                    self.breakpoints.process_started(pid, self.world.service_name(pid), Timestamp::now());
                     match self.probes.select(pid) {
                         Ok(()) => {
                             self.pythons.add(&inspected, self.probes);
+                            let service = self.world.service_name(pid);
+                            self.breakpoints.process_started(pid, service, Timestamp::now());
                             tracing::info!(pid, service = self.world.service_name(pid), "tracing");
                         }
                         Err(error) => tracing::error!(pid, %error, "can't trace this process"),

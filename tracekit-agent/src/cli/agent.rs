@@ -60,7 +60,7 @@ pub fn failure(error: ClientError) -> anyhow::Error {
     let code = match &error {
         ClientError::NoAgent { .. } => ExitCode::NotFound,
         ClientError::Denied { .. } => ExitCode::NotPermitted,
-        ClientError::Broken { .. } => ExitCode::Error,
+        ClientError::Broken { .. } | ClientError::Ended { .. } => ExitCode::Error,
         ClientError::Refused { status, code, .. } => match (*status, code.as_str()) {
             (StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN, _) => ExitCode::NotPermitted,
             (_, "not_found" | "no_such_process" | "no_code" | "ambiguous_file") => ExitCode::NotFound,

@@ -95,6 +95,12 @@ pub enum ClientError {
         /// What happened.
         problem: String,
     },
+    /// A stream of events is over.
+    #[error("the agent on {address} has ended, or the connection to it is broken")]
+    Ended {
+        /// Where.
+        address: Address,
+    },
     /// The agent says no.
     #[error("{message}")]
     Refused {
@@ -139,17 +145,18 @@ impl Client {
         self.block_on(async { tokio::time::timeout(TIMEOUT, whole).await.map_err(|_| self.timeout())? })
     }
 
-    /// Follows the stream of events until `on_event` says that it is enough, or the agent ends.
+    /// Follows the stream of events until `on_event` says that it is enough.
     ///
     /// # Errors
-    /// See [`ClientError`].
+    /// See [`ClientError`]; also if the agent ends.
     pub fn events(&self, path: &str, mut on_event: impl FnMut(&str, &Json) -> bool) -> Result<()> {
         self.block_on(async {
             let response = tokio::time::timeout(TIMEOUT, self.send(Method::GET, path, None));
             let mut body = response.await.map_err(|_| self.timeout())??.into_body();
             let mut parser = Parser::new(MAX_ANSWER);
             while let Some(frame) = body.frame().await {
-                let frame = frame.map_err(|error| self.broken(&error))?;
+                // The end of the agent is an end in the middle of the stream.
+                let Ok(frame) = frame else { break };
                 let Some(data) = frame.data_ref() else { continue };
                 parser.push(data).map_err(|error| self.broken(&error))?;
                 while let Some(event) = parser.next_event() {
@@ -159,7 +166,7 @@ impl Client {
                     }
                 }
             }
-            Ok(())
+            Err(ClientError::Ended { address: self.address.clone() })
         })
     }
 
