@@ -103,7 +103,7 @@ impl Agent {
     fn start(config: RemoteConfig, services: &[&str]) -> Result<Self> {
         let registry = Arc::new(Registry::new(Box::new(Expressions), Box::new(())));
         for (pid, service) in (1..).zip(services) {
-            registry.process_started(pid, service, Timestamp::now());
+            registry.process_started(pid, 1, service, Timestamp::now());
         }
         let remote = Remote::start(config, Arc::clone(&registry))?;
         Ok(Self { registry, remote })

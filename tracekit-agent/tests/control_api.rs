@@ -23,6 +23,7 @@ const TOKEN: &str = "0123456789abcdef0123456789abcdef";
 struct Server {
     control: Control,
     registry: Arc<Registry>,
+    audit: Arc<AuditLog>,
     folder: tempfile::TempDir,
 }
 
@@ -30,7 +31,8 @@ impl Server {
     fn start(token: bool) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let audit = AuditLog::open(&AuditTarget::File(folder.path().join("audit.jsonl"))).unwrap();
-        let registry = Arc::new(Registry::new(Box::new(Expressions), Box::new(audit)));
+        let audit = Arc::new(audit);
+        let registry = Arc::new(Registry::new(Box::new(Expressions), Box::new(Arc::clone(&audit))));
         let config = ControlConfig {
             socket: Some(folder.path().join("run/agent.sock")),
             listen: vec![SocketAddr::from(([127, 0, 0, 1], 0))],
@@ -38,7 +40,7 @@ impl Server {
         };
         let control =
             Control::start(&config, Arc::clone(&registry), Arc::new(Store::default()), None).unwrap();
-        Self { control, registry, folder }
+        Self { control, registry, audit, folder }
     }
 
     fn socket(&self) -> PathBuf {
@@ -67,6 +69,7 @@ impl Server {
     }
 
     fn audit(&self) -> Vec<Json> {
+        self.audit.flush();
         let text = std::fs::read_to_string(self.folder.path().join("audit.jsonl")).unwrap();
         text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
     }

@@ -337,7 +337,8 @@ impl Step<'_> {
                         Ok(()) => {
                             self.pythons.add(&inspected, self.probes);
                             let service = self.world.service_name(pid);
-                            self.breakpoints.process_started(pid, service, Timestamp::now());
+                            let start_ticks = inspected.process.start_ticks;
+                            self.breakpoints.process_started(pid, start_ticks, service, Timestamp::now());
                             tracing::info!(pid, service = self.world.service_name(pid), "tracing");
                         }
                         Err(error) => tracing::error!(pid, %error, "can't trace this process"),

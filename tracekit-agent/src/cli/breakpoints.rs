@@ -223,7 +223,7 @@ fn add(agent: &AgentArgs, spec: &Spec, output: Format) -> anyhow::Result<ExitCod
     match output {
         Format::Json => print_json(&added),
         Format::Table => {
-            let processes = added["processes"].as_array().map_or(0, Vec::len);
+            let processes = added["process_count"].as_u64().unwrap_or(0);
             let scope = match processes {
                 0 => "no traced process is selected yet".to_owned(),
                 1 => "1 process".to_owned(),
@@ -394,6 +394,11 @@ fn details(breakpoint: &Json) -> Result<String, std::fmt::Error> {
         .collect();
     out.push('\n');
     out.push_str(&table(["PID", "SERVICE", "STATE", "HITS", "CAPTURED"], &rows));
+    let all = breakpoint["process_count"].as_u64().unwrap_or(0);
+    let more = all.saturating_sub(processes.len() as u64);
+    if more > 0 {
+        writeln!(out, "… {more} more")?;
+    }
     Ok(out)
 }
 

@@ -89,7 +89,8 @@ impl ControlArgs {
     /// See above.
     pub fn start(&self) -> anyhow::Result<Debugging> {
         let token = self.token()?;
-        let state = self.state()?;
+        // Without control nobody could take back what the last agent has left.
+        let state = if self.no_control { None } else { self.state()? };
         let audit = self.audit(state.is_some())?;
         let registry = Arc::new(Registry::new(Box::new(Expressions), audit));
         let store = Arc::new(Store::default());

@@ -4,7 +4,8 @@ use std::fs::{File, OpenOptions};
 use std::io::{self, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
-use std::sync::{Mutex, PoisonError};
+use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
 use crate::snapshot::limits::TokenBucket;
@@ -29,20 +30,30 @@ enum Sink {
     Stderr,
 }
 
-struct State {
-    sink: Sink,
-    refusals: TokenBucket,
-    suppressed: u64,
-    failing: bool,
+/// Entries that wait to be written: whoever makes a change does not wait for a disk.
+const QUEUE: usize = 4096;
+
+enum Message {
+    Line(String),
+    /// Everything before it has been written when this is answered.
+    Flush(SyncSender<()>),
 }
 
-/// See the module.
+struct State {
+    refusals: TokenBucket,
+    /// Not written since the last line, because they were too many.
+    suppressed: u64,
+}
+
+/// See the module. Dropped, it writes what waits.
 pub struct AuditLog {
     state: Mutex<State>,
+    lines: Option<SyncSender<Message>>,
+    thread: Option<std::thread::JoinHandle<()>>,
 }
 
 impl AuditLog {
-    /// Opens the file for appending.
+    /// Opens the file for appending, and starts the thread that writes.
     ///
     /// # Errors
     /// It cannot be opened.
@@ -54,8 +65,54 @@ impl AuditLog {
                 Sink::File { path: path.clone(), bytes: file.metadata()?.len(), file }
             }
         };
-        let state = State { sink, refusals: TokenBucket::new(REFUSALS), suppressed: 0, failing: false };
-        Ok(Self { state: Mutex::new(state) })
+        let (lines, waiting) = sync_channel(QUEUE);
+        let run = move || write_all(sink, &waiting);
+        let thread = std::thread::Builder::new().name("audit".to_owned()).spawn(run)?;
+        let state = State { refusals: TokenBucket::new(REFUSALS), suppressed: 0 };
+        Ok(Self { state: Mutex::new(state), lines: Some(lines), thread: Some(thread) })
+    }
+
+    /// Waits until everything is written that has been recorded so far.
+    pub fn flush(&self) {
+        let (sender, done) = sync_channel(1);
+        if let Some(lines) = &self.lines
+            && lines.send(Message::Flush(sender)).is_ok()
+        {
+            // Fails if the thread has ended.
+            let _ = done.recv();
+        }
+    }
+}
+
+impl Drop for AuditLog {
+    fn drop(&mut self) {
+        self.lines = None;
+        if let Some(thread) = self.thread.take() {
+            // A panic there has been told already.
+            let _ = thread.join();
+        }
+    }
+}
+
+fn write_all(mut sink: Sink, waiting: &Receiver<Message>) {
+    let mut failing = false;
+    for message in waiting {
+        let line = match message {
+            Message::Line(line) => line,
+            Message::Flush(done) => {
+                // Fails if nobody waits any more.
+                let _ = done.send(());
+                continue;
+            }
+        };
+        match sink.write(line.as_bytes()) {
+            Ok(()) => failing = false,
+            Err(error) if !failing => {
+                failing = true;
+                tracing::error!(%error, "can't write the audit log; changes go on without");
+            }
+            Err(_) => {}
+        }
     }
 }
 
@@ -72,20 +129,24 @@ impl Audit for AuditLog {
         }
         let mut text = String::new();
         if state.suppressed > 0 {
-            let note = serde_json::json!({ "time": entry.time, "action": "suppressed", "refusals": state.suppressed });
+            let note = serde_json::json!({ "time": entry.time, "action": "suppressed", "entries": state.suppressed });
             text = format!("{note}\n");
         }
         // Fails for nothing that an entry can hold.
         text += &serde_json::to_string(entry).unwrap_or_default();
         text.push('\n');
-        match state.sink.write(text.as_bytes()) {
-            Ok(()) => (state.suppressed, state.failing) = (0, false),
-            Err(error) if !state.failing => {
-                state.failing = true;
-                tracing::error!(%error, "can't write the audit log; changes go on without");
-            }
-            Err(_) => {}
+        match self.lines.as_ref().map(|lines| lines.try_send(Message::Line(text))) {
+            Some(Ok(())) => state.suppressed = 0,
+            // The disk is slower than the changes.
+            _ => state.suppressed += 1,
         }
+    }
+}
+
+/// For who wants to flush it.
+impl Audit for Arc<AuditLog> {
+    fn record(&self, entry: &AuditEntry) {
+        (**self).record(entry);
     }
 }
 
@@ -134,6 +195,7 @@ mod tests {
         let log = AuditLog::open(&AuditTarget::File(path.clone())).unwrap();
         log.record(&entry(false, json!({"line": 1})));
         log.record(&entry(true, Json::Null));
+        log.flush();
         let lines: Vec<Json> = std::fs::read_to_string(&path)
             .unwrap()
             .lines()
@@ -160,14 +222,16 @@ mod tests {
             log.record(&entry(true, Json::Null));
         }
         log.record(&entry(false, Json::Null));
+        log.flush();
         let text = std::fs::read_to_string(&path).unwrap();
         assert!(text.lines().count() < 40, "{}", text.lines().count());
-        assert!(text.contains("\"suppressed\",\"refusals\":9"), "{text}");
+        assert!(text.contains("\"action\":\"suppressed\""), "{text}");
 
         let large = "x".repeat(1 << 20);
         for _ in 0..25 {
             log.record(&entry(false, json!(large)));
         }
+        drop(log);
         let mut files: Vec<(String, u64)> = std::fs::read_dir(folder.path())
             .unwrap()
             .map(|entry| entry.unwrap())

@@ -147,6 +147,7 @@ mod tests {
             state: Default::default(),
             captures_left: 1,
             counters: Default::default(),
+            process_count: 0,
             processes: Vec::new(),
         };
         let sent = serde_json::to_value(view).unwrap();

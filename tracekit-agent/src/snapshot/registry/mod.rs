@@ -88,8 +88,16 @@ struct InProcess {
 }
 
 #[derive(Debug)]
+struct Traced {
+    start_ticks: u64,
+    service: Arc<str>,
+}
+
+#[derive(Debug)]
 struct Entry {
     breakpoint: Arc<Breakpoint>,
+    /// When the one process started that it is for: its number may be given to another.
+    start_ticks: Option<u64>,
     counters: Counters,
     /// Captures since it was switched on last: these are what `limits.hits` bounds.
     used: u64,
@@ -104,8 +112,8 @@ struct Entry {
 struct Inner {
     entries: BTreeMap<Id, Entry>,
     kill_switch: KillSwitch,
-    /// Traced processes and their services.
-    processes: BTreeMap<u32, Arc<str>>,
+    /// Traced processes.
+    processes: BTreeMap<u32, Traced>,
     /// Pairs of breakpoint and process.
     pairs: usize,
     text: usize,
@@ -170,7 +178,10 @@ impl Registry {
         }
         self.make_room(&mut inner, &breakpoint, now)?;
         let id = breakpoint.id.clone();
-        inner.insert(Entry::new(breakpoint, None));
+        let mut entry = Entry::new(breakpoint, None);
+        let process = entry.breakpoint.pid.and_then(|pid| inner.processes.get(&pid));
+        entry.start_ticks = process.map(|process| process.start_ticks);
+        inner.insert(entry);
         self.added(&mut inner, &id, actor, now).ok_or(RegistryError::NotFound(id))
     }
 
@@ -291,7 +302,7 @@ impl Registry {
     #[must_use]
     pub fn desired(&self, now: Timestamp) -> Desired {
         let inner = self.lock();
-        let live = inner.entries.values().filter(|entry| entry.is_live(now));
+        let live = inner.entries.values().filter(|entry| entry.is_live(now) && inner.has_process_of(entry));
         Desired {
             // Read under the lock, under which it changes.
             revision: self.revision(),
@@ -300,11 +311,14 @@ impl Registry {
         }
     }
 
-    /// A process is traced.
-    pub fn process_started(&self, pid: u32, service: &str, now: Timestamp) {
+    /// A process is traced. `start_ticks` (clock ticks from boot to its start) tells it from others that had its
+    /// number.
+    pub fn process_started(&self, pid: u32, start_ticks: u64, service: &str, now: Timestamp) {
         let mut inner = self.lock();
         if inner.processes.len() < MAX_PROCESSES || inner.processes.contains_key(&pid) {
-            inner.processes.insert(pid, service.into());
+            inner.processes.insert(pid, Traced { start_ticks, service: service.into() });
+            // Breakpoints for this process alone have somewhere to be again.
+            self.revision.fetch_add(1, Ordering::AcqRel);
             self.tell_states(&mut inner, now);
         }
     }
@@ -326,7 +340,9 @@ impl Registry {
     /// The services of the traced processes, each once.
     #[must_use]
     pub fn services(&self) -> Vec<Arc<str>> {
-        let mut services: Vec<Arc<str>> = self.lock().processes.values().cloned().collect();
+        let processes = &self.lock().processes;
+        let mut services: Vec<Arc<str>> =
+            processes.values().map(|process| Arc::clone(&process.service)).collect();
         services.sort();
         services.dedup();
         services
@@ -414,7 +430,8 @@ impl Registry {
         {
             return Err(RegistryError::NoProcess(pid));
         }
-        let selected = inner.processes.iter().filter(|(pid, service)| breakpoint.selects(**pid, service));
+        let selected =
+            inner.processes.iter().filter(|(pid, process)| breakpoint.selects(**pid, &process.service));
         let pids: Vec<u32> = selected.map(|(pid, _)| *pid).collect();
         // Looking into processes takes time.
         drop(inner);
@@ -569,6 +586,12 @@ impl Inner {
         }
     }
 
+    /// Also if it is for all.
+    fn has_process_of(&self, entry: &Entry) -> bool {
+        let Some(pid) = entry.breakpoint.pid else { return true };
+        self.processes.get(&pid).is_some_and(|process| Some(process.start_ticks) == entry.start_ticks)
+    }
+
     fn state(&self, id: &Id, now: Timestamp) -> State {
         let Some(entry) = self.entries.get(id) else { return State::Disabled };
         if let Some(state) = entry.own_state(now) {
@@ -582,12 +605,12 @@ impl Inner {
             return killed;
         }
         if let Some(pid) = entry.breakpoint.pid
-            && !self.processes.contains_key(&pid)
+            && !self.has_process_of(entry)
         {
             return State::Error { reason: format!("process {pid} is not traced (any more)") };
         }
         let states = entry.processes.iter().map(|(pid, process)| match self.processes.get(pid) {
-            Some(service) if self.kill_switch.is_on_for(service) => &killed,
+            Some(traced) if self.kill_switch.is_on_for(&traced.service) => &killed,
             _ => &process.state,
         });
         State::of_processes(states)
@@ -598,6 +621,7 @@ impl Entry {
     fn new(breakpoint: Breakpoint, remote: Option<RemoteSpec>) -> Self {
         Self {
             breakpoint: Arc::new(breakpoint),
+            start_ticks: None,
             counters: Counters::default(),
             used: 0,
             remote,

@@ -20,6 +20,9 @@ pub struct Saved {
     /// Captures since it was switched on last.
     #[serde(default)]
     pub used: u64,
+    /// When the one process started that it is for, in clock ticks from boot.
+    #[serde(default)]
+    pub start_ticks: Option<u64>,
 }
 
 impl Registry {
@@ -32,6 +35,7 @@ impl Registry {
             breakpoint: Breakpoint::clone(&entry.breakpoint),
             counters: entry.counters.clone(),
             used: entry.used,
+            start_ticks: entry.start_ticks,
         });
         (saved.collect(), inner.kill_switch.local())
     }
@@ -45,7 +49,7 @@ impl Registry {
     ) -> Vec<(Id, RegistryError)> {
         let mut refused = Vec::new();
         let mut inner = self.lock();
-        for Saved { breakpoint, counters, used } in saved {
+        for Saved { breakpoint, counters, used, start_ticks } in saved {
             let id = breakpoint.id.clone();
             let checked = breakpoint
                 .check()
@@ -62,7 +66,7 @@ impl Registry {
             // A file may have been written by somebody else: only control servers make remote ones.
             let breakpoint = Breakpoint { source: Source::Local, ..breakpoint };
             let mut entry = Entry::new(breakpoint, None);
-            (entry.counters, entry.used) = (counters, used);
+            (entry.counters, entry.used, entry.start_ticks) = (counters, used, start_ticks);
             inner.insert(entry);
         }
         inner.kill_switch = kill_switch.local();

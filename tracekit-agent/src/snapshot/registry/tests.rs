@@ -86,7 +86,7 @@ fn a_life() {
     let log = Log::default();
     let registry = Registry::new(Box::new(Anything), Box::new(log.clone()));
     let mut events = registry.subscribe();
-    registry.process_started(10, "shop", at(0));
+    registry.process_started(10, 1, "shop", at(0));
     let id = registry.add(spec("app/orders.py", 42), &me(), at(0)).unwrap().breakpoint.id;
     assert_eq!(registry.get(&id, at(0)).unwrap().state, State::Pending);
     let revision = registry.revision();
@@ -139,8 +139,8 @@ fn a_life() {
 #[test]
 fn only_selected_processes_are_listed_and_counted() {
     let registry = registry();
-    registry.process_started(10, "shop", at(0));
-    registry.process_started(11, "cart", at(0));
+    registry.process_started(10, 1, "shop", at(0));
+    registry.process_started(11, 1, "cart", at(0));
     let spec = Spec { service: Some("cart".to_owned()), ..spec("a.py", 1) };
     let view = registry.add(spec.clone(), &me(), at(0)).unwrap();
     let pids: Vec<u32> = view.processes.iter().map(|process| process.pid).collect();
@@ -154,8 +154,18 @@ fn only_selected_processes_are_listed_and_counted() {
     assert_eq!(error, RegistryError::NoProcess(12));
     let view = registry.add(Spec { pid: Some(10), service: None, ..spec }, &me(), at(1)).unwrap();
     registry.process_gone(10, at(2));
-    let state = registry.get(&view.breakpoint.id, at(2)).unwrap().state;
-    assert!(matches!(&state, State::Error { reason } if reason.contains("10")), "{state}");
+    let state = |id: &Id| registry.get(id, at(2)).unwrap().state;
+    let id = view.breakpoint.id;
+    assert!(matches!(state(&id), State::Error { reason } if reason.contains("10")));
+    // Another process with the same number is not meant; that process, looked at again, is.
+    registry.process_started(10, 2, "shop", at(2));
+    assert!(matches!(state(&id), State::Error { .. }));
+    assert!(registry.desired(at(2)).breakpoints.iter().all(|breakpoint| breakpoint.id != id));
+    assert!(registry.get(&id, at(2)).unwrap().processes.is_empty());
+    registry.process_started(10, 1, "shop", at(2));
+    assert_eq!(state(&id), State::Pending);
+    assert!(registry.desired(at(2)).breakpoints.iter().any(|breakpoint| breakpoint.id == id));
+    registry.process_gone(10, at(2));
     assert_eq!(registry.services().len(), 0);
 }
 
@@ -206,7 +216,7 @@ fn lines_are_looked_up_before() {
         }
     }
     let registry = registry().with_locate(Box::new(Nowhere));
-    registry.process_started(10, "shop", at(0));
+    registry.process_started(10, 1, "shop", at(0));
     let error = |line| registry.add(spec("x.py", line), &me(), at(0)).unwrap_err().to_string();
     assert_eq!(error(1), "x.py is ambiguous: /a/x.py, /b/x.py; give more of the path");
     assert_eq!(error(9), "no code on line 9 of x.py; the nearest lines with code are 8, 11");
@@ -250,8 +260,8 @@ fn texts_are_bounded_together() {
 #[test]
 fn the_kill_switch_stops_all_or_one_service() {
     let registry = registry();
-    registry.process_started(10, "shop", at(0));
-    registry.process_started(11, "cart", at(0));
+    registry.process_started(10, 1, "shop", at(0));
+    registry.process_started(11, 1, "cart", at(0));
     let mut events = registry.subscribe();
     let id = registry.add(spec("a.py", 1), &me(), at(0)).unwrap().breakpoint.id;
     registry.report_state(&id, 10, active(), at(0));
@@ -324,7 +334,7 @@ fn captures_that_the_server_has_count() {
     registry.upsert_remote(&wanted, &server(), at(0)).unwrap();
     let id: Id = "r1".parse().unwrap();
     assert_eq!(registry.get(&id, at(0)).unwrap().captures_left, 1);
-    registry.process_started(10, "shop", at(0));
+    registry.process_started(10, 1, "shop", at(0));
     assert_eq!(registry.report_hits(&id, 10, &captured(1), at(1)), 0);
     wanted.captured = 0;
     wanted.spec.limits.hits = Some(200);
@@ -353,7 +363,7 @@ fn what_a_server_still_wants_goes_on() {
 fn saved_and_restored() {
     let one = registry();
     let id = one.add(spec("a.py", 1), &me(), at(0)).unwrap().breakpoint.id;
-    one.process_started(10, "shop", at(0));
+    one.process_started(10, 1, "shop", at(0));
     one.report_hits(&id, 10, &captured(7), at(1));
     one.upsert_remote(&remote("r1", 1), &server(), at(0)).unwrap();
     one.set_kill_switch(true, None, Source::Local, &me(), at(2));
@@ -374,12 +384,22 @@ fn saved_and_restored() {
     assert_eq!((view.captures_left, view.counters.hits), (93, 7));
     assert_eq!(view.state, State::Paused { reason: Pause::KillSwitch });
     assert_eq!(view.breakpoint, one.get(&id, at(3)).unwrap().breakpoint);
+
+    // One process alone: it is the same one, or it is gone.
+    let own = Spec { pid: Some(10), ..spec("b.py", 1) };
+    let own = one.add(own, &me(), at(3)).unwrap().breakpoint.id;
+    for (start_ticks, live) in [(1, 2), (2, 1)] {
+        let three = self::registry();
+        three.restore(one.save().0, KillSwitch::default(), at(3));
+        three.process_started(10, start_ticks, "shop", at(3));
+        assert_eq!(three.desired(at(3)).breakpoints.len(), live, "{own}");
+    }
 }
 
 #[test]
 fn the_json_form() {
     let registry = registry();
-    registry.process_started(10, "shop", at(0));
+    registry.process_started(10, 1, "shop", at(0));
     let given = serde_json::json!({
         "kind": "log", "file": "app/orders.py", "line": 42, "template": "total={total}", "level": "warn",
         "condition": "total > 100", "service": "shop", "limits": {"rate": 5, "expires_seconds": 60},
@@ -404,6 +424,7 @@ fn the_json_form() {
                 "skipped": {"condition": 0, "rate": 0, "budget": 0, "error": 0},
                 "cost": {"count": 0, "mean_us": 0.0, "p50_us": 0.0, "p99_us": 0.0, "max_us": 0.0},
             },
+            "process_count": 1,
             "processes": [{"pid": 10, "service": "shop", "state": "PENDING", "hits": 0, "captured": 0}],
         })
     );
@@ -414,7 +435,7 @@ fn the_json_form() {
 #[test]
 fn many_threads() {
     let registry = registry();
-    registry.process_started(10, "shop", at(0));
+    registry.process_started(10, 1, "shop", at(0));
     let failed = AtomicUsize::new(0);
     std::thread::scope(|scope| {
         for _ in 0..4 {

@@ -8,10 +8,10 @@ use crate::snapshot::breakpoint::{Breakpoint, Id};
 use crate::snapshot::state::{Counters, State};
 
 /// Processes that are listed with a breakpoint; the counters are of all.
-const MAX_LISTED: usize = 256;
+const MAX_LISTED: usize = 64;
 
 /// A breakpoint with its state and counters. JSON: the keys of [`Breakpoint`], `state` with `mode` or `reason`,
-/// `captures_left`, `counters`, `processes`.
+/// `captures_left`, `counters`, `process_count`, `processes`.
 #[derive(Debug, Clone, Serialize)]
 pub struct View {
     /// What it is.
@@ -24,7 +24,9 @@ pub struct View {
     pub captures_left: u64,
     /// Of all processes, those that are gone included.
     pub counters: Counters,
-    /// The selected processes.
+    /// How many processes are selected.
+    pub process_count: usize,
+    /// The first 64 of these.
     pub processes: Vec<ProcessView>,
 }
 
@@ -48,13 +50,16 @@ impl Inner {
     /// What is shown of a breakpoint.
     pub(super) fn view(&self, id: &Id, now: Timestamp) -> Option<View> {
         let entry = self.entries.get(id)?;
-        let selected =
-            self.processes.iter().filter(|(pid, service)| entry.breakpoint.selects(**pid, service));
-        let processes = selected.take(MAX_LISTED).map(|(pid, service)| {
+        let is_there = self.has_process_of(entry);
+        let selected = self
+            .processes
+            .iter()
+            .filter(|(pid, process)| is_there && entry.breakpoint.selects(**pid, &process.service));
+        let processes = selected.clone().take(MAX_LISTED).map(|(pid, process)| {
             let known = entry.processes.get(pid);
             ProcessView {
                 pid: *pid,
-                service: service.to_string(),
+                service: process.service.to_string(),
                 state: known.map(|process| process.state.clone()).unwrap_or_default(),
                 hits: known.map_or(0, |process| process.hits),
                 captured: known.map_or(0, |process| process.captured),
@@ -65,6 +70,7 @@ impl Inner {
             state: self.state(id, now),
             captures_left: entry.left(),
             counters: entry.counters.clone(),
+            process_count: selected.clone().count(),
             processes: processes.collect(),
         })
     }
