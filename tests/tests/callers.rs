@@ -67,6 +67,10 @@ fn statements() -> Result<BTreeMap<String, Vec<Statement>>> {
 
 /// What is wrong with what a span says of its caller.
 fn judge(span: &Span, statements: &BTreeMap<String, Vec<Statement>>) -> Result<()> {
+    // Django asks at the start of a request whether its connection still works: no application on the stack.
+    if span.text("db.query.text").as_deref() == Some("SELECT ?") && span.text("code.file.path").is_none() {
+        return Ok(());
+    }
     let text = |key| span.text(key).with_context(|| format!("no {key}"));
     let file = text("code.file.path")?;
     let line: u64 = text("code.line.number")?.parse()?;

@@ -170,7 +170,7 @@ fn with_context_of<T>(pid: u32, function: &str, work: impl FnOnce(&Context<'_>) 
     let inspected = Inspector::default().inspect(pid)?;
     let target = Target::open(&ProcFs::default(), &inspected)?;
     let reader: Reader<'_> = target.reader()?;
-    let stacks = target.stacks(&reader, |_, _| true)?;
+    let stacks = target.stacks(&reader, None, |_, _| true)?;
     let mut frames = stacks.iter().flat_map(|thread| &thread.stack.frames);
     let frame = frames.find(|frame| frame.code.name == function);
     let frame = frame.with_context(|| format!("no frame of {function}"))?;

@@ -105,7 +105,7 @@ fn told<'f>(facts: &'f Json, kind: &str) -> Result<&'f Vec<Json>> {
 /// Every value of the corpus that the main thread holds, in JSON and as text.
 fn values(subject: &Subject, target: &Target, reader: &Reader<'_>) -> Result<Vec<String>> {
     let main = subject.pid;
-    let stacks = target.stacks(reader, |_, tid| tid == Some(main))?;
+    let stacks = target.stacks(reader, None, |_, tid| tid == Some(main))?;
     let mut frames = stacks.iter().flat_map(|stack| &stack.stack.frames);
     let frame = frames.find(|frame| frame.code.name == "hold").context("no frame of hold()")?;
     let variables = locals(reader, frame)?;
@@ -137,7 +137,7 @@ fn values(subject: &Subject, target: &Target, reader: &Reader<'_>) -> Result<Vec
 
 /// Files, lines and functions of the stacks of all parked threads.
 fn stacks(subject: &Subject, target: &Target, reader: &Reader<'_>) -> Result<Vec<String>> {
-    let stacks = target.stacks(reader, |_, _| true)?;
+    let stacks = target.stacks(reader, None, |_, _| true)?;
     let expected = subject.facts["stacks"].as_object().context("it says nothing of its stacks")?;
     ensure!(expected.len() == 7, "{} threads", expected.len());
     let mut failures = Vec::new();
@@ -245,7 +245,7 @@ fn a_process_in_a_pid_namespace() -> Result<()> {
         let target = subject.open()?;
         let reader = target.reader()?;
         let mut failures = stacks(&subject, &target, &reader)?;
-        let found = target.stacks(&reader, |_, _| true)?;
+        let found = target.stacks(&reader, None, |_, _| true)?;
         if !found.iter().any(|stack| stack.tid == Some(subject.pid) && stack.state.native_id == Some(1)) {
             failures.push("its main thread is not thread 1 inside, and its pid outside".to_owned());
         }
@@ -289,7 +289,7 @@ fn every_interpreter_of_a_process_is_read() -> Result<()> {
         let target = Target::open(&inspector.proc, &inspector.inspect(process.pid())?)?;
         let reader = target.reader()?;
         let found: Vec<(bool, Vec<String>)> = target
-            .stacks(&reader, |_, _| true)?
+            .stacks(&reader, None, |_, _| true)?
             .iter()
             .map(|thread| {
                 let names = thread.stack.frames.iter().map(|frame| frame.code.name.clone());
@@ -319,7 +319,7 @@ fn the_thread_that_runs_holds_the_gil() -> Result<()> {
         let mut seen = BTreeSet::new();
         // It gave the GIL away to print, and may not have it back yet.
         for _ in 0..200 {
-            let stacks = target.stacks(&target.reader()?, |_, _| true)?;
+            let stacks = target.stacks(&target.reader()?, None, |_, _| true)?;
             seen.insert(stacks.first().context("no thread")?.state.holds_gil);
             if !seen.contains(&Some(false)) || seen.contains(&Some(true)) {
                 break;

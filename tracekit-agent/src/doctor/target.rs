@@ -48,7 +48,7 @@ fn frames(inspector: &Inspector, inspected: &Inspected) -> Check {
     let opened = Target::open(&inspector.proc, inspected);
     let read = opened.and_then(|target| {
         let reader = target.reader()?;
-        Ok(target.stacks(&reader, |_, _| true)?.len())
+        Ok(target.stacks(&reader, None, |_, _| true)?.len())
     });
     match read {
         Ok(threads) => {

@@ -69,6 +69,7 @@ pub fn scan(target: &Target, reader: &Reader<'_>) -> Result<Found, ScanError> {
     let maps = io::read_to_string(open("maps")?);
     let maps = maps.map_err(|error| ScanError::Proc { pid, what: "maps", error })?;
     let pagemap = open("pagemap")?;
+    target.memory.forget();
 
     let mut found = Found::default();
     let mut candidates = Vec::new();

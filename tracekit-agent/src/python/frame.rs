@@ -3,7 +3,7 @@
 use std::rc::Rc;
 
 use super::layout::{Layout, LineTable};
-use super::memory::MemorySource;
+use super::memory::{MemorySource, Use};
 use super::reader::{Code, LocalKind, ReadError, Reader, bytecodes};
 
 /// Frames of one stack at most; Python's own limit is 1000 unless raised.
@@ -70,7 +70,8 @@ pub fn walk(reader: &Reader<'_>, newest: u64) -> Stack {
     stack
 }
 
-fn step(reader: &Reader<'_>, at: u64) -> Result<(Option<Frame>, u64), ReadError> {
+/// A frame's code object, if it is a frame of Python code, and the caller's frame.
+fn link(reader: &Reader<'_>, at: u64) -> Result<(Option<u64>, u64), ReadError> {
     let layout = &reader.layout;
     let memory = reader.memory;
     let back = memory.u64(at.wrapping_add(layout.frame.back))?;
@@ -80,6 +81,12 @@ fn step(reader: &Reader<'_>, at: u64) -> Result<(Option<Frame>, u64), ReadError>
         return Ok((None, back));
     }
     let code = memory.u64(at.wrapping_add(layout.frame.code))? & if layout.tagged_locals { !3 } else { !0 };
+    Ok((Some(code), back))
+}
+
+fn step(reader: &Reader<'_>, at: u64) -> Result<(Option<Frame>, u64), ReadError> {
+    let (code, back) = link(reader, at)?;
+    let Some(code) = code else { return Ok((None, back)) };
     let code = reader.code(code)?;
     let offset = instruction(reader, at, &code)?;
     // Before its first instruction a frame is at its first line.
@@ -88,6 +95,29 @@ fn step(reader: &Reader<'_>, at: u64) -> Result<(Option<Frame>, u64), ReadError>
         None => None,
     };
     Ok((Some(Frame { address: at, code, line, offset }), back))
+}
+
+/// How many frames, counted from the outermost, a stack still has: the same frames of the same code, called by
+/// the same frames. The second value says that it has no others and is at the same instructions.
+#[must_use]
+pub fn still_there(reader: &Reader<'_>, newest: u64, stack: &Stack) -> (usize, bool) {
+    let mut now = Vec::new();
+    let mut at = newest;
+    for _ in 0..MAX_FRAMES + MAX_SHIMS {
+        if at == 0 {
+            break;
+        }
+        let Ok((code, back)) = link(reader, at) else { return (0, false) };
+        now.extend(code.map(|code| (at, code)));
+        at = back;
+    }
+    let both = stack.frames.iter().rev().zip(now.iter().rev());
+    let same = both.take_while(|(frame, now)| (frame.address, frame.code.address) == **now).count();
+    let all = same == stack.frames.len() && same == now.len();
+    let is_still = |frame: &Frame| {
+        instruction(reader, frame.address, &frame.code).is_ok_and(|offset| offset == frame.offset)
+    };
+    (same, all && stack.frames.iter().all(is_still))
 }
 
 /// Offset of the current instruction; `None` if it is not in the code object.
@@ -135,26 +165,44 @@ pub fn instruction_offset(memory: &dyn MemorySource, layout: &Layout, code: &Cod
 /// # Errors
 /// If the frame cannot be read.
 pub fn locals(reader: &Reader<'_>, frame: &Frame) -> Result<Vec<Local>, ReadError> {
+    let mut found = Vec::new();
+    each_local(reader, frame, |name, object| found.push(Local { name: name.to_owned(), object }))?;
+    Ok(found)
+}
+
+/// Gives every local variable as [`locals`] does, right after its slot was read.
+///
+/// # Errors
+/// If the frame cannot be read.
+pub fn each_local(
+    reader: &Reader<'_>,
+    frame: &Frame,
+    mut each: impl FnMut(&str, u64),
+) -> Result<(), ReadError> {
     let layout = &reader.layout;
     let names = &frame.code.locals;
-    let slots = reader.memory.words(frame.address.wrapping_add(layout.frame.locals), names.len())?;
-    let mut found: Vec<Local> = Vec::new();
-    for ((name, kind), slot) in names.iter().zip(slots) {
-        let mut object = slot;
-        if layout.tagged_locals || layout.free_threaded {
-            // 3.14 `pycore_stackref.h`: the low bits are tags, and 1 is NULL.
-            object &= !3;
-        }
+    let slots = frame.address.wrapping_add(layout.frame.locals);
+    // 3.14 `pycore_stackref.h`: the low bits are tags, and 1 is NULL.
+    let mask = if layout.tagged_locals || layout.free_threaded { !3 } else { !0 };
+    // What the slots hold is needed at once, whatever it is by then.
+    let mut bytes = vec![0; names.len() * 8];
+    reader.memory.read_as(slots, &mut bytes, Use::Passing)?;
+    let objects = bytes.chunks_exact(8).map(|word| u64::from_le_bytes(word.try_into().unwrap_or_default()));
+    reader.memory.prefetch(&objects.map(|object| object & mask).collect::<Vec<_>>());
+    let mut given: Vec<&str> = Vec::new();
+    for (at, (name, kind)) in names.iter().enumerate() {
+        let mut object = reader.memory.u64(slots.wrapping_add(at as u64 * 8))? & mask;
         if *kind == LocalKind::Cell && object != 0 && is_cell(reader, object) {
             object = reader.memory.u64(object.wrapping_add(layout.object.cell_value))?;
         }
         // To 3.10 a parameter that closures use has two slots of one name.
-        if object == 0 || *kind == LocalKind::Hidden || found.iter().any(|local| local.name == *name) {
-            continue;
+        let again = *kind == LocalKind::Cell && given.contains(&name.as_str());
+        if object != 0 && *kind != LocalKind::Hidden && !again {
+            each(name, object);
+            given.push(name);
         }
-        found.push(Local { name: name.clone(), object });
     }
-    Ok(found)
+    Ok(())
 }
 
 /// The dict of a module's or class's body.

@@ -1,13 +1,16 @@
 //! Reads a CPython from outside: threads, frames, objects, code objects; 3.8 to 3.15.
 //!
 //! `memory` is where bytes come from; `layout` says where CPython keeps what; `runtime` finds the interpreter
-//! in a process; `reader` turns addresses into strings, types and code objects; `thread` and `frame` walk the
-//! stacks; `object` decodes values; `code` enumerates code objects; `kernel` tells the
-//! kernel side what it needs to walk stacks itself, and `stack` resolves those. Nothing is written to the process and
-//! nothing stops it, so whatever is read may be about to change: types and bounds are checked, and what does
-//! not hold is marked, not believed.
+//! in a process; `reader` turns addresses into strings, types and code objects (`evidence` tells whether those
+//! that it remembers still hold); `thread` and `frame` walk the stacks; `object` decodes values; `dump` puts
+//! stacks and variables together; `code` enumerates code objects; `kernel` tells the kernel side what it needs
+//! to walk stacks itself, and `stack` resolves those. Nothing is written to the process and nothing stops it,
+//! so whatever is read may be about to change: types and bounds are checked, everything of a dump is read
+//! twice, `rest` tells which threads ran meanwhile, and what does not hold is marked, not believed.
 
 pub mod code;
+pub mod dump;
+pub mod evidence;
 pub mod frame;
 #[cfg(test)]
 pub(crate) mod hostile;
@@ -17,6 +20,7 @@ pub mod line_table;
 pub mod memory;
 pub mod object;
 pub mod reader;
+pub mod rest;
 pub mod runtime;
 pub mod stack;
 pub mod thread;

@@ -1,12 +1,14 @@
 //! Strings, types and code objects at addresses of the target.
 
 use std::cell::{Cell, RefCell};
-use std::collections::HashMap;
 use std::rc::Rc;
 
+use hashbrown::HashMap;
+
+use super::evidence::{Evidence, Witness};
 use super::layout::{Layout, LineTable};
 use super::line_table::{self, LineRange, line_at};
-use super::memory::{MemoryError, MemorySource};
+use super::memory::{MemoryError, MemorySource, Use};
 
 /// Characters of an identifier, a path or a type's name at most.
 const MAX_NAME: usize = 4096;
@@ -188,16 +190,56 @@ impl Code {
     }
 }
 
-/// Reads one target. Types and code objects live long; they are remembered until [`Self::forget`].
+/// Reads one target. Types and code objects live long; they are remembered until [`Self::forget`], and looked
+/// at again in every pass: if the bytes that they were made from are others, they are made anew.
 pub struct Reader<'a> {
     /// Where bytes come from.
     pub memory: &'a dyn MemorySource,
     /// Where CPython keeps what.
     pub layout: Layout,
-    types: RefCell<HashMap<u64, Rc<Type>>>,
-    members: RefCell<HashMap<u64, Rc<Members>>>,
-    codes: RefCell<HashMap<u64, Rc<Code>>>,
+    types: Memo<Type>,
+    members: Memo<Members>,
+    codes: Memo<Code>,
     code_type: Cell<Option<u64>>,
+}
+
+/// What was made before, by its address.
+struct Memo<T>(RefCell<HashMap<u64, Remembered<T>>>);
+
+struct Remembered<T> {
+    value: Rc<T>,
+    evidence: Evidence,
+    /// The pass in which it was last known to hold.
+    pass: Cell<u64>,
+}
+
+impl<T> Memo<T> {
+    /// What is remembered of an address, if it still holds.
+    fn get(&self, address: u64, memory: &dyn MemorySource) -> Option<Rc<T>> {
+        let all = self.0.borrow();
+        let known = all.get(&address)?;
+        if known.pass.get() != memory.pass() {
+            if !known.evidence.holds(memory) {
+                return None;
+            }
+            known.pass.set(memory.pass());
+        }
+        Some(Rc::clone(&known.value))
+    }
+
+    fn insert(&self, address: u64, value: &Rc<T>, evidence: Evidence, pass: u64) {
+        let mut all = self.0.borrow_mut();
+        if all.len() >= MAX_CACHED {
+            all.clear();
+        }
+        all.insert(address, Remembered { value: Rc::clone(value), evidence, pass: Cell::new(pass) });
+    }
+}
+
+impl<T> Default for Memo<T> {
+    fn default() -> Self {
+        Self(RefCell::default())
+    }
 }
 
 impl<'a> Reader<'a> {
@@ -207,18 +249,31 @@ impl<'a> Reader<'a> {
         Self {
             memory,
             layout,
-            types: RefCell::default(),
-            members: RefCell::default(),
-            codes: RefCell::default(),
+            types: Memo::default(),
+            members: Memo::default(),
+            codes: Memo::default(),
             code_type: Cell::new(None),
         }
     }
 
     /// Forgets what was read before.
     pub fn forget(&self) {
-        self.types.borrow_mut().clear();
-        self.members.borrow_mut().clear();
-        self.codes.borrow_mut().clear();
+        self.types.0.borrow_mut().clear();
+        self.members.0.borrow_mut().clear();
+        self.codes.0.borrow_mut().clear();
+    }
+
+    /// Makes something and says what it was made from.
+    fn witnessed<T>(
+        &self,
+        make: impl FnOnce(&Reader<'_>) -> Result<T, ReadError>,
+    ) -> Result<(Rc<T>, Evidence), ReadError> {
+        let witness = Witness::new(self.memory);
+        let reader = Reader::new(&witness, self.layout);
+        reader.code_type.set(self.code_type.get());
+        let made = make(&reader)?;
+        drop(reader);
+        Ok((Rc::new(made), witness.evidence()))
     }
 
     /// The address of an object's type.
@@ -242,20 +297,19 @@ impl<'a> Reader<'a> {
     /// # Errors
     /// If what is there is no type.
     pub fn type_at(&self, address: u64) -> Result<Rc<Type>, ReadError> {
-        if let Some(known) = self.types.borrow().get(&address) {
-            return Ok(Rc::clone(known));
+        if let Some(known) = self.types.get(address, self.memory) {
+            return Ok(known);
         }
-        let read = Rc::new(self.read_type(address)?);
-        let mut types = self.types.borrow_mut();
-        if types.len() >= MAX_CACHED {
-            types.clear();
-        }
-        types.insert(address, Rc::clone(&read));
+        let (read, evidence) = self.witnessed(|reader| reader.read_type(address))?;
+        self.types.insert(address, &read, evidence, self.memory.pass());
         Ok(read)
     }
 
+    /// The bits that matter here stay as they are; others change whenever an attribute of the class does.
     fn type_flags(&self, address: u64) -> Result<u64, ReadError> {
-        let flags = self.memory.u64(address.wrapping_add(self.layout.object.tp_flags))?;
+        let mut flags = [0; 8];
+        self.memory.read_as(address.wrapping_add(self.layout.object.tp_flags), &mut flags, Use::Passing)?;
+        let flags = u64::from_le_bytes(flags);
         if flags & flags::READY == 0 || !address.is_multiple_of(8) {
             return Err(ReadError::Invalid("type"));
         }
@@ -335,19 +389,17 @@ impl<'a> Reader<'a> {
     /// # Errors
     /// If what is there is no table of members.
     pub fn members(&self, found: &Type) -> Result<Rc<Members>, ReadError> {
-        if let Some(known) = self.members.borrow().get(&found.address) {
-            return Ok(Rc::clone(known));
+        if let Some(known) = self.members.get(found.address, self.memory) {
+            return Ok(known);
         }
-        let mut read = Vec::new();
-        for base in &found.native_bases {
-            self.read_members(*base, &mut read)?;
-        }
-        let read = Rc::new(read);
-        let mut members = self.members.borrow_mut();
-        if members.len() >= MAX_CACHED {
-            members.clear();
-        }
-        members.insert(found.address, Rc::clone(&read));
+        let (read, evidence) = self.witnessed(|reader| {
+            let mut read = Vec::new();
+            for base in &found.native_bases {
+                reader.read_members(*base, &mut read)?;
+            }
+            Ok(read)
+        })?;
+        self.members.insert(found.address, &read, evidence, self.memory.pass());
         Ok(read)
     }
 
@@ -475,15 +527,11 @@ impl<'a> Reader<'a> {
     /// # Errors
     /// If what is there is no code object.
     pub fn code(&self, address: u64) -> Result<Rc<Code>, ReadError> {
-        if let Some(known) = self.codes.borrow().get(&address) {
-            return Ok(Rc::clone(known));
+        if let Some(known) = self.codes.get(address, self.memory) {
+            return Ok(known);
         }
-        let read = Rc::new(self.read_code(address)?);
-        let mut codes = self.codes.borrow_mut();
-        if codes.len() >= MAX_CACHED {
-            codes.clear();
-        }
-        codes.insert(address, Rc::clone(&read));
+        let (read, evidence) = self.witnessed(|reader| reader.read_code(address))?;
+        self.codes.insert(address, &read, evidence, self.memory.pass());
         Ok(read)
     }
 

@@ -3,19 +3,17 @@
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
-use super::frame::{Stack, walk};
+use super::frame::walk;
 use super::layout::{Layout, LayoutError, LineTable};
 use super::memory::{LiveProcess, MemoryError, MemorySource as _};
 use super::reader::{ReadError, Reader};
-use super::thread::{ThreadState, newest_frame, thread_states};
+use super::thread::{newest_frame, thread_states};
 use crate::discovery::elf;
 use crate::discovery::proc_fs::ProcFs;
 use crate::discovery::{InspectError, Inspected};
 
 /// Members of a type that are compared at most.
 const MAX_MEMBERS: u64 = 64;
-/// Walks of a stack that changes meanwhile.
-const ATTEMPTS: usize = 4;
 /// Threads of a process that are listed at most.
 const MAX_THREADS: usize = 65_536;
 
@@ -83,21 +81,6 @@ pub struct Target {
     proc: ProcFs,
 }
 
-/// A thread and what it runs.
-#[derive(Debug, Clone)]
-pub struct ThreadStack {
-    /// The thread state.
-    pub state: ThreadState,
-    /// Thread id in the agent's pid namespace.
-    pub tid: Option<u32>,
-    /// The thread's name as the kernel knows it.
-    pub name: Option<String>,
-    /// Its stack.
-    pub stack: Stack,
-    /// The stack changed in every attempt to read it: frames may be of different moments.
-    pub changing: bool,
-}
-
 impl Target {
     /// Finds the interpreter of an inspected process.
     ///
@@ -144,7 +127,7 @@ impl Target {
         Ok(reader)
     }
 
-    fn mismatch(&self, error: &ReadError) -> AttachError {
+    pub(super) fn mismatch(&self, error: &ReadError) -> AttachError {
         match error {
             ReadError::Memory(error @ (MemoryError::Gone | MemoryError::Denied)) => {
                 AttachError::Memory { pid: self.pid, error: *error }
@@ -220,13 +203,17 @@ impl Target {
             return BTreeMap::new();
         };
         let tids = entries.flatten().filter_map(|entry| entry.file_name().to_str()?.parse::<u32>().ok());
-        tids.take(MAX_THREADS)
-            .map(|tid| {
-                // `/proc/TID` names any thread, though only processes are listed there.
-                let status = self.proc.status(tid).ok();
-                (status.and_then(|status| status.namespace_pids.last().copied()).unwrap_or(tid), tid)
-            })
-            .collect()
+        let tids = tids.take(MAX_THREADS);
+        let in_same_namespace = self.proc.status(self.pid).is_ok_and(|of| of.namespace_pids.len() == 1);
+        if in_same_namespace {
+            return tids.map(|tid| (tid, tid)).collect();
+        }
+        tids.map(|tid| {
+            // `/proc/TID` names any thread, though only processes are listed there.
+            let status = self.proc.status(tid).ok();
+            (status.and_then(|status| status.namespace_pids.last().copied()).unwrap_or(tid), tid)
+        })
+        .collect()
     }
 
     /// A file of the process below `/proc`.
@@ -234,67 +221,8 @@ impl Target {
         self.proc.path(format!("{}/{name}", self.pid))
     }
 
-    fn thread_name(&self, tid: u32) -> Option<String> {
+    pub(super) fn thread_name(&self, tid: u32) -> Option<String> {
         let path = self.proc_path(&format!("task/{tid}/comm"));
         Some(std::fs::read_to_string(path).ok()?.trim_end_matches('\n').to_owned())
-    }
-
-    /// The threads that have a thread state and their stacks, in the order in which they were started; or
-    /// only those of them that are wanted.
-    ///
-    /// # Errors
-    /// [`AttachError`] if the list of threads cannot be read. A stack that cannot says so itself.
-    pub fn stacks(
-        &self,
-        reader: &Reader<'_>,
-        wanted: impl Fn(&ThreadState, Option<u32>) -> bool,
-    ) -> Result<Vec<ThreadStack>, AttachError> {
-        let tids = self.thread_ids();
-        let mut states = thread_states(reader, self.runtime, &tids).map_err(|error| self.mismatch(&error))?;
-        states.reverse();
-        Ok(states
-            .into_iter()
-            .filter_map(|state| {
-                let tid = state.native_id.and_then(|id| tids.get(&id)).copied();
-                if !wanted(&state, tid) {
-                    return None;
-                }
-                let name = tid.and_then(|tid| self.thread_name(tid));
-                let (stack, changing) = self.stack(reader, &state);
-                Some(ThreadStack { state, tid, name, stack, changing })
-            })
-            .collect())
-    }
-
-    /// The stack of one thread; read again if the thread ran on meanwhile. The second value says that it did
-    /// so every time.
-    fn stack(&self, reader: &Reader<'_>, state: &ThreadState) -> (Stack, bool) {
-        let mut stack = Stack::default();
-        for attempt in 0..ATTEMPTS {
-            if attempt > 0 {
-                self.memory.forget();
-            }
-            let Ok(newest) = newest_frame(reader, state) else {
-                return (Stack { broken: Some("the thread has ended".into()), ..Stack::default() }, true);
-            };
-            stack = walk(reader, newest);
-            if stack.broken.is_none() && !self.has_moved(reader, state, &stack) {
-                return (stack, false);
-            }
-        }
-        (stack, true)
-    }
-
-    /// The thread is elsewhere than when its stack was read, so what was read in between may be of different
-    /// moments. A thread that came back to the same instruction of the same frames is not noticed.
-    #[must_use]
-    pub fn has_moved(&self, reader: &Reader<'_>, state: &ThreadState, stack: &Stack) -> bool {
-        self.memory.forget();
-        let Ok(newest) = newest_frame(reader, state) else { return true };
-        let now = walk(reader, newest);
-        let places = |stack: &Stack| -> Vec<_> {
-            stack.frames.iter().map(|frame| (frame.address, frame.code.address, frame.offset)).collect()
-        };
-        places(&now) != places(stack)
     }
 }

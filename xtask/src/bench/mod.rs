@@ -1,15 +1,20 @@
 //! `cargo xtask bench`: what tracing costs, measured.
 
 mod attach;
+mod dumps;
 mod overhead;
+mod reader;
 mod stack;
 
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use anyhow::{Context as _, Result};
+use serde_json::Value as Json;
+use tracekit_tests::paths;
 use tracekit_tests::process::run as output_of;
 
-use crate::setup;
+use crate::setup::{self, cargo, checked, step};
 
 /// Benchmarks.
 #[derive(Debug, clap::Subcommand)]
@@ -20,6 +25,10 @@ pub enum Bench {
     Attach(attach::Attach),
     /// What a Python stack that the kernel side reads costs the traced thread.
     Stack(stack::Stack),
+    /// Time of a dump of a Django process with 64 threads, beside py-spy's, and of a search for code objects.
+    Reader(reader::Reader),
+    /// Dumps of a process that changes its objects all the time: what is wrong, and what they cost it.
+    Dumps(dumps::Dumps),
 }
 
 /// Runs a benchmark.
@@ -32,6 +41,37 @@ pub fn run(bench: &Bench) -> Result<()> {
         Bench::Overhead(arguments) => overhead::run(arguments),
         Bench::Attach(arguments) => attach::run(arguments),
         Bench::Stack(arguments) => stack::run(arguments),
+        Bench::Reader(arguments) => reader::run(arguments),
+        Bench::Dumps(arguments) => dumps::run(arguments),
+    }
+}
+
+/// Builds `tests/examples/reader.rs`, which reads a process as a running agent would, and gives its path.
+fn build_reader() -> Result<PathBuf> {
+    step("build the reader");
+    let arguments = ["build", "--release", "--quiet", "--package", "tracekit-tests", "--example", "reader"];
+    checked(&mut cargo(&arguments))?;
+    Ok(paths::target().join("release/examples/reader"))
+}
+
+/// Runs it on a process and gives what it measured.
+fn read_process(reader: &Path, pid: u32, arguments: &[&str]) -> Result<Json> {
+    let text = output_of(Command::new(reader).args(["--pid", &pid.to_string()]).args(arguments))?;
+    serde_json::from_str(&text).with_context(|| format!("the reader said {text}"))
+}
+
+/// A number of what it measured.
+fn number(json: &Json, key: &str) -> Result<f64> {
+    json[key].as_f64().with_context(|| format!("no {key} in {json}"))
+}
+
+fn median(mut values: Vec<f64>) -> f64 {
+    values.sort_by(f64::total_cmp);
+    let middle = values.len() / 2;
+    match (values.len() % 2, values.get(middle), values.get(middle.wrapping_sub(1))) {
+        (0, Some(high), Some(low)) => f64::midpoint(*high, *low),
+        (_, Some(value), _) => *value,
+        _ => f64::NAN,
     }
 }
 
@@ -43,7 +83,7 @@ fn machine() -> Result<String> {
         line.strip_prefix("model name")?.split_once(':').map(|(_, name)| name.trim().to_owned())
     });
     let cores = std::thread::available_parallelism().map_or(0, std::num::NonZero::get);
-    let venv = tracekit_tests::paths::venv("otel", "python")?;
+    let venv = paths::venv("otel", "python")?;
     let versions = output_of(Command::new(venv).args([
         "-c",
         "import sys; from importlib.metadata import version as v; print('Python ' + sys.version.split()[0] + ''.join(\

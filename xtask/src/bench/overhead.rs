@@ -227,14 +227,7 @@ fn milliseconds(text: &str) -> Result<f64> {
 }
 
 fn median(samples: &[Sample], field: impl Fn(&Sample) -> f64) -> f64 {
-    let mut values: Vec<f64> = samples.iter().map(field).collect();
-    values.sort_by(f64::total_cmp);
-    let middle = values.len() / 2;
-    match (values.len() % 2, values.get(middle), values.get(middle.wrapping_sub(1))) {
-        (0, Some(high), Some(low)) => f64::midpoint(*high, *low),
-        (_, Some(value), _) => *value,
-        _ => f64::NAN,
-    }
+    super::median(samples.iter().map(field).collect())
 }
 
 fn markdown(arguments: &Overhead, samples: &BTreeMap<Variant, Vec<Sample>>) -> Result<String> {

@@ -8,7 +8,7 @@
 //! isinstance(error, (TimeoutError, OSError))
 //! ```
 //!
-//! `token` and `parse` make a [`Program`](syntax::Program) of a text: at most 1 KiB, 200 nodes and 40 levels.
+//! `token` and `parse` make a [`Program`] of a text: at most 1 KiB, 200 nodes and 40 levels.
 //! `evaluate`, `items`, `compare`, `call` and `number` compute it within a budget of steps, items, bytes and time;
 //! [`Scope`] finds names, and [`crate::python::object::access`] attributes and entries.
 //!
