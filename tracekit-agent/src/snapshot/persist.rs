@@ -4,6 +4,7 @@
 //! cannot be read is moved aside, and the agent starts without it.
 
 use std::fs::{File, OpenOptions};
+use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 use std::io::{self, Read as _, Write as _};
 use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
@@ -73,8 +74,8 @@ struct Found {
 pub struct StateFolder {
     path: PathBuf,
     _lock: File,
-    /// What the file holds.
-    written: Mutex<String>,
+    /// Hash of what the file holds.
+    written: Mutex<Option<u64>>,
 }
 
 impl StateFolder {
@@ -138,9 +139,12 @@ impl StateFolder {
         let failed = |error| PersistError::Io { path: self.path.join(NAME), error };
         let text = serde_json::to_string(&written).map_err(|error| failed(error.into()))?;
         let mut last = self.written.lock().unwrap_or_else(PoisonError::into_inner);
-        if *last != text {
+        let mut hasher = DefaultHasher::new();
+        text.hash(&mut hasher);
+        let hash = Some(hasher.finish());
+        if *last != hash {
             self.replace(&text).map_err(failed)?;
-            *last = text;
+            *last = hash;
         }
         Ok(())
     }

@@ -35,13 +35,13 @@ use super::limits::{MAX_BREAKPOINTS, MAX_REMOTE_BREAKPOINTS};
 use super::state::{Counters, Pause, State};
 
 /// Bytes of all texts of all breakpoints: a thousand may not be as large as each may be.
-const MAX_TEXT: usize = 4 << 20;
+const MAX_TEXT: usize = 1 << 20;
 /// Pairs of breakpoint and process whose state is kept.
 const MAX_PAIRS: usize = 32 * 1024;
 /// Traced processes that are known.
 const MAX_PROCESSES: usize = 16 * 1024;
-/// Events that a slow listener may lag behind before it loses some.
-const EVENTS: usize = 1024;
+/// Events that a slow listener may lag behind before it loses some; each may hold a breakpoint with its texts.
+const EVENTS: usize = 256;
 /// How long breakpoints that are done or have expired stay in the list.
 const KEEP_FINISHED: SignedDuration = SignedDuration::from_hours(24);
 
