@@ -47,6 +47,14 @@ fn arguments() -> Result<Arguments> {
     Ok(parsed)
 }
 
+/// Processor time that this process has used.
+fn processor_time() -> Duration {
+    let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
+    // SAFETY: the pointer is of a timespec that lives until the call is over; on failure it stays zero.
+    unsafe { libc::clock_gettime(libc::CLOCK_PROCESS_CPUTIME_ID, &raw mut time) };
+    Duration::new(time.tv_sec.try_into().unwrap_or(0), time.tv_nsec.try_into().unwrap_or(0))
+}
+
 fn main() -> Result<()> {
     let arguments = arguments()?;
     let variables = Variables { limits: Limits::default(), redact: false };
@@ -58,20 +66,24 @@ fn main() -> Result<()> {
     let reader = target.reader()?;
     let opened = begin.elapsed();
     let (mut times, mut tally, mut sizes) = (Vec::new(), Tally::default(), [0; 3]);
+    // Processor time of all but the first, which does not depend on what else runs.
+    let mut used = Duration::ZERO;
     for turn in 0..arguments.count {
         if arguments.rate > 0.0 {
             let due = begin + Duration::from_secs_f64(turn as f64 / arguments.rate);
             std::thread::sleep(due.saturating_duration_since(Instant::now()));
         }
-        let start = Instant::now();
+        let (start, before) = (Instant::now(), processor_time());
         if arguments.code {
             let found = scan(&target, &reader)?;
             times.push(start.elapsed());
+            used += if turn == 0 { Duration::ZERO } else { processor_time().saturating_sub(before) };
             sizes = [found.codes.len(), (found.searched >> 20) as usize, 0];
             continue;
         }
         let threads = target.stacks(&reader, variables, |_, _| true)?;
         times.push(start.elapsed());
+        used += if turn == 0 { Duration::ZERO } else { processor_time().saturating_sub(before) };
         if arguments.check {
             tally.add(&threads);
         } else {
@@ -91,6 +103,7 @@ fn main() -> Result<()> {
         "first_ms": milliseconds(first),
         "median_ms": milliseconds(at(0.5)),
         "p99_ms": milliseconds(at(0.99)),
+        "processor_ms": milliseconds(used) / (arguments.count.saturating_sub(1).max(1) as f64),
         "sizes": sizes,
         "tally": arguments.check.then(|| tally.to_string()),
         "changing_threads": tally.changing_threads,

@@ -92,7 +92,7 @@ pub type CodeClass = u32;
 pub const APPLICATION: CodeClass = 1;
 
 /// One frame of a stack.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
 #[repr(C)]
 pub struct Frame {
     /// `PyCodeObject *`, tags removed.

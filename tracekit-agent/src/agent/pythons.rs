@@ -6,12 +6,15 @@ use std::{
     time::{Duration, Instant},
 };
 
-use tracekit_common::python::{Python, STACKS};
+use tracekit_common::python::{Frame, Python, STACKS};
 
 use crate::{
     discovery::{Inspected, proc_fs::ProcFs},
     net::Caller,
-    probes::{Probes, record::Stack},
+    probes::{
+        Probes,
+        record::{Stack, WalkEnd},
+    },
     python::{
         kernel::describe,
         runtime::Target,
@@ -23,6 +26,8 @@ use crate::{
 const START: Duration = Duration::from_secs(60);
 /// Threads whose stack waits for what they send.
 const MAX_WAITING: usize = 4096;
+/// Places that are remembered.
+const MAX_PLACES: usize = 16 * 1024;
 
 /// See the module.
 #[derive(Default)]
@@ -32,6 +37,7 @@ pub struct Pythons {
     starting: HashMap<u32, (Arc<Inspected>, Instant)>,
     /// Callers of what threads send next.
     waiting: HashMap<u32, Option<Arc<Caller>>>,
+    places: Places,
 }
 
 impl Pythons {
@@ -107,21 +113,41 @@ impl Pythons {
     /// The newest frame of the application.
     fn caller(&mut self, stack: &Stack, probes: &mut Probes) -> Option<Arc<Caller>> {
         let resolver = self.resolvers.get_mut(&stack.tgid)?;
+        let known_to_kernel = stack.end == WalkEnd::Application;
         for frame in &stack.frames {
             let resolved = resolver.frame(frame);
-            match resolved.code {
-                Some(known) if !known.is_library => {
+            if let Some(known) = resolved.code.filter(|known| !known.is_library) {
+                if !known_to_kernel {
                     probes.stop_walks_at(stack.tgid, frame.code);
-                    return Some(Arc::new(place(&known, resolved.line)));
                 }
-                _ if stack.frames.last() == Some(frame) => probes.walk_past(stack.tgid, frame.code),
-                _ => {}
+                return Some(self.places.of(stack.tgid, frame, &known, resolved.line));
             }
+        }
+        if known_to_kernel && let Some(frame) = stack.frames.last() {
+            // Its memory is another's since.
+            probes.walk_past(stack.tgid, frame.code);
         }
         None
     }
 }
 
-fn place(known: &KnownCode, line: Option<i32>) -> Caller {
-    Caller { function: known.code.qualname.clone(), file: known.code.filename.clone(), line }
+/// Places that were met: they are met again and again.
+#[derive(Default)]
+struct Places(HashMap<(u32, Frame), (Arc<KnownCode>, Arc<Caller>)>);
+
+impl Places {
+    fn of(&mut self, tgid: u32, frame: &Frame, known: &Arc<KnownCode>, line: Option<i32>) -> Arc<Caller> {
+        if let Some((code, caller)) = self.0.get(&(tgid, *frame))
+            && Arc::ptr_eq(code, known)
+        {
+            return Arc::clone(caller);
+        }
+        let code = &known.code;
+        let caller = Arc::new(Caller { function: code.qualname.clone(), file: code.filename.clone(), line });
+        if self.0.len() >= MAX_PLACES {
+            self.0.clear();
+        }
+        self.0.insert((tgid, *frame), (Arc::clone(known), Arc::clone(&caller)));
+        caller
+    }
 }

@@ -51,6 +51,7 @@ struct Times {
     first: Vec<f64>,
     later: Vec<f64>,
     worst: Vec<f64>,
+    processor: Vec<f64>,
     /// `tracekit` as a command.
     verb: Vec<f64>,
     pyspy: Vec<f64>,
@@ -111,6 +112,7 @@ impl Times {
         self.first.push(number(measured, "first_ms")?);
         self.later.push(number(measured, "median_ms")?);
         self.worst.push(number(measured, "p99_ms")?);
+        self.processor.push(number(measured, "processor_ms")?);
         Ok(())
     }
 
@@ -119,7 +121,8 @@ impl Times {
             true => "–".to_owned(),
             false => format!("{:.1}", median(values.clone())),
         };
-        let columns = [&self.open, &self.first, &self.later, &self.worst, &self.verb, &self.pyspy];
+        let columns =
+            [&self.open, &self.first, &self.later, &self.worst, &self.processor, &self.verb, &self.pyspy];
         columns.map(cell).join(" | ")
     }
 }
@@ -184,8 +187,10 @@ fn print(arguments: &Reader, plain: &Times, locals: &Times, code: &Times, shape:
         "{} rounds; medians of the rounds, milliseconds; {} dumps or 5 searches in each.\n",
         arguments.rounds, arguments.dumps
     );
-    println!("| what | attach | first | later, median | later, p99 | as a command | py-spy, as a command |");
-    println!("|---|---|---|---|---|---|---|");
+    println!(
+        "| what | attach | first | later, median | later, p99 | later, processor time | as a command | py-spy, as a command |"
+    );
+    println!("|---|---|---|---|---|---|---|---|");
     println!("| stacks of {threads} threads, {frames} frames | {} |", plain.row());
     println!("| the same with {variables} variables | {} |", locals.row());
     println!("| {codes} code objects in {resident} MiB | {} |", code.row());
