@@ -196,25 +196,23 @@ impl Registry {
         actor: &Actor,
         now: Timestamp,
     ) -> Result<View, RegistryError> {
-        let current = self.breakpoint(id)?;
+        let mut inner = self.lock();
+        let text = inner.text;
+        let entry = inner.entries.get_mut(id).ok_or_else(|| RegistryError::NotFound(id.clone()))?;
+        let current = &entry.breakpoint;
         let only_switch = Patch { enabled: patch.enabled, ..Patch::default() };
         if current.source == Source::Remote && *patch != only_switch {
             return Err(RegistryError::Remote(id.clone()));
         }
         let mut new = current.patched(patch, now)?;
         self.check_expressions(&new)?;
-        let mut inner = self.lock();
-        let entry = inner.entries.get(id).ok_or_else(|| RegistryError::NotFound(id.clone()))?;
-        let before = entry.audit_json();
-        let size = text_size(&new);
-        let text = inner.text - text_size(&entry.breakpoint) + size;
+        let text = text - text_size(current) + text_size(&new);
         if text > MAX_TEXT {
             return Err(RegistryError::TooLarge);
         }
-        let Some(entry) = inner.entries.get_mut(id) else { return Err(RegistryError::NotFound(id.clone())) };
-        let on = patch.enabled == Some(true);
-        if on {
-            // Somebody wants to see more of it.
+        let before = entry.audit_json();
+        if patch.enabled == Some(true) && new.source == Source::Local {
+            // Somebody wants to see more of it. How much a control server wants is its own affair.
             entry.used = 0;
             if new.has_expired(now) {
                 new = new.renewed(now);
@@ -397,12 +395,6 @@ impl Registry {
 
     fn lock(&self) -> MutexGuard<'_, Inner> {
         self.inner.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn breakpoint(&self, id: &Id) -> Result<Arc<Breakpoint>, RegistryError> {
-        let inner = self.lock();
-        let entry = inner.entries.get(id).ok_or_else(|| RegistryError::NotFound(id.clone()))?;
-        Ok(Arc::clone(&entry.breakpoint))
     }
 
     fn check_expressions(&self, breakpoint: &Breakpoint) -> Result<(), RegistryError> {

@@ -336,6 +336,9 @@ fn captures_that_the_server_has_count() {
     assert_eq!(registry.get(&id, at(0)).unwrap().captures_left, 1);
     registry.process_started(10, 1, "shop", at(0));
     assert_eq!(registry.report_hits(&id, 10, &captured(1), at(1)), 0);
+    // Switching it on is no way around what the server wants.
+    let on = Patch { enabled: Some(true), ..Patch::default() };
+    assert_eq!(registry.update(&id, &on, &me(), at(1)).unwrap().state, State::Done);
     wanted.captured = 0;
     wanted.spec.limits.hits = Some(200);
     wanted.expires_at = Some(at(100));
