@@ -18,9 +18,9 @@ use tracekit_agent::snapshot::state::Skipped;
 use tracekit_agent::trace::span::{Resource, Value as Attribute};
 use tracekit_tests::certificates::certificates;
 use tracekit_tests::client::{Request, send_once};
-use tracekit_tests::paths;
 use tracekit_tests::process::{Process, wait_for};
 use tracekit_tests::stage::Stage;
+use tracekit_tests::{agent, paths};
 
 /// Long, for machines with much else to do.
 const SOON: Duration = Duration::from_secs(30);
@@ -391,5 +391,55 @@ fn snapshots_of_its_breakpoints_arrive() -> Result<()> {
         ensure!(all.len() == 7, "{all:?}");
         ensure!(!format!("{all:?}").contains("private"), "a user's snapshot was sent");
         Ok(())
+    })
+}
+
+/// The agent itself: it asks for the services that it traces, and its users see what the server wants.
+#[test]
+fn a_running_agent_follows_the_server() -> Result<()> {
+    Stage::run("remote-agent", |stage| {
+        let server = Server::start(&stage)?;
+        server.admin("state", &json!({"stream": "ok"}))?;
+        let mut target = Command::new("/usr/bin/python3");
+        target.args(["-c", "import time; time.sleep(600)"]).env("OTEL_SERVICE_NAME", "shop");
+        let target = Process::start("target", stage.logs(), target)?;
+        wait_for("the interpreter", SOON, || {
+            let command = std::fs::read_to_string(format!("/proc/{}/comm", target.pid()))?;
+            Ok(command.starts_with("python").then_some(()))
+        })?;
+        let url = format!("http://127.0.0.1:{}/v1/traces", server.port);
+        let pid = target.pid().to_string();
+        let without_key =
+            agent::command(&["attach", "--pid", &pid, "--no-control", "--control-server", &url])?
+                .env_remove("TRACEKIT_API_KEY")
+                .output()?;
+        let said = String::from_utf8_lossy(&without_key.stderr);
+        ensure!(without_key.status.code() == Some(2) && said.contains("TRACEKIT_API_KEY"), "{said}");
+
+        let environment = [("TRACEKIT_ENDPOINT", url), ("TRACEKIT_API_KEY", "secret".to_owned())];
+        let agent = agent::Agent::start(&stage, "agent", &["attach"], &[target.pid()], &environment)?;
+        wait_for("the stream", SOON, || Ok((server.log()?["streams"] == 1).then_some(())))?;
+        server.admin("event", &json!({"event": "breakpoint_created", "data": breakpoint("b1", 42)}))?;
+        let verb = |arguments: &[&str]| -> Result<(Option<i32>, String)> {
+            let output = agent::command(arguments)?.env("TRACEKIT_AGENT", agent.socket()).output()?;
+            let text = [output.stdout, output.stderr].concat();
+            Ok((output.status.code(), String::from_utf8_lossy(&text).into_owned()))
+        };
+        let list = || -> Result<Json> { Ok(serde_json::from_str(&verb(&["break", "ls", "-o", "json"])?.1)?) };
+        let list = wait_for("the breakpoint", SOON, || {
+            let list = list()?;
+            Ok((list[0]["id"] == "b1").then_some(list))
+        })?;
+        ensure!(list[0]["source"] == "remote" && list[0]["service"] == "shop", "{list}");
+        ensure!(list[0]["state"] == "PENDING" && list[0]["processes"][0]["pid"] == target.pid(), "{list}");
+        let (code, said) = verb(&["break", "rm", "b1"])?;
+        ensure!(code == Some(1) && said.contains("control server"), "{code:?}: {said}");
+        let (code, said) = verb(&["break", "disable", "b1"])?;
+        ensure!(code == Some(0) && said.contains("DISABLED"), "{code:?}: {said}");
+        server.admin("event", &json!({"event": "kill_switch", "data": {"enabled": true}}))?;
+        wait_for("the kill switch", SOON, || {
+            Ok(verb(&["kill-switch", "status"])?.1.contains("on in shop").then_some(()))
+        })?;
+        agent.finish().map(drop)
     })
 }
