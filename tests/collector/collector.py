@@ -8,7 +8,7 @@ reads its output proves that others can read what the agent sends.
 
 Port 0 chooses a free one. When it listens, one line of JSON on standard output tells the ports:
 `{"ready": true, "grpc": 40001, "http": 40002}`. It ends on SIGTERM, SIGINT, or when its standard input is
-closed and `--stdin` is given, and then prints `{"requests": …, "failed": …, "spans": …, "points": …}`.
+closed and `--stdin` is given, and then prints `{"requests": …, "failed": …, "spans": …, "points": …, "logs": …}`.
 
 One line for each span:
     {"resource": {…}, "resource_schema_url": "…", "scope": {"name": …, "version": …}, "schema_url": "…",
@@ -24,6 +24,10 @@ One line for each metric data point:
      "start_time_unix_nano": 1, "time_unix_nano": 2, "value": 3,
      "count": 1, "sum": 0.1, "min": 0.1, "max": 0.1, "bounds": […], "buckets": […],
      "exemplars": [{"trace_id": "hex", "span_id": "hex", "value": 0.1}], resource, scope … as above}
+One line for each log record:
+    {"event_name": "…", "time_unix_nano": 1, "observed_time_unix_nano": 2, "severity": "SEVERITY_NUMBER_INFO",
+     "severity_text": "INFO", "body": …, "trace_id": "hex" or null, "span_id": "hex" or null, "flags": 1,
+     "attributes": {…}, resource, scope … as above}
 """
 
 import argparse
@@ -39,8 +43,10 @@ from concurrent import futures
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import grpc
+from opentelemetry.proto.collector.logs.v1 import logs_service_pb2, logs_service_pb2_grpc
 from opentelemetry.proto.collector.metrics.v1 import metrics_service_pb2, metrics_service_pb2_grpc
 from opentelemetry.proto.collector.trace.v1 import trace_service_pb2, trace_service_pb2_grpc
+from opentelemetry.proto.logs.v1 import logs_pb2
 from opentelemetry.proto.metrics.v1 import metrics_pb2
 from opentelemetry.proto.trace.v1 import trace_pb2
 
@@ -50,6 +56,7 @@ MESSAGES = {
         metrics_service_pb2.ExportMetricsServiceRequest,
         metrics_service_pb2.ExportMetricsServiceResponse,
     ),
+    "/v1/logs": (logs_service_pb2.ExportLogsServiceRequest, logs_service_pb2.ExportLogsServiceResponse),
 }
 
 
@@ -169,6 +176,28 @@ def points(request):
                     yield line
 
 
+def logs(request):
+    for of_resource in request.resource_logs:
+        for of_scope in of_resource.scope_logs:
+            for record in of_scope.log_records:
+                yield origin(of_resource, of_scope) | {
+                    "event_name": record.event_name,
+                    "time_unix_nano": record.time_unix_nano,
+                    "observed_time_unix_nano": record.observed_time_unix_nano,
+                    "severity": logs_pb2.SeverityNumber.Name(record.severity_number),
+                    "severity_text": record.severity_text,
+                    "body": value(record.body),
+                    "trace_id": record.trace_id.hex() or None,
+                    "span_id": record.span_id.hex() or None,
+                    "flags": record.flags,
+                    "attributes": attributes(record.attributes),
+                }
+
+
+# What each path carries: how it is counted, and how it is written.
+ITEMS = {"/v1/traces": ("spans", spans), "/v1/metrics": ("points", points), "/v1/logs": ("logs", logs)}
+
+
 class Refused(Exception):
     """The request gets this answer instead of being written."""
 
@@ -211,13 +240,14 @@ class Receiver:
         self.required = [tuple(pair.split("=", 1)) for pair in options.require_header]
         self.partial = options.partial
         self.delay = options.delay
-        self.counts = {"requests": 0, "failed": 0, "spans": 0, "points": 0}
+        self.counts = {"requests": 0, "failed": 0, "spans": 0, "points": 0, "logs": 0}
 
     def receive(self, path, request, transport, encoding, headers):
         """Writes the request's lines; returns how many items it claims to have refused."""
         if self.delay:
             time.sleep(self.delay)
-        lines = list(spans(request) if path == "/v1/traces" else points(request))
+        counted, read = ITEMS[path]
+        lines = list(read(request))
         with self.lock:
             self.counts["requests"] += 1
             for key, expected in self.required:
@@ -232,7 +262,7 @@ class Receiver:
                 line["request"] = {"transport": transport, "encoding": encoding, "headers": headers}
                 self.out.write(json.dumps(line) + "\n")
             self.out.flush()
-            self.counts["spans" if path == "/v1/traces" else "points"] += len(lines)
+            self.counts[counted] += len(lines)
             refused, self.partial = min(self.partial, len(lines)), 0
             return refused
 
@@ -308,10 +338,12 @@ def grpc_server(receiver, port, tls):
     metrics = type(
         "Metrics", (metrics_service_pb2_grpc.MetricsServiceServicer,), {"Export": export("/v1/metrics")}
     )
+    records = type("Logs", (logs_service_pb2_grpc.LogsServiceServicer,), {"Export": export("/v1/logs")})
     # Without this option two collectors could share a port unnoticed.
     server = grpc.server(futures.ThreadPoolExecutor(max_workers=4), options=[("grpc.so_reuseport", 0)])
     trace_service_pb2_grpc.add_TraceServiceServicer_to_server(traces(), server)
     metrics_service_pb2_grpc.add_MetricsServiceServicer_to_server(metrics(), server)
+    logs_service_pb2_grpc.add_LogsServiceServicer_to_server(records(), server)
     address = "127.0.0.1:0"
     if tls:
         certificate, key, client_ca = (path and open(path, "rb").read() for path in tls)
@@ -333,6 +365,8 @@ def answer(response_type, path, refused):
         partial.error_message = "refusing as told"
         if path == "/v1/traces":
             partial.rejected_spans = refused
+        elif path == "/v1/logs":
+            partial.rejected_log_records = refused
         else:
             partial.rejected_data_points = refused
     return response

@@ -5,6 +5,7 @@ use std::process::Command;
 use std::time::Duration;
 
 use anyhow::{Result, bail};
+use tempfile::TempDir;
 
 use crate::paths;
 use crate::process::{Process, wait_for};
@@ -16,6 +17,8 @@ use crate::stage::Stage;
 pub struct Agent {
     /// The agent's process.
     pub process: Process,
+    /// Its socket and state directory: below the stage's path a socket's name could be too long.
+    runtime: TempDir,
 }
 
 /// `tracekit` with `arguments`, without any OTLP settings of the caller's environment.
@@ -68,10 +71,19 @@ impl Agent {
             command.args(["--pid", &pid.to_string()]);
         }
         command.args(["--print", "jsonl", "--ready-file"]).arg(&ready);
+        let runtime = tempfile::Builder::new().prefix("tracekit-").tempdir()?;
+        command.arg("--control-socket").arg(runtime.path().join("agent.sock"));
+        command.arg("--state-dir").arg(runtime.path().join("state"));
         command.envs(environment.iter().map(|(key, value)| (key, value)));
         let mut process = Process::start(name, stage.logs(), command)?;
         process.ready(Duration::from_secs(20), || Ok(ready.exists().then_some(())))?;
-        Ok(Self { process })
+        Ok(Self { process, runtime })
+    }
+
+    /// Where it is controlled: what `tracekit break` takes as `TRACEKIT_AGENT`.
+    #[must_use]
+    pub fn socket(&self) -> PathBuf {
+        self.runtime.path().join("agent.sock")
     }
 
     /// The spans that it has printed so far.

@@ -58,7 +58,8 @@ impl Collector {
         Ok(Self { grpc, http, process, file })
     }
 
-    /// Every line that it wrote: spans, and data points of metrics, which have a `metric`.
+    /// Every line that it wrote: spans, data points of metrics, which have a `metric`, and log records, which have
+    /// an `event_name`.
     ///
     /// # Errors
     /// A line is not JSON.
@@ -74,7 +75,18 @@ impl Collector {
     /// A line is not a span.
     pub fn spans(&self) -> Result<Vec<Span>> {
         let records = self.records()?.into_iter();
-        records.filter(|record| record.get("metric").is_none()).map(Span::from_json).collect()
+        let is_span = |record: &Value| record.get("metric").is_none() && record.get("event_name").is_none();
+        records.filter(is_span).map(Span::from_json).collect()
+    }
+
+    /// The log records that have arrived so far.
+    ///
+    /// # Errors
+    /// A line is not JSON.
+    pub fn logs(&self) -> Result<Vec<Value>> {
+        let mut records = self.records()?;
+        records.retain(|record| record.get("event_name").is_some());
+        Ok(records)
     }
 
     /// Waits until `enough` says that the spans are all there.

@@ -6,6 +6,7 @@
 
 pub mod agent;
 pub mod app;
+pub mod certificates;
 pub mod client;
 pub mod collector;
 pub mod compare;

@@ -60,7 +60,7 @@ fn torment(stage: &Stage, app: &App, end: Instant) -> Result<u64> {
             }
         }
         // Killed while it loads and attaches, too.
-        let mut command = tracekit_tests::agent::command(&["attach", "--print", "none"])?;
+        let mut command = tracekit_tests::agent::command(&["attach", "--print", "none", "--no-control"])?;
         for pid in app.pids() {
             command.args(["--pid", &pid.to_string()]);
         }

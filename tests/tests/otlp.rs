@@ -7,10 +7,11 @@ use anyhow::{Result, ensure};
 use serde_json::Value;
 use tracekit_tests::agent::Agent;
 use tracekit_tests::app::{App, Setup, Tracing};
+use tracekit_tests::certificates::certificates;
 use tracekit_tests::client::{Request, send_once};
 use tracekit_tests::collector::Collector;
 use tracekit_tests::paths;
-use tracekit_tests::process::{free_port, run, wait_for};
+use tracekit_tests::process::{free_port, wait_for};
 use tracekit_tests::span::Span;
 use tracekit_tests::stage::Stage;
 
@@ -94,31 +95,6 @@ fn grpc_with_gzip_and_headers() -> Result<()> {
 #[test]
 fn http_with_gzip_and_headers() -> Result<()> {
     transport("http", "http/protobuf", "http")
-}
-
-/// A certificate authority and a certificate of it for 127.0.0.1.
-fn certificates(stage: &Stage) -> Result<[String; 3]> {
-    let file = |name: &str| stage.logs().join(name).display().to_string();
-    let [ca, ca_key, certificate, key] = ["ca.pem", "ca.key", "server.pem", "server.key"].map(file);
-    let new =
-        ["req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-days", "2"];
-    run(Command::new("openssl").args(new).args(["-subj", "/CN=tests", "-keyout", &ca_key, "-out", &ca]))?;
-    run(Command::new("openssl")
-        .args(new)
-        .args([
-            "-subj",
-            "/CN=collector",
-            "-CA",
-            &ca,
-            "-CAkey",
-            &ca_key,
-            "-keyout",
-            &key,
-            "-out",
-            &certificate,
-        ])
-        .args(["-addext", "basicConstraints=critical,CA:FALSE", "-addext", "subjectAltName=IP:127.0.0.1"]))?;
-    Ok([ca, certificate, key])
 }
 
 fn tls(name: &str, protocol: &str) -> Result<()> {

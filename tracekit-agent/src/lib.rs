@@ -2,6 +2,7 @@
 
 pub mod agent;
 pub mod cli;
+pub mod control;
 pub mod discovery;
 pub mod doctor;
 pub mod exit;
@@ -10,4 +11,5 @@ pub mod net;
 pub mod probes;
 pub mod python;
 pub mod redact;
+pub mod snapshot;
 pub mod trace;

@@ -16,6 +16,8 @@ use std::{
     time::{Duration, Instant},
 };
 
+use jiff::Timestamp;
+
 use crate::{
     discovery::{Change, Inspected, Inspector, Selector, Tracker},
     export::{Counter, Counters, Handle, Sampler},
@@ -24,6 +26,7 @@ use crate::{
         Losses, Probes, Records,
         record::{self, ProcessEvent, Record},
     },
+    snapshot::registry::Registry,
     trace::{correlator::Correlator, peer::ServiceMap},
 };
 use clock::monotonic_nanos;
@@ -54,6 +57,8 @@ pub struct AgentConfig {
     pub services: ServiceMap,
     /// Which traces are exported.
     pub sampler: Sampler,
+    /// Told which processes are traced.
+    pub breakpoints: Arc<Registry>,
     /// Also processes that start later; otherwise those that run now, and their children.
     pub follow: bool,
 }
@@ -79,6 +84,7 @@ pub struct Agent {
     spans: Handle,
     counters: Arc<Counters>,
     losses: Losses,
+    breakpoints: Arc<Registry>,
     follow: bool,
 }
 
@@ -102,6 +108,7 @@ impl Agent {
             spans,
             counters,
             losses: Losses::default(),
+            breakpoints: config.breakpoints,
             follow: config.follow,
         };
         let changes = agent.tracker.rescan();
@@ -131,6 +138,7 @@ impl Agent {
                 self.world.tick();
                 self.pythons.tick(&mut self.probes);
                 self.count_losses();
+                self.breakpoints.tick(Timestamp::now());
                 self.step().settle_quiet();
             }
             if now >= rescan {
@@ -152,9 +160,20 @@ impl Agent {
 
     fn drain(&mut self) {
         let Self {
-            probes, records, connections, correlator, tracker, world, pythons, spans, counters, ..
+            probes,
+            records,
+            connections,
+            correlator,
+            tracker,
+            world,
+            pythons,
+            spans,
+            counters,
+            breakpoints,
+            ..
         } = self;
-        let mut step = Step { probes, connections, correlator, tracker, world, pythons, spans, counters };
+        let mut step =
+            Step { probes, connections, correlator, tracker, world, pythons, spans, counters, breakpoints };
         let count = records.drain(|bytes| match record::decode(bytes) {
             Some(record) => step.take(record),
             None => tracing::error!(
@@ -184,8 +203,19 @@ impl Agent {
     }
 
     fn step(&mut self) -> Step<'_> {
-        let Self { probes, connections, correlator, tracker, world, pythons, spans, counters, .. } = self;
-        Step { probes, connections, correlator, tracker, world, pythons, spans, counters }
+        let Self {
+            probes,
+            connections,
+            correlator,
+            tracker,
+            world,
+            pythons,
+            spans,
+            counters,
+            breakpoints,
+            ..
+        } = self;
+        Step { probes, connections, correlator, tracker, world, pythons, spans, counters, breakpoints }
     }
 }
 
@@ -208,6 +238,7 @@ struct Step<'a> {
     pythons: &'a mut Pythons,
     spans: &'a Handle,
     counters: &'a Counters,
+    breakpoints: &'a Registry,
 }
 
 impl Step<'_> {
@@ -305,6 +336,9 @@ impl Step<'_> {
                     match self.probes.select(pid) {
                         Ok(()) => {
                             self.pythons.add(&inspected, self.probes);
+                            let service = self.world.service_name(pid);
+                            let start_ticks = inspected.process.start_ticks;
+                            self.breakpoints.process_started(pid, start_ticks, service, Timestamp::now());
                             tracing::info!(pid, service = self.world.service_name(pid), "tracing");
                         }
                         Err(error) => tracing::error!(pid, %error, "can't trace this process"),
@@ -326,5 +360,6 @@ impl Step<'_> {
         correlator.process_gone(pid);
         world.remove(pid);
         pythons.remove(pid);
+        self.breakpoints.process_gone(pid, Timestamp::now());
     }
 }

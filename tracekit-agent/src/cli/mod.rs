@@ -1,9 +1,15 @@
 //! The command line.
 
+mod agent;
+mod breakpoints;
 mod code;
+mod control;
 mod dump;
 mod redact;
+mod safety;
+mod snapshots;
 mod trace;
+mod value;
 
 use clap::{Parser, Subcommand};
 use tracing_subscriber::EnvFilter;
@@ -39,6 +45,16 @@ enum Verb {
     Code(code::CodeArgs),
     /// Show what redaction hides of a text: `tracekit redact < app.log`
     Redact(redact::RedactArgs),
+    /// Capture stack and variables when a line runs
+    Break(breakpoints::BreakArgs),
+    /// Log a text with values when a line runs
+    Log(breakpoints::LogArgs),
+    /// Show what breakpoints have captured
+    Snapshots(snapshots::SnapshotsArgs),
+    /// Stop all captures at once
+    KillSwitch(safety::KillSwitchArgs),
+    /// Show the limits of captures
+    Limits(safety::LimitsArgs),
 }
 
 /// Runs the command line; errors are printed.
@@ -64,6 +80,11 @@ pub fn main() -> ExitCode {
         Verb::Dump(args) => dump::run(&args),
         Verb::Code(args) => code::run(&args),
         Verb::Redact(args) => redact::run(&args),
+        Verb::Break(args) => breakpoints::run_break(&args),
+        Verb::Log(args) => breakpoints::run_log(&args),
+        Verb::Snapshots(args) => snapshots::run(&args),
+        Verb::KillSwitch(args) => safety::kill_switch(&args),
+        Verb::Limits(args) => safety::limits(&args),
     };
     result.unwrap_or_else(|error| {
         eprintln!("tracekit: {error:#}");

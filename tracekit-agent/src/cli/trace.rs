@@ -9,6 +9,7 @@ use std::{
 use anyhow::{Context, Result};
 use clap::Args;
 
+use super::control::ControlArgs;
 use crate::{
     agent::{Agent, AgentConfig, Ended, priority},
     discovery::{Inspected, Inspector, Selector, SelectorArgs},
@@ -36,6 +37,8 @@ struct TraceArgs {
     /// Size of the buffer between kernel and agent: a power of two
     #[arg(long, value_name = "BYTES", default_value_t = 8 * 1024 * 1024, value_parser = ring_bytes)]
     ring_bytes: u32,
+    #[command(flatten)]
+    control: ControlArgs,
 }
 
 /// Arguments of `tracekit attach`.
@@ -88,6 +91,7 @@ pub fn attach(args: &AttachArgs) -> Result<ExitCode> {
     if !export.endpoint_configured {
         export.traces.otlp = false;
         export.metrics.otlp = false;
+        export.logs.otlp = false;
     }
     trace(inspector, selector, export, args.print, &args.common, false)
 }
@@ -130,6 +134,7 @@ fn trace(
         services.add(mapping).map_err(usage)?;
     }
     let stop = stop_on_signals()?;
+    let debugging = args.control.start()?;
     // At full priority, because somebody is waiting for the first span; then the agent gives way.
     let options = ProbeOptions { ring_bytes: args.ring_bytes, follow_all: follow };
     let loaded = Probes::load(options).map_err(probe_failure)?;
@@ -146,11 +151,15 @@ fn trace(
         service_name: args.service_name.clone(),
         services,
         sampler,
+        breakpoints: Arc::clone(&debugging.registry),
         follow,
     };
     let mut agent = Agent::start(config, loaded, pipeline.handle(), Arc::clone(&counters));
 
     announce(&mut agent.selected(), target.as_deref(), follow);
+    if !debugging.controlled.is_empty() {
+        eprintln!("controlled by {}", debugging.controlled.join(", "));
+    }
     if let Some(path) = &args.ready_file {
         std::fs::write(path, "ready\n")
             .with_context(|| format!("create the ready file {}", path.display()))?;
@@ -158,6 +167,7 @@ fn trace(
     let ended = agent.run(&stop);
     // Detach first: the process is left alone while the last spans leave.
     drop(agent);
+    drop(debugging);
     if ended == Ended::ProcessesGone {
         eprintln!("all traced processes have exited");
     }

@@ -1,4 +1,4 @@
-//! Finished spans → OTLP, metrics and the terminal.
+//! Finished spans and log records → OTLP, metrics and the terminal.
 //!
 //! [`pipeline::Pipeline`] ties the parts together. A span goes three ways at [`pipeline::Handle::submit`],
 //! none of which waits for anything: into the duration histograms ([`metrics::red`]), into the bounded
@@ -13,7 +13,7 @@ pub mod sampler;
 
 pub use config::ExportConfig;
 pub use metrics::counters::{Counter, Counters};
-pub use pipeline::{Handle, Pipeline, Summary};
+pub use pipeline::{Handle, LogItem, Pipeline, Summary};
 pub use print::PrintMode;
 pub use sampler::{ParentSampled, Sampler};
 
@@ -24,6 +24,8 @@ pub enum Signal {
     Traces,
     /// Metric data points.
     Metrics,
+    /// Log records: what breakpoints have captured.
+    Logs,
 }
 
 /// Name of the instrumentation scope of everything that the agent exports.

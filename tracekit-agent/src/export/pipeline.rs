@@ -1,8 +1,9 @@
-//! Spans in; OTLP, metrics and lines out.
+//! Spans and log records in; OTLP, metrics and lines out.
 //!
-//! One thread runs the exports of both signals on an event loop of its own. Requests of one signal are
+//! One thread runs the exports of all signals on an event loop of its own. Requests of one signal are
 //! sent one after the other, as the specification wants it.
 
+mod item;
 mod queue;
 mod tasks;
 #[cfg(test)]
@@ -22,13 +23,16 @@ use super::metrics::red::RedMetrics;
 use super::otlp::{Exporter, StartError, Stop};
 use super::print::{PrintMode, Printer};
 use crate::trace::span::Span;
+use item::Item;
+pub use item::LogItem;
 use queue::{Push, Queue};
-use tasks::{MetricTask, SpanTask, agent_resource, unix_nanos};
+use tasks::{BatchTask, MetricTask, agent_resource, unix_nanos};
 
 struct Shared {
     counters: Arc<Counters>,
     metrics: Option<Arc<RedMetrics>>,
-    queue: Option<Arc<Queue>>,
+    queue: Option<Arc<Queue<Arc<Span>>>>,
+    logs: Option<Arc<Queue<LogItem>>>,
     printer: Option<Printer>,
 }
 
@@ -42,7 +46,7 @@ impl Handle {
     /// Counts, prints and exports a span, as far as each is configured. Never waits for output or network:
     /// what does not fit into a queue is dropped and counted. Spans that are not sampled are only counted.
     pub fn submit(&self, span: Span) {
-        let Shared { counters, metrics, queue, printer } = &*self.shared;
+        let Shared { counters, metrics, queue, printer, .. } = &*self.shared;
         counters.add(Counter::SpansFinished, 1);
         if let Some(metrics) = metrics {
             metrics.record(&span);
@@ -54,11 +58,20 @@ impl Handle {
         if let Some(printer) = printer {
             printer.submit(Arc::clone(&span));
         }
-        match queue.as_ref().map(|queue| queue.push(span)) {
-            None | Some(Push::Waits) => {}
-            Some(Push::Full) => counters.add(Counter::SpansDroppedQueueFull, 1),
-            Some(Push::Closed) => counters.add(Counter::SpansDroppedShutdown, 1),
-        }
+        push(queue.as_deref(), span, counters);
+    }
+
+    /// Exports a log record, if log records are exported. Never waits, like [`Self::submit`].
+    pub fn submit_log(&self, item: LogItem) {
+        push(self.shared.logs.as_deref(), item, &self.shared.counters);
+    }
+}
+
+fn push<T: Item>(queue: Option<&Queue<T>>, item: T, counters: &Counters) {
+    match queue.map(|queue| queue.push(item)) {
+        None | Some(Push::Waits) => {}
+        Some(Push::Full) => counters.add(T::COUNTED.queue_full, 1),
+        Some(Push::Closed) => counters.add(T::COUNTED.shutdown, 1),
     }
 }
 
@@ -160,7 +173,12 @@ impl Pipeline {
         let mut spans = None;
         if config.traces.otlp {
             let exporter = Exporter::new(Signal::Traces, &config.traces_otlp)?;
-            spans = Some(SpanTask::new(exporter, config.batch, Arc::clone(&counters), stop.clone()));
+            spans = Some(BatchTask::new(exporter, config.batch, Arc::clone(&counters), stop.clone()));
+        }
+        let mut logs = None;
+        if config.logs.otlp {
+            let exporter = Exporter::new(Signal::Logs, &config.logs_otlp)?;
+            logs = Some(BatchTask::new(exporter, config.log_batch, Arc::clone(&counters), stop.clone()));
         }
         let mut points = None;
         if config.metrics.otlp {
@@ -178,14 +196,15 @@ impl Pipeline {
 
         let shared = Arc::new(Shared {
             metrics: points.as_ref().map(|task| Arc::clone(&task.metrics)),
-            queue: spans.as_ref().map(|task| Arc::clone(&task.queue)),
+            queue: spans.as_ref().map(|task: &BatchTask<Arc<Span>>| Arc::clone(&task.queue)),
+            logs: logs.as_ref().map(|task: &BatchTask<LogItem>| Arc::clone(&task.queue)),
             printer: Printer::start(print, &counters)?,
             counters,
         });
         let mut thread = None;
-        if spans.is_some() || points.is_some() {
+        if spans.is_some() || logs.is_some() || points.is_some() {
             let run = move || {
-                runtime.block_on(run(spans, points, stop));
+                runtime.block_on(run(spans, logs, points, stop));
                 // A name look-up that hangs must not hold up the end.
                 runtime.shutdown_background();
             };
@@ -206,7 +225,7 @@ impl Pipeline {
         let end = Instant::now() + deadline;
         // Fails if the thread has ended, which is what it asks for.
         let _ = self.stop.send(Some(end));
-        let Shared { counters, queue, printer, .. } = &*self.shared;
+        let Shared { counters, queue, logs, printer, .. } = &*self.shared;
         if let Some(printer) = printer {
             printer.shutdown(end.into_std());
         }
@@ -218,22 +237,38 @@ impl Pipeline {
         if let Some(queue) = queue {
             counters.add(Counter::SpansDroppedShutdown, queue.close());
         }
+        if let Some(logs) = logs {
+            counters.add(Counter::LogsDroppedShutdown, logs.close());
+        }
         Summary::of(counters)
     }
 }
 
 /// Runs the tasks until they are done or the time for the shutdown is up.
-async fn run(spans: Option<SpanTask>, points: Option<MetricTask>, mut stop: Stop) {
-    let (spans_done, spans_seen_done) = oneshot::channel();
+async fn run(
+    spans: Option<BatchTask<Arc<Span>>>,
+    logs: Option<BatchTask<LogItem>>,
+    points: Option<MetricTask>,
+    mut stop: Stop,
+) {
+    let (items_done, items_seen_done) = oneshot::channel();
     let spans = async {
         if let Some(task) = spans {
             task.run().await;
         }
-        drop(spans_done);
+    };
+    let logs = async {
+        if let Some(task) = logs {
+            task.run().await;
+        }
+    };
+    let items = async {
+        tokio::join!(spans, logs);
+        drop(items_done);
     };
     let points = async {
         if let Some(task) = points {
-            task.run(spans_seen_done).await;
+            task.run(items_seen_done).await;
         }
     };
     let expired = async {
@@ -241,7 +276,7 @@ async fn run(spans: Option<SpanTask>, points: Option<MetricTask>, mut stop: Stop
         tokio::time::sleep_until(stop.deadline().unwrap_or_else(Instant::now)).await;
     };
     tokio::select! {
-        _ = async { tokio::join!(spans, points) } => {}
+        _ = async { tokio::join!(items, points) } => {}
         () = expired => {}
     }
 }

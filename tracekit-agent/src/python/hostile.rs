@@ -12,13 +12,13 @@ use super::object::{Decoder, Limits};
 use super::reader::{Reader, flags};
 
 const TYPES: u64 = 0x10_0000;
-const OBJECTS: u64 = 0x20_0000;
+pub(crate) const OBJECTS: u64 = 0x20_0000;
 /// Bytes of a type and of an object in the image.
 const TYPE_SIZE: u64 = 2048;
-const OBJECT_SIZE: u64 = 512;
+pub(crate) const OBJECT_SIZE: u64 = 512;
 /// Where a type's slots are described.
 const MEMBERS: u64 = 1000;
-const OBJECT_COUNT: u64 = 123;
+pub(crate) const OBJECT_COUNT: u64 = 123;
 
 /// Kinds: name and flags.
 const KINDS: &[(&str, u64)] = &[
@@ -72,7 +72,7 @@ fn put(bytes: &mut [u8], offset: u64, value: u64) {
 
 /// Types that are valid as far as they are looked at, and objects of them that are random: words that point
 /// to objects, small numbers, and anything. `damage` overwrites bytes of the types.
-fn image(layout: &Layout, words: &[u64], damage: &[(usize, u8)]) -> Image {
+pub(crate) fn image(layout: &Layout, words: &[u64], damage: &[(usize, u8)]) -> Image {
     let word = |at: usize| words[at % words.len()].rotate_left(u32::try_from(at % 7).unwrap());
     let mut at = 0;
     let mut random = || {
@@ -126,7 +126,7 @@ fn image(layout: &Layout, words: &[u64], damage: &[(usize, u8)]) -> Image {
     Image::new(vec![(TYPES, types), (OBJECTS, objects)])
 }
 
-fn layouts() -> impl Iterator<Item = Layout> {
+pub(crate) fn layouts() -> impl Iterator<Item = Layout> {
     let copies = Some(224);
     let free_threaded = Layout::table(14).map(|table| Layout { copies, free_threaded: true, ..table });
     (8..=15).filter_map(Layout::table).chain(free_threaded)

@@ -13,7 +13,7 @@ pub mod dump;
 pub mod evidence;
 pub mod frame;
 #[cfg(test)]
-mod hostile;
+pub(crate) mod hostile;
 pub mod kernel;
 pub mod layout;
 pub mod line_table;

@@ -30,7 +30,7 @@ pub struct ConfigError {
     pub remedy: String,
 }
 
-/// Where a signal goes: `OTEL_TRACES_EXPORTER`, `OTEL_METRICS_EXPORTER`.
+/// Where a signal goes: `OTEL_TRACES_EXPORTER`, `OTEL_METRICS_EXPORTER`, `OTEL_LOGS_EXPORTER`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Exporters {
     /// To a collector by OTLP.
@@ -99,14 +99,14 @@ impl OtlpConfig {
     }
 }
 
-/// `OTEL_BSP_*`: how spans are gathered into requests.
+/// `OTEL_BSP_*`, `OTEL_BLRP_*`: how spans and log records are gathered into requests.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct BatchConfig {
-    /// Spans that may wait. More are dropped and counted.
+    /// Items that may wait. More are dropped and counted.
     pub max_queue_size: usize,
-    /// A span waits at most this long before it is sent.
+    /// An item waits at most this long before it is sent.
     pub schedule_delay: Duration,
-    /// Spans in one request.
+    /// Items in one request.
     pub max_export_batch_size: usize,
     /// For one batch with all its retries.
     pub export_timeout: Duration,
@@ -128,12 +128,18 @@ pub struct ExportConfig {
     pub traces: Exporters,
     /// Where metrics go. Nowhere if `OTEL_SDK_DISABLED=true`.
     pub metrics: Exporters,
+    /// Where log records go. Nowhere if `OTEL_SDK_DISABLED=true`.
+    pub logs: Exporters,
     /// How spans reach the collector.
     pub traces_otlp: OtlpConfig,
     /// How metrics reach the collector.
     pub metrics_otlp: OtlpConfig,
+    /// How log records reach the collector.
+    pub logs_otlp: OtlpConfig,
     /// How spans are gathered.
     pub batch: BatchConfig,
+    /// How log records are gathered.
+    pub log_batch: BatchConfig,
     /// How often metrics are sent.
     pub metric_reader: MetricReaderConfig,
     /// Which traces are exported.
@@ -169,32 +175,21 @@ impl ExportConfig {
         let disabled = env.boolean("OTEL_SDK_DISABLED")?.unwrap_or(false);
         let mut traces = env.exporters("OTEL_TRACES_EXPORTER", &["otlp", "console", "none"])?;
         let mut metrics = env.exporters("OTEL_METRICS_EXPORTER", &["otlp", "none"])?;
+        let mut logs = env.exporters("OTEL_LOGS_EXPORTER", &["otlp", "none"])?;
         if disabled {
             traces = Exporters::default();
             metrics = Exporters::default();
+            logs = Exporters::default();
         }
-        let max_queue_size = env.count("OTEL_BSP_MAX_QUEUE_SIZE")?.unwrap_or(DEFAULT_QUEUE_SIZE);
-        let max_export_batch_size = match env.count("OTEL_BSP_MAX_EXPORT_BATCH_SIZE")? {
-            Some(size) if size > max_queue_size => {
-                return Err(env.error(
-                    "OTEL_BSP_MAX_EXPORT_BATCH_SIZE",
-                    &format!("set it to at most OTEL_BSP_MAX_QUEUE_SIZE, which is {max_queue_size}"),
-                ));
-            }
-            Some(size) => size,
-            None => DEFAULT_BATCH_SIZE.min(max_queue_size),
-        };
         let mut config = Self {
             traces,
             metrics,
+            logs,
             traces_otlp: env.otlp(Signal::Traces)?,
             metrics_otlp: env.otlp(Signal::Metrics)?,
-            batch: BatchConfig {
-                max_queue_size,
-                schedule_delay: env.millis("OTEL_BSP_SCHEDULE_DELAY")?.unwrap_or(Duration::from_secs(5)),
-                max_export_batch_size,
-                export_timeout: env.timeout("OTEL_BSP_EXPORT_TIMEOUT")?.unwrap_or(Duration::from_secs(30)),
-            },
+            logs_otlp: env.otlp(Signal::Logs)?,
+            batch: env.batch("BSP", DEFAULT_QUEUE_SIZE, Duration::from_secs(5))?,
+            log_batch: env.batch("BLRP", LOG_QUEUE_SIZE, Duration::from_secs(1))?,
             metric_reader: MetricReaderConfig {
                 interval: env
                     .millis("OTEL_METRIC_EXPORT_INTERVAL")?
@@ -216,4 +211,4 @@ impl ExportConfig {
 const DEFAULT_QUEUE_SIZE: usize = 8192;
 
 /// The default of the specification.
-const DEFAULT_BATCH_SIZE: usize = 512;
+const LOG_QUEUE_SIZE: usize = 2048;

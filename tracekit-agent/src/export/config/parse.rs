@@ -8,8 +8,13 @@ use percent_encoding::percent_decode_str;
 use reqwest::header::{HeaderMap, HeaderName, HeaderValue};
 use url::Url;
 
-use super::{ClientIdentity, Compression, ConfigError, ExportConfig, Exporters, OtlpConfig, Protocol};
+use super::{
+    BatchConfig, ClientIdentity, Compression, ConfigError, ExportConfig, Exporters, OtlpConfig, Protocol,
+};
 use crate::export::{Signal, sampler::Sampler};
+
+/// The default of the specification.
+const DEFAULT_BATCH_SIZE: usize = 512;
 
 /// More than this would not protect memory any more.
 const MAX_COUNT: usize = 1 << 20;
@@ -23,6 +28,7 @@ impl Signal {
         match self {
             Self::Traces => "TRACES",
             Self::Metrics => "METRICS",
+            Self::Logs => "LOGS",
         }
     }
 
@@ -30,6 +36,7 @@ impl Signal {
         match self {
             Self::Traces => "v1/traces",
             Self::Metrics => "v1/metrics",
+            Self::Logs => "v1/logs",
         }
     }
 }
@@ -92,6 +99,27 @@ impl<'a> Env<'a> {
         Ok(timeout.map(|timeout| if timeout.is_zero() { FOREVER } else { timeout }))
     }
 
+    /// `OTEL_BSP_*` or `OTEL_BLRP_*`.
+    pub fn batch(&self, prefix: &str, queue: usize, delay: Duration) -> Result<BatchConfig, ConfigError> {
+        let name = |suffix: &str| format!("OTEL_{prefix}_{suffix}");
+        let max_queue_size = self.count(&name("MAX_QUEUE_SIZE"))?.unwrap_or(queue);
+        let max_export_batch_size = match self.count(&name("MAX_EXPORT_BATCH_SIZE"))? {
+            Some(size) if size > max_queue_size => {
+                let remedy =
+                    format!("set it to at most {}, which is {max_queue_size}", name("MAX_QUEUE_SIZE"));
+                return Err(self.error(&name("MAX_EXPORT_BATCH_SIZE"), &remedy));
+            }
+            Some(size) => size,
+            None => DEFAULT_BATCH_SIZE.min(max_queue_size),
+        };
+        Ok(BatchConfig {
+            max_queue_size,
+            schedule_delay: self.millis(&name("SCHEDULE_DELAY"))?.unwrap_or(delay),
+            max_export_batch_size,
+            export_timeout: self.timeout(&name("EXPORT_TIMEOUT"))?.unwrap_or(Duration::from_secs(30)),
+        })
+    }
+
     pub fn exporters(&self, variable: &str, known: &[&str]) -> Result<Exporters, ConfigError> {
         let mut exporters = Exporters::default();
         for name in self.get(variable).unwrap_or("otlp").split(',').map(str::trim) {
@@ -139,6 +167,7 @@ impl<'a> Env<'a> {
             "OTEL_EXPORTER_OTLP_ENDPOINT",
             "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT",
             "OTEL_EXPORTER_OTLP_METRICS_ENDPOINT",
+            "OTEL_EXPORTER_OTLP_LOGS_ENDPOINT",
         ]
         .iter()
         .any(|variable| self.get(variable).is_some())
@@ -279,8 +308,11 @@ impl<'a> Env<'a> {
                 "{histogram}={value} has no effect: histograms have the bounds of the semantic conventions"
             ));
         }
-        for (signal, otlp) in [(Signal::Traces, &config.traces_otlp), (Signal::Metrics, &config.metrics_otlp)]
-        {
+        for (signal, otlp) in [
+            (Signal::Traces, &config.traces_otlp),
+            (Signal::Metrics, &config.metrics_otlp),
+            (Signal::Logs, &config.logs_otlp),
+        ] {
             let tls = otlp.certificate.is_some() || otlp.client_identity.is_some();
             if tls && otlp.endpoint.scheme() == "http" {
                 warnings.push(format!(

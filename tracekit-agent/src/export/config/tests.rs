@@ -11,6 +11,9 @@ fn defaults_are_those_of_the_specification() {
     assert_eq!(config.traces, Exporters { otlp: true, console: false });
     assert_eq!(config.traces_otlp.endpoint.as_str(), "http://localhost:4318/v1/traces");
     assert_eq!(config.metrics_otlp.endpoint.as_str(), "http://localhost:4318/v1/metrics");
+    assert_eq!(config.logs, Exporters { otlp: true, console: false });
+    assert_eq!(config.logs_otlp.endpoint.as_str(), "http://localhost:4318/v1/logs");
+    assert_eq!(config.log_batch.schedule_delay, Duration::from_secs(1));
     assert_eq!(config.traces_otlp.protocol, Protocol::HttpProtobuf);
     assert_eq!(config.traces_otlp.compression, Compression::None);
     assert_eq!(config.traces_otlp.timeout, Duration::from_secs(10));

@@ -70,6 +70,15 @@ counters! {
         "Spans that were made but not exported.";
     SpansDroppedShutdown = "tracekit.spans.dropped" ["reason" = "shutdown"], "{span}",
         "Spans that were made but not exported.";
+    LogsExported = "tracekit.logs.exported", "{record}", "Log records that the collector accepted.";
+    LogsDroppedQueueFull = "tracekit.logs.dropped" ["reason" = "queue_full"], "{record}",
+        "Log records that were made but not exported.";
+    LogsDroppedExportFailed = "tracekit.logs.dropped" ["reason" = "export_failed"], "{record}",
+        "Log records that were made but not exported.";
+    LogsDroppedRejected = "tracekit.logs.dropped" ["reason" = "rejected"], "{record}",
+        "Log records that were made but not exported.";
+    LogsDroppedShutdown = "tracekit.logs.dropped" ["reason" = "shutdown"], "{record}",
+        "Log records that were made but not exported.";
     ExportRetries = "tracekit.export.retries", "{request}", "Export requests sent again after a failure.";
     MetricExportsFailed = "tracekit.export.metrics_failed", "{request}",
         "Metric exports given up; the next one carries the same totals.";

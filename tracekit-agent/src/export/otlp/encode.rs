@@ -1,12 +1,14 @@
-//! Spans, resources and metrics as OTLP messages.
+//! Spans, resources, metrics and logs as OTLP messages.
 
 use std::sync::Arc;
 
+use opentelemetry_proto::tonic::collector::logs::v1::ExportLogsServiceRequest;
 use opentelemetry_proto::tonic::collector::metrics::v1::ExportMetricsServiceRequest;
 use opentelemetry_proto::tonic::collector::trace::v1::ExportTraceServiceRequest;
 use opentelemetry_proto::tonic::common::v1::{
     AnyValue, ArrayValue, InstrumentationScope, KeyValue, any_value,
 };
+use opentelemetry_proto::tonic::logs::v1::{LogRecord, ResourceLogs, ScopeLogs};
 use opentelemetry_proto::tonic::metrics::v1::{Metric, ResourceMetrics, ScopeMetrics, metric};
 use opentelemetry_proto::tonic::resource::v1::Resource as OtlpResource;
 use opentelemetry_proto::tonic::trace::v1::{
@@ -25,25 +27,45 @@ const FLAG_IS_REMOTE: u32 = 0x200;
 /// One export request, the spans grouped by resource.
 #[must_use]
 pub fn trace_request(spans: Vec<Arc<Span>>) -> Vec<u8> {
-    let mut groups: Vec<(Arc<Resource>, Vec<OtlpSpan>)> = Vec::new();
-    for span in spans {
-        let group = groups
-            .iter()
-            .position(|(resource, _)| Arc::ptr_eq(resource, &span.resource))
-            .or_else(|| groups.iter().position(|(resource, _)| *resource == span.resource));
+    let spans = spans.into_iter().map(|span| {
         let resource = Arc::clone(&span.resource);
-        let span = otlp_span(Arc::unwrap_or_clone(span));
-        match group.and_then(|n| groups.get_mut(n)) {
-            Some((_, spans)) => spans.push(span),
-            None => groups.push((resource, vec![span])),
-        }
-    }
+        (resource, otlp_span(Arc::unwrap_or_clone(span)))
+    });
+    let groups = by_resource(spans.collect());
     let resource_spans = groups.into_iter().map(|(resource, spans)| ResourceSpans {
         resource: Some(otlp_resource(&resource)),
         scope_spans: vec![ScopeSpans { scope: Some(scope()), spans, schema_url: SCHEMA_URL.to_owned() }],
         schema_url: SCHEMA_URL.to_owned(),
     });
     ExportTraceServiceRequest { resource_spans: resource_spans.collect() }.encode_to_vec()
+}
+
+/// One export request, the log records grouped by resource.
+#[must_use]
+pub fn logs_request(items: Vec<(Arc<Resource>, LogRecord)>) -> Vec<u8> {
+    let groups = by_resource(items);
+    let resource_logs = groups.into_iter().map(|(resource, log_records)| ResourceLogs {
+        resource: Some(otlp_resource(&resource)),
+        scope_logs: vec![ScopeLogs { scope: Some(scope()), log_records, schema_url: SCHEMA_URL.to_owned() }],
+        schema_url: SCHEMA_URL.to_owned(),
+    });
+    ExportLogsServiceRequest { resource_logs: resource_logs.collect() }.encode_to_vec()
+}
+
+/// Few processes are traced, so a batch has few resources.
+fn by_resource<T>(items: Vec<(Arc<Resource>, T)>) -> Vec<(Arc<Resource>, Vec<T>)> {
+    let mut groups: Vec<(Arc<Resource>, Vec<T>)> = Vec::new();
+    for (resource, item) in items {
+        let group = groups
+            .iter()
+            .position(|(known, _)| Arc::ptr_eq(known, &resource))
+            .or_else(|| groups.iter().position(|(known, _)| *known == resource));
+        match group.and_then(|n| groups.get_mut(n)) {
+            Some((_, items)) => items.push(item),
+            None => groups.push((resource, vec![item])),
+        }
+    }
+    groups
 }
 
 /// One export request.

@@ -119,8 +119,8 @@ impl Failure {
                 .to_owned(),
             Cause::Credentials => "check the credentials in OTEL_EXPORTER_OTLP_HEADERS".to_owned(),
             Cause::Address => {
-                "check the path of OTEL_EXPORTER_OTLP_ENDPOINT (the agent appends /v1/traces and \
-                               /v1/metrics to it for http/protobuf) and OTEL_EXPORTER_OTLP_PROTOCOL"
+                "check the path of OTEL_EXPORTER_OTLP_ENDPOINT (the agent appends /v1/traces, \
+                               /v1/metrics and /v1/logs to it for http/protobuf) and OTEL_EXPORTER_OTLP_PROTOCOL"
                     .to_owned()
             }
             Cause::Overload => "check the load and the log of the collector".to_owned(),

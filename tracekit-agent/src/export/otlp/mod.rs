@@ -12,12 +12,14 @@ mod retry;
 use std::time::Duration;
 
 use bytes::Bytes;
+use opentelemetry_proto::tonic::collector::logs::v1::ExportLogsServiceResponse;
 use opentelemetry_proto::tonic::collector::metrics::v1::ExportMetricsServiceResponse;
 use opentelemetry_proto::tonic::collector::trace::v1::ExportTraceServiceResponse;
 use prost::Message;
 use tokio::time::Instant;
 
 pub use failure::Failure;
+pub(crate) use http::is_local;
 use retry::Backoff;
 pub use retry::{Stop, WarningGate};
 
@@ -27,10 +29,12 @@ use super::{
 };
 
 impl Signal {
-    fn items(self) -> &'static str {
+    /// What the items are called.
+    pub fn items(self) -> &'static str {
         match self {
             Self::Traces => "spans",
             Self::Metrics => "metrics",
+            Self::Logs => "log records",
         }
     }
 
@@ -38,6 +42,7 @@ impl Signal {
         match self {
             Self::Traces => "OTEL_TRACES_EXPORTER",
             Self::Metrics => "OTEL_METRICS_EXPORTER",
+            Self::Logs => "OTEL_LOGS_EXPORTER",
         }
     }
 
@@ -45,6 +50,7 @@ impl Signal {
         match self {
             Self::Traces => "/opentelemetry.proto.collector.trace.v1.TraceService/Export",
             Self::Metrics => "/opentelemetry.proto.collector.metrics.v1.MetricsService/Export",
+            Self::Logs => "/opentelemetry.proto.collector.logs.v1.LogsService/Export",
         }
     }
 
@@ -60,6 +66,11 @@ impl Signal {
                 .ok()
                 .and_then(|response| response.partial_success)
                 .map(|partial| (partial.rejected_data_points, partial.error_message))
+                .unwrap_or_default(),
+            Self::Logs => ExportLogsServiceResponse::decode(response)
+                .ok()
+                .and_then(|response| response.partial_success)
+                .map(|partial| (partial.rejected_log_records, partial.error_message))
                 .unwrap_or_default(),
         };
         (u64::try_from(rejected).unwrap_or(0), message)

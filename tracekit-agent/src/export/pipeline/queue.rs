@@ -1,20 +1,20 @@
-//! Spans that wait for export.
+//! Items that wait for export.
 
 use std::collections::VecDeque;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::Notify;
 
+use super::item::Item;
 use crate::export::config::BatchConfig;
-use crate::trace::span::{Span, Value};
 
-/// Spans may be few and large: this bounds the memory of those that wait.
+/// Items may be few and large: this bounds the memory of those that wait.
 const QUEUE_BYTES: usize = 16 << 20;
 
 /// Collectors take gRPC messages up to 4 MiB unless told otherwise.
 const BATCH_BYTES: usize = 2 << 20;
 
-/// What became of a span handed to the queue.
+/// What became of an item handed to the queue.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Push {
     Waits,
@@ -23,46 +23,45 @@ pub enum Push {
 }
 
 /// Bounded by number and by memory. Pushing wakes the exporter once a batch is complete.
-pub struct Queue {
-    state: Mutex<State>,
+pub struct Queue<T> {
+    state: Mutex<State<T>>,
     complete: Notify,
-    max_spans: usize,
-    batch_spans: usize,
+    max_items: usize,
+    batch_items: usize,
 }
 
-#[derive(Default)]
-struct State {
-    spans: VecDeque<(Arc<Span>, usize)>,
+struct State<T> {
+    items: VecDeque<(T, usize)>,
     bytes: usize,
     in_flight: usize,
     closed: bool,
 }
 
-impl Queue {
+impl<T: Item> Queue<T> {
     pub fn new(config: &BatchConfig) -> Self {
         Self {
-            state: Mutex::default(),
+            state: Mutex::new(State { items: VecDeque::new(), bytes: 0, in_flight: 0, closed: false }),
             complete: Notify::new(),
-            max_spans: config.max_queue_size,
-            batch_spans: config.max_export_batch_size,
+            max_items: config.max_queue_size,
+            batch_items: config.max_export_batch_size,
         }
     }
 
-    fn lock(&self) -> MutexGuard<'_, State> {
+    fn lock(&self) -> MutexGuard<'_, State<T>> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    pub fn push(&self, span: Arc<Span>) -> Push {
-        let size = approximate_size(&span);
+    pub fn push(&self, item: T) -> Push {
+        let size = item.size();
         let mut state = self.lock();
         if state.closed {
             return Push::Closed;
         }
-        if state.spans.len() >= self.max_spans || state.bytes + size > QUEUE_BYTES {
+        if state.items.len() >= self.max_items || state.bytes + size > QUEUE_BYTES {
             return Push::Full;
         }
         let was_complete = self.is_complete(&state);
-        state.spans.push_back((span, size));
+        state.items.push_back((item, size));
         state.bytes += size;
         let wake = !was_complete && self.is_complete(&state);
         drop(state);
@@ -72,8 +71,8 @@ impl Queue {
         Push::Waits
     }
 
-    fn is_complete(&self, state: &State) -> bool {
-        state.spans.len() >= self.batch_spans || state.bytes >= BATCH_BYTES
+    fn is_complete(&self, state: &State<T>) -> bool {
+        state.items.len() >= self.batch_items || state.bytes >= BATCH_BYTES
     }
 
     /// Returns when a batch is complete.
@@ -87,24 +86,24 @@ impl Queue {
     }
 
     pub fn len(&self) -> usize {
-        self.lock().spans.len()
+        self.lock().items.len()
     }
 
-    /// The oldest spans, as many as go into one request. They count as in flight until [`Self::settle`].
-    pub fn take_batch(&self) -> Vec<Arc<Span>> {
+    /// The oldest items, as many as go into one request. They count as in flight until [`Self::settle`].
+    pub fn take_batch(&self) -> Vec<T> {
         let mut state = self.lock();
-        let mut batch = Vec::with_capacity(self.batch_spans.min(state.spans.len()));
+        let mut batch = Vec::with_capacity(self.batch_items.min(state.items.len()));
         let mut bytes = 0;
-        while batch.len() < self.batch_spans
-            && let Some((_, size)) = state.spans.front()
+        while batch.len() < self.batch_items
+            && let Some((_, size)) = state.items.front()
         {
             bytes += size;
             if bytes > BATCH_BYTES && !batch.is_empty() {
                 break;
             }
-            let Some((span, size)) = state.spans.pop_front() else { break };
+            let Some((item, size)) = state.items.pop_front() else { break };
             state.bytes -= size;
-            batch.push(span);
+            batch.push(item);
         }
         state.in_flight = batch.len();
         batch
@@ -115,40 +114,27 @@ impl Queue {
         self.lock().in_flight = 0;
     }
 
-    /// Takes no more spans; returns how many were left, those in flight included.
+    /// Takes no more items; returns how many were left, those in flight included.
     pub fn close(&self) -> u64 {
         let mut state = self.lock();
         state.closed = true;
-        let left = state.spans.len() + std::mem::take(&mut state.in_flight);
-        state.spans.clear();
+        let left = state.items.len() + std::mem::take(&mut state.in_flight);
+        state.items.clear();
         state.bytes = 0;
         left as u64
     }
 }
 
-/// Bytes of memory, and about those of the encoded span.
-fn approximate_size(span: &Span) -> usize {
-    const ATTRIBUTE: usize = 48;
-    let attributes = span.attributes.iter().map(|(key, value)| {
-        ATTRIBUTE
-            + key.len()
-            + match value {
-                Value::String(text) => text.len(),
-                Value::Strings(texts) => texts.iter().map(|text| text.len() + ATTRIBUTE).sum(),
-                Value::Int(_) | Value::Double(_) | Value::Bool(_) => 0,
-            }
-    });
-    size_of::<Span>() + span.name.len() + span.trace_state.len() + attributes.sum::<usize>()
-}
-
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
     use std::time::Duration;
 
     use super::*;
     use crate::export::testing::{resource, server_span};
+    use crate::trace::span::Span;
 
-    fn queue(max_queue_size: usize, max_export_batch_size: usize) -> Queue {
+    fn queue(max_queue_size: usize, max_export_batch_size: usize) -> Queue<Arc<Span>> {
         let schedule_delay = Duration::from_secs(5);
         let export_timeout = Duration::from_secs(30);
         Queue::new(&BatchConfig { max_queue_size, schedule_delay, max_export_batch_size, export_timeout })

@@ -1,4 +1,4 @@
-//! The two export loops.
+//! The export loops.
 
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -6,6 +6,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use tokio::sync::oneshot;
 use tokio::time::Instant;
 
+use super::item::Item;
 use super::queue::Queue;
 use crate::export::SCOPE_VERSION;
 use crate::export::config::{BatchConfig, MetricReaderConfig};
@@ -17,10 +18,10 @@ use crate::trace::span::{Resource, Value};
 /// `OTEL_BSP_SCHEDULE_DELAY=0` means "at once", but not a request for each span.
 const MIN_DELAY: Duration = Duration::from_millis(10);
 
-/// Sends spans when a batch is complete or has waited long enough.
-pub struct SpanTask {
+/// Sends items when a batch is complete or has waited long enough.
+pub struct BatchTask<T> {
     exporter: Exporter,
-    pub queue: Arc<Queue>,
+    pub queue: Arc<Queue<T>>,
     batch: BatchConfig,
     counters: Arc<Counters>,
     stop: Stop,
@@ -28,7 +29,7 @@ pub struct SpanTask {
     dropped_told: u64,
 }
 
-impl SpanTask {
+impl<T: Item> BatchTask<T> {
     pub fn new(exporter: Exporter, batch: BatchConfig, counters: Arc<Counters>, stop: Stop) -> Self {
         let queue = Arc::new(Queue::new(&batch));
         Self { exporter, queue, batch, counters, stop, drops: WarningGate::default(), dropped_told: 0 }
@@ -45,13 +46,13 @@ impl SpanTask {
             }
             while due > 0 || self.queue.has_batch() || self.stop.requested() {
                 let batch = self.queue.take_batch();
-                let spans = batch.len();
-                if spans == 0 {
+                let items = batch.len();
+                if items == 0 {
                     break;
                 }
-                due = due.saturating_sub(spans);
-                let request = encode::trace_request(batch);
-                if self.export(request, spans as u64).await == Outcome::Stopped {
+                due = due.saturating_sub(items);
+                let request = T::request(batch);
+                if self.export(request, items as u64).await == Outcome::Stopped {
                     return;
                 }
             }
@@ -61,17 +62,17 @@ impl SpanTask {
         }
     }
 
-    async fn export(&mut self, request: Vec<u8>, spans: u64) -> Outcome {
+    async fn export(&mut self, request: Vec<u8>, items: u64) -> Outcome {
         let retried = || self.counters.add(Counter::ExportRetries, 1);
         let budget = self.batch.export_timeout;
-        let outcome = self.exporter.export(request, spans, budget, &mut self.stop, retried).await;
+        let outcome = self.exporter.export(request, items, budget, &mut self.stop, retried).await;
         match outcome {
             Outcome::Accepted { rejected } => {
-                self.counters.add(Counter::SpansExported, spans - rejected.min(spans));
-                self.counters.add(Counter::SpansDroppedRejected, rejected);
+                self.counters.add(T::COUNTED.exported, items - rejected.min(items));
+                self.counters.add(T::COUNTED.rejected, rejected);
             }
-            Outcome::Failed => self.counters.add(Counter::SpansDroppedExportFailed, spans),
-            Outcome::Stopped => self.counters.add(Counter::SpansDroppedShutdown, spans),
+            Outcome::Failed => self.counters.add(T::COUNTED.export_failed, items),
+            Outcome::Stopped => self.counters.add(T::COUNTED.shutdown, items),
         }
         self.queue.settle();
         self.warn_of_drops();
@@ -79,14 +80,15 @@ impl SpanTask {
     }
 
     fn warn_of_drops(&mut self) {
-        let dropped = self.counters.get(Counter::SpansDroppedQueueFull);
+        let dropped = self.counters.get(T::COUNTED.queue_full);
         if dropped > self.dropped_told && self.drops.open() {
             tracing::warn!(
                 dropped = dropped - self.dropped_told,
-                "spans were dropped because the queue of {} was full: the collector is away or too slow; give it \
-                 more resources, raise OTEL_BSP_MAX_QUEUE_SIZE, or sample (OTEL_TRACES_SAMPLER=traceidratio, \
-                 OTEL_TRACES_SAMPLER_ARG=0.1)",
+                "{} were dropped because the queue of {} was full: the collector is away or too slow; give it more \
+                 resources, {}",
+                T::SIGNAL.items(),
                 self.batch.max_queue_size,
+                T::REMEDY,
             );
             self.dropped_told = dropped;
         }
@@ -106,8 +108,8 @@ pub struct MetricTask {
 }
 
 impl MetricTask {
-    /// `spans_done` resolves when the last spans are sent, so that the last metrics count them.
-    pub async fn run(mut self, spans_done: oneshot::Receiver<()>) {
+    /// `items_done` resolves when the last spans and log records are sent, so that the last metrics count them.
+    pub async fn run(mut self, items_done: oneshot::Receiver<()>) {
         loop {
             tokio::select! {
                 () = tokio::time::sleep(self.reader.interval) => {}
@@ -116,8 +118,8 @@ impl MetricTask {
             self.export().await;
         }
         let left = self.stop.deadline().map(|end| end.saturating_duration_since(Instant::now()));
-        // An error means that there are no spans to wait for.
-        let _ = tokio::time::timeout(left.unwrap_or_default() / 2, spans_done).await;
+        // An error means that there is nothing to wait for.
+        let _ = tokio::time::timeout(left.unwrap_or_default() / 2, items_done).await;
         self.export().await;
     }
 

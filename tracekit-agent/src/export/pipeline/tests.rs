@@ -5,10 +5,12 @@ use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpListener;
 use std::sync::mpsc::{Receiver, channel};
 
+use opentelemetry_proto::tonic::collector::logs::v1::ExportLogsServiceRequest;
 use opentelemetry_proto::tonic::collector::metrics::v1::ExportMetricsServiceRequest;
 use opentelemetry_proto::tonic::collector::trace::v1::{
     ExportTracePartialSuccess, ExportTraceServiceRequest, ExportTraceServiceResponse,
 };
+use opentelemetry_proto::tonic::logs::v1::LogRecord;
 use prost::Message;
 
 use super::*;
@@ -102,6 +104,40 @@ fn sampled_spans_are_exported_and_all_are_counted() {
     }
     handle.submit(server_span(4, "/", &shop));
     assert_eq!(handle.shared.counters.get(Counter::SpansDroppedShutdown), 1);
+}
+
+#[test]
+fn log_records_have_their_own_path_and_counters() {
+    let (endpoint, received) = collector(Vec::new());
+    let (pipeline, counters) =
+        start(&[(ENDPOINT, &endpoint), NO_METRICS, ("OTEL_BLRP_SCHEDULE_DELAY", "60000")]);
+    for (service, body) in [("shop", "one"), ("cart", "two"), ("shop", "three")] {
+        let record = LogRecord { event_name: body.to_owned(), ..LogRecord::default() };
+        pipeline.handle().submit_log(LogItem { resource: resource(service), record });
+    }
+    pipeline.shutdown(SOON);
+    let request = received.recv_timeout(SOON).unwrap();
+    assert_eq!(request.path, "/v1/logs");
+    let request = ExportLogsServiceRequest::decode(&*request.body).unwrap();
+    let names: Vec<Vec<&str>> = request
+        .resource_logs
+        .iter()
+        .map(|of| of.scope_logs[0].log_records.iter().map(|record| record.event_name.as_str()).collect())
+        .collect();
+    assert_eq!(names, [vec!["one", "three"], vec!["two"]]);
+    assert_eq!((counters.get(Counter::LogsExported), counters.get(Counter::SpansExported)), (3, 0));
+
+    let unused = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let (pipeline, counters) =
+        start(&[(ENDPOINT, &format!("http://{unused}")), ("OTEL_BLRP_MAX_QUEUE_SIZE", "10")]);
+    for _ in 0..100 {
+        let record = LogRecord::default();
+        pipeline.handle().submit_log(LogItem { resource: resource("shop"), record });
+    }
+    pipeline.shutdown(SOON);
+    let lost =
+        [Counter::LogsDroppedQueueFull, Counter::LogsDroppedShutdown, Counter::LogsDroppedExportFailed];
+    assert_eq!(lost.iter().map(|&counter| counters.get(counter)).sum::<u64>(), 100);
 }
 
 #[test]

@@ -46,10 +46,30 @@ offsets! {
         tp_basicsize,
         /// `PyTypeObject.tp_itemsize`
         tp_itemsize,
+        /// `PyTypeObject.tp_as_number`
+        tp_as_number,
+        /// `PyTypeObject.tp_as_sequence`
+        tp_as_sequence,
+        /// `PyTypeObject.tp_as_mapping`
+        tp_as_mapping,
+        /// `PyTypeObject.tp_getattro`
+        tp_getattro,
         /// `PyTypeObject.tp_flags`
         tp_flags,
+        /// `PyTypeObject.tp_richcompare`
+        tp_richcompare,
+        /// `PyTypeObject.tp_methods`
+        tp_methods,
         /// `PyTypeObject.tp_members`
         tp_members,
+        /// `PyTypeObject.tp_getset`
+        tp_getset,
+        /// `PyTypeObject.tp_dict`: 0 for static types of the interpreter since 3.12
+        tp_dict,
+        /// `PyTypeObject.tp_descr_get`
+        tp_descr_get,
+        /// `PyTypeObject.tp_descr_set`
+        tp_descr_set,
         /// `PyTypeObject.tp_mro`
         tp_mro,
         /// `PyTypeObject.tp_dictoffset`
@@ -105,6 +125,12 @@ offsets! {
         method_self,
         /// `PyModuleObject.md_name`
         module_name,
+        /// `PyModuleObject.md_dict`
+        module_dict,
+        /// `PyMemberDescrObject.d_member`
+        member_descriptor,
+        /// `_tuplegetterobject.index`
+        tuple_getter,
         /// `PyCellObject.ob_ref`
         cell_value,
         /// `PyGenObject.gi_qualname`
@@ -208,6 +234,10 @@ pub struct FrameOffsets {
     pub owner: Option<u64>,
     /// Owners from here on are not frames of Python code.
     pub first_shim_owner: u8,
+    /// `f_globals`
+    pub globals: u64,
+    /// `f_builtins`
+    pub builtins: u64,
     /// `f_locals`: the dict of module and class bodies
     pub locals_dict: u64,
     /// `localsplus`

@@ -23,6 +23,8 @@ pub const LAYOUT: Layout = Layout {
         instruction: 56,
         owner: Some(69),
         first_shim_owner: 3,
+        globals: 8,
+        builtins: 16,
         locals_dict: 24,
         locals: 72,
     },

@@ -15,7 +15,15 @@ pub const LAYOUT: Layout = Layout {
         native_thread_id: Some(144),
         ..v3_11::LAYOUT.state
     },
-    frame: FrameOffsets { code: 0, back: 8, owner: Some(70), locals_dict: 40, ..v3_11::LAYOUT.frame },
+    frame: FrameOffsets {
+        code: 0,
+        back: 8,
+        owner: Some(70),
+        globals: 24,
+        builtins: 32,
+        locals_dict: 40,
+        ..v3_11::LAYOUT.frame
+    },
     code: CodeOffsets { argcount: 52, first_line: 68, bytecode: 192, ..v3_11::LAYOUT.code },
     object: ObjectOffsets {
         ht_cached_keys: 880,

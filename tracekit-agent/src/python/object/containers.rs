@@ -4,7 +4,7 @@ use std::collections::HashMap;
 
 use super::decode::Decoder;
 use crate::python::layout::{DictLayout, ManagedDict};
-use crate::python::reader::{ReadError, Type, flags};
+use crate::python::reader::{ReadError, Reader, Type, flags};
 
 /// Slots of a hash table that are looked at for one container.
 const MAX_SLOTS: u64 = 1 << 16;
@@ -129,33 +129,7 @@ impl Decoder<'_, '_> {
     /// Pairs of a `PyDictKeysObject`; with a table of values if the keys are shared.
     fn key_pairs(&self, keys: u64, values: Option<u64>, limit: usize) -> Result<Vec<(u64, u64)>, ReadError> {
         let memory = self.reader.memory;
-        // CPython `Objects/dict-common.h` to 3.10, `Include/internal/pycore_dict.h` since.
-        let (entries, count, wide) = match self.reader.layout.dict {
-            DictLayout::Sized => {
-                let size = memory.u64(keys.wrapping_add(8))?;
-                let width = match size {
-                    0..=0xff => 1,
-                    0x100..=0xffff => 2,
-                    0x1_0000..=0xffff_ffff => 4,
-                    _ => return Err(ReadError::Invalid("dict")),
-                };
-                (keys.wrapping_add(40 + size * width), memory.u64(keys.wrapping_add(32))?, true)
-            }
-            DictLayout::Logarithmic => {
-                // A mutex is in front of `dk_nentries` and behind `dk_kind` in builds without a GIL.
-                let index_bytes = memory.u8(keys.wrapping_add(9))?;
-                let general = memory.u8(keys.wrapping_add(10))? == 0;
-                if index_bytes > 40 {
-                    return Err(ReadError::Invalid("dict"));
-                }
-                let count = memory.u64(keys.wrapping_add(24))?;
-                (keys.wrapping_add(32).wrapping_add(1 << index_bytes), count, general)
-            }
-        };
-        if count > MAX_LENGTH {
-            return Err(ReadError::Invalid("dict"));
-        }
-        let (size, key_at) = if wide { (24, 8) } else { (16, 0) };
+        let KeyTable { entries, count, size, key_at } = key_table(self.reader, keys)?;
         let mut pairs = Vec::new();
         for at in 0..count.min(MAX_SLOTS.max(limit as u64)) {
             if pairs.len() >= limit {
@@ -218,55 +192,127 @@ impl Decoder<'_, '_> {
     }
 
     fn instance_dict(&self, object: u64, found: &Type, limit: usize) -> Result<Pairs, ReadError> {
-        let (memory, layout) = (self.reader.memory, &self.reader.layout);
-        let before = |offset: u64| memory.u64(object.wrapping_sub(offset));
-        let mut dict = 0;
-        if found.has(flags::MANAGED_DICT) {
-            let mut inline = 0;
-            match layout.managed {
-                ManagedDict::None => {}
-                ManagedDict::Pair => (inline, dict) = (before(32)?, before(24)?),
-                ManagedDict::Tagged => match before(24)? {
-                    word if word & 1 == 1 => inline = word.wrapping_add(1),
-                    word => dict = word,
-                },
-                ManagedDict::Inline(offset) => {
-                    dict = before(offset)?;
-                    if dict == 0 && found.has(flags::INLINE_VALUES) {
-                        let size = u64::try_from(found.basic_size).unwrap_or(0);
-                        // `_dictvalues`: capacity, size, embedded, valid; the values behind.
-                        let values = object.wrapping_add(size);
-                        inline = if memory.u8(values.wrapping_add(3))? == 1 { values + 8 } else { 0 };
-                    }
-                }
-            }
-            if dict == 0 && inline != 0 {
-                let keys = memory.u64(found.address.wrapping_add(layout.object.ht_cached_keys))?;
+        match attributes_of(self.reader, object, found)? {
+            AttributesAt::Nowhere => Ok((Vec::new(), 0)),
+            AttributesAt::Dict(dict) => self.dict_pairs(dict, limit),
+            AttributesAt::Inline { keys, values } => {
                 // A little more than the limit tells whether there is more.
-                let mut pairs = self.key_pairs(keys, Some(inline), limit.saturating_add(256))?;
+                let mut pairs = self.key_pairs(keys, Some(values), limit.saturating_add(256))?;
                 let length = pairs.len() as u64;
                 pairs.truncate(limit);
-                return Ok((pairs, length));
+                Ok((pairs, length))
             }
-        } else if found.dict_offset > 0 {
-            dict = memory.u64(object.wrapping_add(found.dict_offset.cast_unsigned()))?;
-        } else if found.dict_offset < 0 {
-            // At the end of an object of variable size.
-            let items = memory.i64(object.wrapping_add(layout.object.ob_size))?;
-            // An `int` has the number of its digits above three bits of its tag since 3.12.
-            let items = if found.has(flags::LONG) && layout.minor >= 12 {
-                items.cast_unsigned() >> 3
-            } else {
-                items.unsigned_abs()
-            };
-            let item_size = u64::try_from(found.item_size).unwrap_or(0);
-            let size = u64::try_from(found.basic_size).unwrap_or(0);
-            let size = size.wrapping_add(items.wrapping_mul(item_size)).wrapping_add(7) & !7;
-            dict = memory.u64(object.wrapping_add(size).wrapping_add_signed(found.dict_offset))?;
         }
-        if dict == 0 || !self.reader.type_of(dict)?.has(flags::DICT) {
-            return Ok((Vec::new(), 0));
-        }
-        self.dict_pairs(dict, limit)
     }
+}
+
+/// The entries of a `PyDictKeysObject`.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct KeyTable {
+    /// Address of the first.
+    pub entries: u64,
+    /// How many there are, removed ones included.
+    pub count: u64,
+    /// Bytes of one.
+    pub size: u64,
+    /// Offset of the key in one; the value follows it.
+    pub key_at: u64,
+}
+
+/// Where the entries of a `PyDictKeysObject` are.
+pub(super) fn key_table(reader: &Reader<'_>, keys: u64) -> Result<KeyTable, ReadError> {
+    let memory = reader.memory;
+    // CPython `Objects/dict-common.h` to 3.10, `Include/internal/pycore_dict.h` since.
+    let (entries, count, wide) = match reader.layout.dict {
+        DictLayout::Sized => {
+            let size = memory.u64(keys.wrapping_add(8))?;
+            let width = match size {
+                0..=0xff => 1,
+                0x100..=0xffff => 2,
+                0x1_0000..=0xffff_ffff => 4,
+                _ => return Err(ReadError::Invalid("dict")),
+            };
+            (keys.wrapping_add(40 + size * width), memory.u64(keys.wrapping_add(32))?, true)
+        }
+        DictLayout::Logarithmic => {
+            // A mutex is in front of `dk_nentries` and behind `dk_kind` in builds without a GIL.
+            let index_bytes = memory.u8(keys.wrapping_add(9))?;
+            let general = memory.u8(keys.wrapping_add(10))? == 0;
+            if index_bytes > 40 {
+                return Err(ReadError::Invalid("dict"));
+            }
+            let count = memory.u64(keys.wrapping_add(24))?;
+            (keys.wrapping_add(32).wrapping_add(1 << index_bytes), count, general)
+        }
+    };
+    if count > MAX_LENGTH {
+        return Err(ReadError::Invalid("dict"));
+    }
+    let (size, key_at) = if wide { (24, 8) } else { (16, 0) };
+    Ok(KeyTable { entries, count, size, key_at })
+}
+
+/// Where an instance has its attributes besides its slots.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum AttributesAt {
+    /// It has none.
+    Nowhere,
+    /// In a dict.
+    Dict(u64),
+    /// Keys shared with other instances, and its own values.
+    Inline { keys: u64, values: u64 },
+}
+
+/// Where an instance of this type has its attributes.
+pub(super) fn attributes_of(
+    reader: &Reader<'_>,
+    object: u64,
+    found: &Type,
+) -> Result<AttributesAt, ReadError> {
+    let (memory, layout) = (reader.memory, &reader.layout);
+    let before = |offset: u64| memory.u64(object.wrapping_sub(offset));
+    let mut dict = 0;
+    if found.has(flags::MANAGED_DICT) {
+        let mut inline = 0;
+        match layout.managed {
+            ManagedDict::None => {}
+            ManagedDict::Pair => (inline, dict) = (before(32)?, before(24)?),
+            ManagedDict::Tagged => match before(24)? {
+                word if word & 1 == 1 => inline = word.wrapping_add(1),
+                word => dict = word,
+            },
+            ManagedDict::Inline(offset) => {
+                dict = before(offset)?;
+                if dict == 0 && found.has(flags::INLINE_VALUES) {
+                    let size = u64::try_from(found.basic_size).unwrap_or(0);
+                    // `_dictvalues`: capacity, size, embedded, valid; the values behind.
+                    let values = object.wrapping_add(size);
+                    inline = if memory.u8(values.wrapping_add(3))? == 1 { values.wrapping_add(8) } else { 0 };
+                }
+            }
+        }
+        if dict == 0 && inline != 0 {
+            let keys = memory.u64(found.address.wrapping_add(layout.object.ht_cached_keys))?;
+            return Ok(AttributesAt::Inline { keys, values: inline });
+        }
+    } else if found.dict_offset > 0 {
+        dict = memory.u64(object.wrapping_add(found.dict_offset.cast_unsigned()))?;
+    } else if found.dict_offset < 0 {
+        // At the end of an object of variable size.
+        let items = memory.i64(object.wrapping_add(layout.object.ob_size))?;
+        // An `int` has the number of its digits above three bits of its tag since 3.12.
+        let items = if found.has(flags::LONG) && layout.minor >= 12 {
+            items.cast_unsigned() >> 3
+        } else {
+            items.unsigned_abs()
+        };
+        let item_size = u64::try_from(found.item_size).unwrap_or(0);
+        let size = u64::try_from(found.basic_size).unwrap_or(0);
+        let size = size.wrapping_add(items.wrapping_mul(item_size)).wrapping_add(7) & !7;
+        dict = memory.u64(object.wrapping_add(size).wrapping_add_signed(found.dict_offset))?;
+    }
+    if dict == 0 || !reader.type_of(dict)?.has(flags::DICT) {
+        return Ok(AttributesAt::Nowhere);
+    }
+    Ok(AttributesAt::Dict(dict))
 }

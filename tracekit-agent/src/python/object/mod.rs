@@ -1,5 +1,7 @@
 //! Values of the target: decoded within bounds, with a JSON form and a Python-like text form.
 
+pub mod access;
+pub mod budget;
 mod containers;
 mod decode;
 mod named_tuple;
@@ -7,7 +9,7 @@ mod native;
 mod numpy;
 mod scalars;
 mod strided;
-mod text;
+pub(crate) mod text;
 mod views;
 
 use std::time::Duration;

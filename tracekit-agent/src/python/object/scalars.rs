@@ -140,7 +140,7 @@ impl Decoder<'_, '_> {
     }
 
     /// The decimal digits of an `int`; `None` if it is too large to print.
-    pub(super) fn integer(&self, object: u64) -> Result<Option<String>, ReadError> {
+    pub(crate) fn integer(&self, object: u64) -> Result<Option<String>, ReadError> {
         let (memory, offsets) = (self.reader.memory, &self.reader.layout.object);
         let tag = memory.i64(object.wrapping_add(offsets.long_tag))?;
         // To 3.11 `ob_size` is negative for negative numbers; since 3.12 `lv_tag` has the sign in its low bits.

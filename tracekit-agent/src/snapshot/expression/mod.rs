@@ -1,0 +1,144 @@
+//! Conditions, watch expressions and log templates: a subset of Python without side effects, compiled by the
+//! agent and evaluated on what it reads of the process. The process runs nothing of it.
+//!
+//! ```text
+//! order.total > 100 and user.plan == "pro"
+//! len(items) > 3 and any(item.price > 9 for item in items)
+//! headers.get("content-type", "").startswith("text/")
+//! isinstance(error, (TimeoutError, OSError))
+//! ```
+//!
+//! `token` and `parse` make a [`Program`] of a text: at most 1 KiB, 200 nodes and 40 levels.
+//! `evaluate`, `items`, `compare`, `call` and `number` compute it within a budget of steps, items, bytes and time;
+//! [`Scope`] finds names, and [`crate::python::object::access`] attributes and entries; `shown` is what leaves the
+//! agent.
+//!
+//! The rules:
+//! - A value is what Python's own would be, or it is undefined, with the reason: never a guess. The one
+//!   exception is that names of functions mean Python's built-in functions, whatever the process calls so.
+//! - What only code of the process knows is undefined: properties, `__getattr__`, and operators, truth values
+//!   and lengths that a class defines in Python. Where a class inherits them from a built-in type, they are
+//!   those of the built-in type.
+//!   `Enum` and `uuid.UUID` are written in Python too, but do what is known.
+//! - Integers have up to 20 000 bits; beyond that the result is undefined, not rounded. A `Decimal` is compared
+//!   exactly but not computed with: its results depend on a context of the thread.
+//! - An expression that names a secret does not compile. Keys that are computed are checked when they are
+//!   used, values of secret keys are left out of what is iterated over, and a value that was computed from a
+//!   string that looks like a secret is not shown.
+//!
+//! # A form for the kernel
+//!
+//! A part of the language could be evaluated by the program that handles a hit, before anything is copied. The
+//! part is: conditions of `and`, `or` and `not` over comparisons of a path with a literal, where
+//! - a path is a local variable followed by attributes, at most 4 in all. The agent resolves its slot from the
+//!   code object (an index into `localsplus`, with a flag for cells), and each attribute from the type that it
+//!   saw last: offset of a slot; index of an inline value (3.13+), or of a value in a split table (to 3.12),
+//!   valid for one `ht_cached_keys`; index of an entry in a dict, valid while the key at that index is the
+//!   interned string that the agent saw there. Each step carries the type's address, and a step that finds
+//!   another type gives "unknown".
+//! - a literal is None, a bool, an integer below 2^60 (two digits of 30 bits), or an ASCII string of up to 64
+//!   bytes; the comparisons are `is` and `==` with their negations, and `<` and its like for integers. Types
+//!   are compared by the addresses of `PyLong_Type` and the like, so that no subclass gets there.
+//!
+//! That is a program of 8-byte words, at most 32, interpreted in one bounded loop: `load slot`, `step kind
+//! offset type`, `compare constant`, `jump if`. False ends the hit; true and unknown go on to the capture, and
+//! the agent decides on the image as it does today. So the kernel may answer less, but never differently.
+//! Generators, calls, containers and floats stay with the agent.
+
+mod call;
+mod compare;
+mod evaluate;
+mod format;
+mod function;
+mod items;
+mod number;
+mod operand;
+mod parse;
+mod scope;
+mod shown;
+mod syntax;
+mod template;
+#[cfg(test)]
+mod tests;
+mod token;
+
+pub use operand::Undefined;
+pub use scope::{Context, Limits, Scope};
+pub use syntax::CompileError;
+pub use template::{Rendered, Template, UNDEFINED};
+
+use crate::python::object::Value;
+use crate::python::object::budget::Budget;
+use crate::redact::Redactor;
+use evaluate::Evaluation;
+use format::Spec;
+use shown::{shown, written};
+use syntax::Program;
+
+/// Characters of one value in a log line at most.
+const MAX_TEXT: usize = 4096;
+
+/// A compiled expression.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Expression {
+    text: String,
+    program: Program,
+}
+
+/// How a value is written into a template.
+#[derive(Debug, Clone, PartialEq)]
+struct Rendering {
+    /// `!r`, or `!s`; nothing if neither was said.
+    repr: Option<bool>,
+    spec: Spec,
+}
+
+impl Expression {
+    /// Compiles a text. The redactor says which names are those of secrets.
+    ///
+    /// # Errors
+    /// [`CompileError`]: what is wrong, where, and what to do.
+    pub fn compile(text: &str, redactor: &Redactor) -> Result<Self, CompileError> {
+        Ok(Self { text: text.to_owned(), program: parse::parse(text, redactor)? })
+    }
+
+    /// As it was written.
+    #[must_use]
+    pub fn text(&self) -> &str {
+        &self.text
+    }
+
+    /// The truth value, as an `if` of Python would take it.
+    ///
+    /// # Errors
+    /// Why there is none.
+    pub fn condition(&self, context: &Context<'_>) -> Result<bool, Undefined> {
+        let budget = Budget::new(context.limits.steps, context.limits.time);
+        let evaluation = Evaluation::new(context, &self.program, &budget);
+        let value = evaluation.run()?;
+        evaluation.truth(&value)
+    }
+
+    /// The value, with what looks like a secret hidden.
+    ///
+    /// # Errors
+    /// Why there is none.
+    pub fn value(&self, context: &Context<'_>) -> Result<Value, Undefined> {
+        let budget = Budget::new(context.limits.steps, context.limits.time);
+        let evaluation = Evaluation::new(context, &self.program, &budget);
+        let value = evaluation.run()?;
+        shown(&evaluation, &value)
+    }
+
+    /// The value as text, for a template.
+    fn render(&self, context: &Context<'_>, rendering: &Rendering) -> Result<String, Undefined> {
+        let budget = Budget::new(context.limits.steps, context.limits.time);
+        let evaluation = Evaluation::new(context, &self.program, &budget);
+        let value = evaluation.run()?;
+        let text = written(&evaluation, &value, rendering)?;
+        Ok(match text.char_indices().nth(MAX_TEXT) {
+            Some((end, _)) => text.get(..end).unwrap_or_default().to_owned() + "…",
+            None => text,
+        })
+    }
+}

@@ -1,0 +1,35 @@
+//! Where a snapshot goes when it has been made.
+
+use std::sync::Arc;
+
+use jiff::Timestamp;
+
+use super::record::{Snapshot, log_record};
+use super::store::Store;
+use crate::control::remote::Uploads;
+use crate::export::{Handle, LogItem};
+
+/// The ways out of the agent. None of them waits.
+#[derive(Clone)]
+pub struct Outlet {
+    /// The recent ones, for API and command line.
+    pub store: Arc<Store>,
+    /// OTLP.
+    pub export: Handle,
+    /// The control server.
+    pub remote: Option<Uploads>,
+}
+
+impl Outlet {
+    /// Hands a snapshot out, cut to its payload. It must be redacted.
+    pub fn publish(&self, mut snapshot: Snapshot) {
+        snapshot.fit();
+        self.store.add(&snapshot);
+        let observed = u64::try_from(Timestamp::now().as_nanosecond()).unwrap_or(0);
+        let resource = Arc::clone(&snapshot.process.resource);
+        self.export.submit_log(LogItem { resource, record: log_record(&snapshot, observed) });
+        if let Some(remote) = &self.remote {
+            remote.submit(&snapshot);
+        }
+    }
+}
