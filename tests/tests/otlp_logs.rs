@@ -8,6 +8,7 @@ use anyhow::{Context as _, Result, ensure};
 use serde_json::{Value as Json, json};
 use tracekit_agent::export::{Counter, Counters, ExportConfig, Pipeline, PrintMode};
 use tracekit_agent::python::object::{Content, Value};
+use tracekit_agent::redact::Redactor;
 use tracekit_agent::snapshot::breakpoint::{Breakpoint, Kind, Level, Source, Spec};
 use tracekit_agent::snapshot::outlet::Outlet;
 use tracekit_agent::snapshot::record::{Frame, Process, Request, Snapshot, SpanRef, Thread};
@@ -98,7 +99,12 @@ fn arrives(name: &str, protocol: &str) -> Result<()> {
         let counters = Arc::new(Counters::new());
         let config = ExportConfig::from_env(&variables)?;
         let pipeline = Pipeline::start(config, PrintMode::None, Arc::clone(&counters))?;
-        let outlet = Outlet { store: Arc::default(), export: pipeline.handle(), remote: None };
+        let outlet = Outlet {
+            store: Arc::default(),
+            export: pipeline.handle(),
+            remote: None,
+            redactor: Redactor::standard(),
+        };
         for (kind, service) in [(Kind::Snapshot, "shop"), (Kind::Log, "cart"), (Kind::Snapshot, "shop")] {
             outlet.publish(snapshot(kind, service)?);
         }

@@ -157,7 +157,7 @@ pub(super) fn marker_at(text: &str) -> Option<(Kind, usize)> {
 }
 
 /// All markers in the text.
-pub(super) fn markers(text: &str) -> Vec<(Range<usize>, Kind)> {
+pub(crate) fn markers(text: &str) -> Vec<(Range<usize>, Kind)> {
     let found = text.match_indices(OPEN).filter_map(|(at, _)| {
         let (kind, length) = marker_at(text.get(at..)?)?;
         Some((at..at + length, kind))

@@ -26,6 +26,7 @@ pub mod url;
 mod values;
 
 pub(crate) use assignments::is_naming;
+pub(crate) use kind::markers;
 pub use kind::{Counts, Kind};
 pub use names::Names;
 pub use patterns::PatternError;

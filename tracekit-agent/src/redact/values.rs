@@ -157,26 +157,25 @@ impl Redactor {
                     );
                 }
             }
-            Content::Fields(fields) => {
-                let beside = beside(fields.iter().map(|(name, _)| Some(name.as_str())));
-                for (at, (name, value)) in fields.iter_mut().enumerate() {
-                    if beside.as_ref().is_some_and(|beside| beside.naming == at) {
-                        self.value(value, counts);
-                    } else {
-                        self.named(name, value, counts);
-                    }
-                }
-                if let Some(beside) = beside {
-                    let name = fields.get(beside.naming).map(|(name, _)| name.clone()).unwrap_or_default();
-                    self.beside(
-                        &beside,
-                        &name,
-                        &mut fields.iter_mut().map(|(_, value)| value).collect::<Vec<_>>(),
-                        counts,
-                    );
-                }
-            }
+            Content::Fields(fields) => self.members(fields, counts),
             _ => self.leaf(value, usize::MAX, counts),
+        }
+    }
+
+    /// Hides what is secret in variables or attributes. One can be the name of another.
+    pub fn members(&self, members: &mut [(String, Value)], counts: &mut Counts) {
+        let beside = beside(members.iter().map(|(name, _)| Some(name.as_str())));
+        for (at, (name, value)) in members.iter_mut().enumerate() {
+            if beside.as_ref().is_some_and(|beside| beside.naming == at) {
+                self.value(value, counts);
+            } else {
+                self.named(name, value, counts);
+            }
+        }
+        if let Some(beside) = beside {
+            let name = members.get(beside.naming).map(|(name, _)| name.clone()).unwrap_or_default();
+            let mut values: Vec<&mut Value> = members.iter_mut().map(|(_, value)| value).collect();
+            self.beside(&beside, &name, &mut values, counts);
         }
     }
 

@@ -8,6 +8,7 @@ use super::record::{Snapshot, log_record};
 use super::store::Store;
 use crate::control::remote::Uploads;
 use crate::export::{Handle, LogItem};
+use crate::redact::Redactor;
 
 /// The ways out of the agent. None of them waits.
 #[derive(Clone)]
@@ -18,11 +19,14 @@ pub struct Outlet {
     pub export: Handle,
     /// The control server.
     pub remote: Option<Uploads>,
+    /// What nothing leaves without.
+    pub redactor: &'static Redactor,
 }
 
 impl Outlet {
-    /// Hands a snapshot out, cut to its payload. It must be redacted.
+    /// Hands a snapshot out, without secrets and cut to its payload.
     pub fn publish(&self, mut snapshot: Snapshot) {
+        snapshot.redact(self.redactor);
         snapshot.fit();
         self.store.add(&snapshot);
         let observed = u64::try_from(Timestamp::now().as_nanosecond()).unwrap_or(0);

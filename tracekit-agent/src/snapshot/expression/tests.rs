@@ -117,7 +117,7 @@ fn names_of_secrets_do_not_compile() {
         assert_eq!(value(text), Err(Undefined::Redacted("password".into())), "{text}");
     }
     assert_eq!(value("{'password': 1}").unwrap(), "{'password': [REDACTED:sensitive_name]}");
-    assert_eq!(value("'postgres://u:pw@db/x'").unwrap(), "'[REDACTED]db/x'");
+    assert_eq!(value("'postgres://u:pw@db/x'").unwrap(), "'postgres://[REDACTED:credentials]@db/x'");
 }
 
 #[test]
@@ -184,7 +184,10 @@ fn templates() {
         ("{{x}} {'}'} {':'!r} {1 != 2}", "{x} } ':' True"),
         ("{1+1=} {'a' = !s:>3}", "1+1=2 'a' =   a"),
         ("{missing} {1 / 0:.2f} {5}", "UNDEFINED UNDEFINED 5"),
-        ("{'postgres://u:pw@db'} {'postgres://u:pw@db'[0:15]}", "[REDACTED]db postgres://u:pw"),
+        (
+            "{'postgres://u:pw@db'} {'postgres://u:pw@db'[0:15]}",
+            "postgres://[REDACTED:credentials]@db postgres://u:pw",
+        ),
     ];
     for (text, expected) in cases {
         assert_eq!(rendered(text).text, expected, "{text}");

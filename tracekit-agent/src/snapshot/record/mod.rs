@@ -1,9 +1,10 @@
 //! A snapshot: what was seen when a breakpoint's line ran.
 //!
-//! Whoever makes one has redacted it already: everything here leaves the agent.
+//! Values are captured without secrets; [`Snapshot::redact`] sees everything again before it leaves the agent.
 
 mod fit;
 mod otlp;
+mod redact;
 
 use std::sync::Arc;
 
@@ -15,6 +16,7 @@ pub use otlp::log_record;
 use super::breakpoint::{Breakpoint, Id, Kind, Level};
 use super::state::Skipped;
 use crate::python::object::{Content, Value};
+use crate::redact::Redactor;
 use crate::trace::span::{Resource, SpanId, TraceId};
 
 /// What was seen of one hit.
@@ -145,6 +147,12 @@ impl Snapshot {
     #[must_use]
     pub fn level(&self) -> Level {
         self.breakpoint.level.unwrap_or_default()
+    }
+
+    /// Hides what is secret in everything that came from the process, and says in `redacted` where. What was hidden
+    /// before stays so.
+    pub fn redact(&mut self, redactor: &Redactor) {
+        redact::redact(self, redactor);
     }
 
     /// Makes the JSON form fit the breakpoint's `payload_bytes`, by taking away the largest values first; says

@@ -32,7 +32,9 @@ fn the_json_form() {
                                 "truncated": true, "length": 500,
                             },
                         }},
-                        "password": {"type": "str", "not_captured_reason": "redacted"},
+                        "password": {
+                            "type": "str", "value": "[REDACTED:sensitive_name]", "not_captured_reason": "redacted",
+                        },
                     },
                 },
                 {"function": "dispatch", "file": "/srv/app/orders.py", "line": 7},
@@ -51,6 +53,51 @@ fn the_json_form() {
         "checkout at /srv/app/orders.py:42\ndispatch at /srv/app/orders.py:7"
     );
     assert_eq!(snapshot(Kind::Snapshot).stack_text(40), "checkout at /srv/app/orders.py:42");
+}
+
+#[test]
+fn nothing_leaves_with_its_secrets() {
+    let text = |text: &str| Value::new("str", Content::Str(text.to_owned()));
+    let mut whole = snapshot(Kind::Log);
+    let expected = whole.redacted.clone();
+    whole.redact(Redactor::standard());
+    assert_eq!(whole.redacted, expected);
+    let user = Value::new(
+        "User",
+        Content::Fields(vec![("api_key".to_owned(), text("hunter2")), ("plan".to_owned(), text("pro"))]),
+    );
+    let headers = Value::new("dict", Content::Entries(vec![(text("Authorization"), text("hunter2"))]));
+    whole.stack[0].locals.as_mut().unwrap().extend([
+        ("user".to_owned(), user),
+        ("rows".to_owned(), Value::new("list", Content::Elements(vec![int(1), headers]))),
+    ]);
+    whole.stack[1].locals = Some(vec![("dsn".to_owned(), text("postgres://shop:hunter2@db/x"))]);
+    whole.watches[0].result = Ok(text("password=hunter2"));
+    whole.watches[1].result = Err("no key password=hunter2".to_owned());
+    whole.message = Some("token: hunter2 of a user".to_owned());
+    let request = whole.request.as_mut().unwrap();
+    request.url = "/checkout?token=hunter2&id=7".to_owned();
+    request.headers.push(("cookie".to_owned(), "hunter2".to_owned()));
+    whole.redact(Redactor::standard());
+    let json = whole.to_json().to_string();
+    assert!(!json.contains("hunter2") && json.contains("pro") && json.contains("id=7"), "{json}");
+    let places: Vec<&str> = whole.redacted.iter().map(|redacted| redacted.path.as_str()).collect();
+    let expected = [
+        "locals.password",
+        "locals.user.api_key",
+        "locals.rows[1].Authorization",
+        "stack[1].locals.dsn",
+        "watches.order.total",
+        "watches.user.plan",
+        "message",
+        "request.headers.cookie",
+    ];
+    for place in expected {
+        assert!(places.contains(&place), "{place} is not in {places:?}");
+    }
+    let once = whole.clone();
+    whole.redact(Redactor::standard());
+    assert_eq!(whole, once);
 }
 
 #[test]
