@@ -316,7 +316,7 @@ def main(expressions):
     names = {"first": "Ada", "last": "Lovelace", "age": 36}
     by_number = {1: "one", 2: "two", 3.5: "half", (1, 2): "pair", None: "none"}
     deep = {"a": {"b": [{"c": 10}, {"c": 20}]}}
-    large = {"key%d" % at: at for at in range(2000)}
+    large = {"row%d" % at: at for at in range(2000)}
     many = list(range(5000))
     settings = {"pass" + "word": "hunter2", "host": "db"}
     default = collections.defaultdict(int, {"a": 1})

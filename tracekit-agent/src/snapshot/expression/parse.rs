@@ -7,7 +7,7 @@ use super::syntax::{
     Program, Unary,
 };
 use super::token::{Token, tokens};
-use crate::redact::Redactor;
+use crate::redact::{Redactor, is_naming};
 
 /// Words that are no names (Python 3 `Lib/keyword.py`).
 const KEYWORDS: &[&str] = &[
@@ -36,6 +36,8 @@ struct Parser<'s> {
     /// Variables of generator expressions so far.
     variables: usize,
     redactor: &'s Redactor,
+    /// Names such as `key`, and where: secrets, unless they turn out to be variables of a generator.
+    pending: Vec<(NodeId, usize)>,
 }
 
 type Parsed = Result<NodeId, CompileError>;
@@ -47,12 +49,25 @@ pub(super) fn parse(text: &str, redactor: &Redactor) -> Result<Program, CompileE
         return Err(CompileError::new(what, 1));
     }
     let tokens = tokens(text)?;
-    let mut parser =
-        Parser { tokens, at: 0, depth: 0, nodes: Vec::new(), heights: Vec::new(), variables: 0, redactor };
+    let mut parser = Parser {
+        tokens,
+        at: 0,
+        depth: 0,
+        nodes: Vec::new(),
+        heights: Vec::new(),
+        variables: 0,
+        redactor,
+        pending: Vec::new(),
+    };
     if *parser.peek() == Token::End {
         return Err(CompileError::new("the expression is empty", 1));
     }
     let root = parser.expression()?;
+    for (node, column) in &parser.pending {
+        if let Some(Node::Name(name)) = parser.nodes.get(*node) {
+            parser.check_name(name, *column)?;
+        }
+    }
     match parser.peek() {
         Token::End => Ok(Program { nodes: parser.nodes, root }),
         Token::Operator(",") => Err(parser.error("unexpected ','").hint("a tuple is written in parentheses")),
@@ -492,7 +507,9 @@ impl Parser<'_> {
             let column = self.column();
             match self.peek().clone() {
                 Token::Name(name) if !KEYWORDS.contains(&name.as_str()) => {
-                    self.check_name(&name, column)?;
+                    if !is_naming(&name) {
+                        self.check_name(&name, column)?;
+                    }
                     names.push(name);
                 }
                 _ => return Err(self.error("the name of a variable is missing")),
@@ -577,7 +594,11 @@ impl Parser<'_> {
                 if let Some(constant) = constant {
                     return self.push(Node::Constant(constant));
                 }
-                self.check_name(&name, column)?;
+                if is_naming(&name) {
+                    self.pending.push((self.nodes.len(), column));
+                } else {
+                    self.check_name(&name, column)?;
+                }
                 self.push(Node::Name(name))
             }
             Token::Operator("(") => self.parenthesised(),

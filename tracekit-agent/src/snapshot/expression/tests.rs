@@ -104,12 +104,17 @@ fn names_of_secrets_do_not_compile() {
         ("any(token for token in tokens)", 5),
         ("len(a.b.client_secret)", 9),
         ("session_id.startswith('a')", 1),
+        ("1 + key", 5),
+        ("any(key == 'a' for value in key)", 5),
+        ("any(key for key in a) and key", 27),
     ];
     for (text, column) in cases {
         let error = compile(text).unwrap_err();
         assert!(error.what.ends_with("is redacted"), "{text}: {error}");
         assert_eq!(error.column, column, "{text}");
     }
+    // Of a generator's variables, these are the names of others.
+    compile("any(key == 'age' and value > 30 for key, value in names.items() if len(key) > 2)").unwrap();
     let error = Template::compile("user={user.id} pass={user.password}", Redactor::standard()).unwrap_err();
     assert_eq!((error.what.as_str(), error.column), ("'password' is redacted", 27));
     // What is not written down is found out when it is used.
