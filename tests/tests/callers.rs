@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::path::Path;
-use std::process::Command;
+use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail, ensure};
@@ -10,6 +10,7 @@ use serde::Deserialize;
 use tracekit_tests::agent::{Agent, listing};
 use tracekit_tests::app::{Setup, Tracing};
 use tracekit_tests::client::{Request, send_once};
+use tracekit_tests::interpreters::Running;
 use tracekit_tests::paths;
 use tracekit_tests::process::run;
 use tracekit_tests::span::Span;
@@ -147,4 +148,39 @@ fn django_and_psycopg() -> Result<()> {
 #[test]
 fn plain_http_and_pymysql() -> Result<()> {
     check(Setup::PlainHttp, Stage::with_mariadb)
+}
+
+/// Functions that `tests/apps/async_calls.py` is said to call from, on both event loops.
+fn async_callers(way: &str) -> Result<Vec<Option<String>>> {
+    let mut callers = Vec::new();
+    for event_loop in ["asyncio", "uvloop"] {
+        Stage::run(&format!("callers-{event_loop}-{way}"), |stage| {
+            let stage = stage.with_redis()?;
+            let environment = stage.environment();
+            let port = environment.iter().find(|(key, _)| key == "REDIS_PORT").context("no port of Redis")?;
+            let mut command = Command::new(paths::venv("web", "python")?);
+            command.arg(paths::apps().join("async_calls.py")).args([event_loop, way, &port.1]);
+            let running = Running::start(command, Stdio::null())?;
+            let agent = Agent::attach(&stage, &[running.pid()])?;
+            agent.spans_when(Duration::from_secs(10), |spans| spans.len() >= 20)?;
+            callers.extend(agent.finish()?.iter().map(|span| span.text("code.function.name")));
+            Ok(())
+        })?;
+    }
+    Ok(callers)
+}
+
+#[test]
+fn a_coroutine_is_the_caller() -> Result<()> {
+    let callers = async_callers("now")?;
+    ensure!(callers.iter().all(|caller| caller.as_deref() == Some("ask")), "{callers:?}");
+    Ok(())
+}
+
+/// Below the event loop on the stack is the line that started it, which asked for nothing.
+#[test]
+fn what_started_the_event_loop_is_not_the_caller() -> Result<()> {
+    let callers = async_callers("soon")?;
+    ensure!(callers.iter().all(Option::is_none), "{callers:?}");
+    Ok(())
 }

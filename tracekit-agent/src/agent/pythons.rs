@@ -110,18 +110,23 @@ impl Pythons {
         self.waiting.remove(&tid)
     }
 
-    /// The newest frame of the application.
+    /// The newest frame of the application, unless an event loop stands before it.
     fn caller(&mut self, stack: &Stack, probes: &mut Probes) -> Option<Arc<Caller>> {
         let resolver = self.resolvers.get_mut(&stack.tgid)?;
         let known_to_kernel = stack.end == WalkEnd::Application;
+        let mut in_event_loop = false;
         for frame in &stack.frames {
             let resolved = resolver.frame(frame);
-            if let Some(known) = resolved.code.filter(|known| !known.is_library) {
-                if !known_to_kernel {
-                    probes.stop_walks_at(stack.tgid, frame.code);
-                }
-                return Some(self.places.of(stack.tgid, frame, &known, resolved.line));
+            let Some(known) = resolved.code else { continue };
+            in_event_loop |= known.is_event_loop;
+            if known.is_library {
+                continue;
             }
+            if !known_to_kernel {
+                probes.stop_walks_at(stack.tgid, frame.code);
+            }
+            // Below an event loop is what started it, and that asked for nothing.
+            return (!in_event_loop).then(|| self.places.of(stack.tgid, frame, &known, resolved.line));
         }
         if known_to_kernel && let Some(frame) = stack.frames.last() {
             // Its memory is another's since.

@@ -187,6 +187,20 @@ pub fn is_library(filename: &str) -> bool {
     false
 }
 
+/// The code runs an event loop: who is below it on the stack started the loop and asked for nothing.
+#[must_use]
+pub fn is_event_loop(filename: &str) -> bool {
+    let loops = [
+        "/asyncio/base_events.py",
+        "/asyncio/events.py",
+        "/asyncio/runners.py",
+        "/site-packages/uvloop/__init__.py",
+        "/site-packages/trio/_core/_run.py",
+        "/site-packages/twisted/internet/base.py",
+    ];
+    loops.iter().any(|end| filename.ends_with(end))
+}
+
 /// The qualified name of each code object, by its address. Before 3.11 code objects do not have them:
 /// they are made from which code object has which in its constants.
 #[must_use]
@@ -250,6 +264,16 @@ mod tests {
             "",
         ] {
             assert!(!is_library(path), "{path}");
+        }
+    }
+
+    #[test]
+    fn what_runs_event_loops() {
+        assert!(is_event_loop("/usr/lib/python3.11/asyncio/events.py"));
+        assert!(is_event_loop("/srv/venv/lib/python3.12/site-packages/uvloop/__init__.py"));
+        for path in ["/usr/lib/python3.11/asyncio/tasks.py", "/srv/app/events.py", "/srv/uvloop/__init__.py"]
+        {
+            assert!(!is_event_loop(path), "{path}");
         }
     }
 

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use tracekit_common::python::Frame;
 
-use super::code::is_library;
+use super::code::{is_event_loop, is_library};
 use super::evidence::Evidence;
 use super::frame::instruction_offset;
 use super::reader::{Code, Reader};
@@ -25,6 +25,8 @@ pub struct KnownCode {
     pub code: Code,
     /// Python's own or an installed package's.
     pub is_library: bool,
+    /// It runs an event loop.
+    pub is_event_loop: bool,
 }
 
 /// One frame of a stack, resolved.
@@ -114,7 +116,11 @@ impl Resolver {
         let reader = Reader::new(&self.target.memory, self.target.layout);
         let (code, evidence) = reader.code_with_evidence(address).ok()?;
         let code = Rc::unwrap_or_clone(code);
-        let known = Arc::new(KnownCode { is_library: is_library(&code.filename), code });
+        let known = Arc::new(KnownCode {
+            is_library: is_library(&code.filename),
+            is_event_loop: is_event_loop(&code.filename),
+            code,
+        });
         if self.codes.len() >= MAX_CODES {
             self.codes.clear();
         }
