@@ -12,7 +12,7 @@ use tracekit_tests::process::Process;
 use tracekit_tests::stage::Stage;
 use tracekit_tests::{agent, paths};
 
-/// Ordinary values and secrets that `tests/apps/secrets.py` holds: `ordinary-01`, `planted-01` and so on.
+/// Ordinary values and secrets that `tests/apps/holds_secrets.py` holds: `ordinary-01`, `planted-01` and so on.
 const ORDINARY: usize = 31;
 const PLANTED: usize = 38;
 /// Places of ordinary values where the text around them is written differently.
@@ -23,7 +23,7 @@ fn start(interpreter: &Interpreter) -> Result<Running> {
     let mut command = interpreter.command();
     // From standard input: those in a tree of their own see no file of the repository.
     command.arg("-");
-    let input = File::open(paths::apps().join("secrets.py"))?;
+    let input = File::open(paths::apps().join("holds_secrets.py"))?;
     let running = Running::start(command, Stdio::from(input))?;
     ensure!(running.said.trim() == "ready", "it printed {:?}", running.said);
     Ok(running)
