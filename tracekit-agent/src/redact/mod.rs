@@ -4,7 +4,7 @@
 //! while it reads, so that a secret is never in a decoded value), messages through [`Redactor::text`], headers
 //! and URLs through [`Redactor::header`] and [`Redactor::url`].
 //!
-//! A secret is known by its name ([`names`]), wherever a value has one: a variable, a key, an attribute, an
+//! A secret is known by its name (`names`), wherever a value has one: a variable, a key, an attribute, an
 //! option, a header, a field of a form. Or by what it looks like (`patterns`, `entropy`). `assignments` finds
 //! names and their values in texts, `statements` SQL with its literals. Each of them says where something is
 //! (`span`); the text is rewritten once for all.
@@ -13,7 +13,7 @@ mod assignments;
 mod checks;
 mod entropy;
 mod kind;
-pub mod names;
+mod names;
 mod patterns;
 mod redactor;
 mod scan;

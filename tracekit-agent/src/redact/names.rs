@@ -112,8 +112,8 @@ impl Names {
 
 /// The value of this variable, attribute or key is not to be shown, as far as the built-in names know:
 /// `db_password`, `X-Api-Key`, `authToken`.
-#[must_use]
-pub fn is_secret(name: &str) -> bool {
+#[cfg(test)]
+pub(super) fn is_secret(name: &str) -> bool {
     Names::default().kind_of(name).is_some()
 }
 
