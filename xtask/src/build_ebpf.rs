@@ -77,7 +77,7 @@ pub fn run(args: &BuildEbpfArgs) -> Result<()> {
 fn build(root: &Path, toolchain: &Toolchain, linker: &Path) -> Result<Vec<u8>> {
     // Paths of this machine must not reach the object: neither its strings nor its symbol hashes.
     let home = env::var("CARGO_HOME").map_or_else(|_| home().join(".cargo"), PathBuf::from);
-    let flags = [
+    let mut flags = vec![
         "--cfg=bpf_target_arch=\"x86_64\"".to_owned(),
         "-Cdebuginfo=2".to_owned(),
         "-Clink-arg=--btf".to_owned(),
@@ -85,6 +85,16 @@ fn build(root: &Path, toolchain: &Toolchain, linker: &Path) -> Result<Vec<u8>> {
         format!("--remap-path-prefix={}=/cargo", home.display()),
         format!("--remap-path-prefix={}=/rust", toolchain.sysroot.display()),
     ];
+    // Of several prefixes the last counts: sources of crates are at one place, wherever they were fetched from.
+    process::run(
+        Command::new(&toolchain.cargo)
+            .args(["fetch", "--locked", "--quiet"])
+            .current_dir(root.join("tracekit-ebpf")),
+    )
+    .context("fetch the crates of the kernel side")?;
+    for source in fs::read_dir(home.join("registry/src")).into_iter().flatten().flatten() {
+        flags.push(format!("--remap-path-prefix={}=/crates", source.path().display()));
+    }
     let target_dir = root.join("target/bpf");
     let mut command = Command::new(&toolchain.cargo);
     command
