@@ -96,9 +96,11 @@ def texts():
     log = "ordinary-28\nAuthorization: Bearer planted-35\nX: ordinary-29"
     cloud = "AKIAPLANTED000000036"
     card, number = 4111111111111111, 1234567890123456
+    view = {"password": "planted-39", "shape": "ordinary-32"}.values()
+    buffer = memoryview(b"ordinary-33 password=planted-40")
     print("ready", flush=True)
     time.sleep(600)
-    return document, form, raw, url, database, statement, mail, note, cut, log, cloud, card, number
+    return document, form, raw, url, database, statement, mail, note, cut, log, cloud, card, number, view, buffer
 
 
 if __name__ == "__main__":

@@ -13,8 +13,8 @@ use tracekit_tests::stage::Stage;
 use tracekit_tests::{agent, paths};
 
 /// Ordinary values and secrets that `tests/apps/holds_secrets.py` holds: `ordinary-01`, `planted-01` and so on.
-const ORDINARY: usize = 31;
-const PLANTED: usize = 38;
+const ORDINARY: usize = 33;
+const PLANTED: usize = 40;
 /// Places of ordinary values where the text around them is written differently.
 const UNDERSCORED: &str = "ordinary_24";
 
