@@ -1,6 +1,6 @@
 //! Exit codes of the command line, and how an error gets one.
 
-use std::fmt;
+use std::{fmt, io};
 
 use crate::discovery::{InspectError, SelectError};
 
@@ -27,6 +27,17 @@ pub enum ExitCode {
 impl From<ExitCode> for std::process::ExitCode {
     fn from(code: ExitCode) -> Self {
         Self::from(code as u8)
+    }
+}
+
+/// The exit code of a verb that has written its output: `tracekit ps | head` closes it early, which is no failure.
+///
+/// # Errors
+/// Any other error of writing.
+pub fn printed(written: io::Result<()>, code: ExitCode) -> anyhow::Result<ExitCode> {
+    match written {
+        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => Err(error.into()),
+        _ => Ok(code),
     }
 }
 

@@ -1,8 +1,5 @@
 //! What the kernel side knows of a process's interpreter, and the stacks that it reads with it.
 
-/// An offset of what this version of CPython does not have.
-pub const ABSENT: u32 = u32::MAX;
-
 /// Where one process's interpreter keeps what the kernel side reads: offsets in bytes, from the layout of
 /// its version. Names are CPython's own.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -24,11 +21,11 @@ pub struct Python {
     pub thread_id: u32,
     /// Where the thread's id (as in its own PID namespace, 32 bits) is: in `PyThreadState`
     /// (`native_thread_id`, 3.11+), or with [`ID_IN_DESCRIPTOR`] in the C library's descriptor of the
-    /// thread, to which `thread_id` points. [`ABSENT`]: not known, no thread is found.
+    /// thread, to which `thread_id` points. [`ABSENT`](crate::ABSENT): not known, no thread is found.
     pub native_id: u32,
     /// `PyThreadState`: the newest frame, or the `_PyCFrame` that leads to it.
     pub frame: u32,
-    /// `_PyCFrame.current_frame` (3.11, 3.12), else [`ABSENT`].
+    /// `_PyCFrame.current_frame` (3.11, 3.12), else [`ABSENT`](crate::ABSENT).
     pub cframe_frame: u32,
     /// Bytes of a frame that hold all that is read: at most [`FRAME_BYTES`].
     pub frame_size: u32,

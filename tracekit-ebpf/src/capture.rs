@@ -22,13 +22,9 @@ const HEADER: usize = size_of::<DataRecord>();
 /// Masks that leave their largest legal value as it is.
 const HEAD_MASK: i32 = 2 * HEAD_MAX as i32 - 1;
 const TAIL_MASK: i32 = 2 * TAIL_MAX as i32 - 1;
-/// Of a whole record: the header, a head, a tail.
-const RECORD_MASK: i32 = 2 * HEAD_MAX as i32 - 1;
 
 const _: () = assert!(HEADER + HEAD_MAX - 1 + HEAD_MASK as usize <= SCRATCH);
 const _: () = assert!((HEAD_MASK + TAIL_MASK) as usize + HEADER <= SCRATCH);
-const _: () =
-    assert!(HEADER + HEAD_MAX + TAIL_MAX <= RECORD_MASK as usize && RECORD_MASK as usize <= SCRATCH);
 const _: () = assert!(HEAD_MAX.is_power_of_two() && TAIL_MAX.is_power_of_two());
 
 /// Where the transferred bytes are. All is always set: what is not would be a register that no verifier

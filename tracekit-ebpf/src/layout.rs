@@ -2,9 +2,7 @@
 //! architecture. [`ABSENT`] marks what the running kernel does not have.
 
 use aya_ebpf::Global;
-
-/// The member does not exist on this kernel: leave out what needs it.
-pub const ABSENT: u32 = u32::MAX;
+use tracekit_common::ABSENT;
 
 macro_rules! offsets {
     ($($(#[$doc:meta])* $name:ident,)*) => {

@@ -1,7 +1,7 @@
 //! Kernel side of tracekit.
 //!
-//! Four raw tracepoints; nothing here writes to a process, overrides a return value or sends a signal:
-//! * `sys_enter`, `sys_exit`: what selected processes send and receive on stream sockets ([`socket`]);
+//! Five raw tracepoints; nothing here writes to a process, overrides a return value or sends a signal:
+//! * `sys_enter`, `sys_exit`: what selected processes send and receive on stream sockets ([`socket`]),
 //!   and the Python stacks from which they do ([`stack`], [`python`]);
 //! * `sched_process_fork`, `sched_process_exec`, `sched_process_exit`: which processes are selected
 //!   ([`process`]).

@@ -5,7 +5,10 @@
 //! `thread_id` is the same.
 
 use aya_ebpf::helpers::{bpf_get_current_task, bpf_ktime_get_ns};
-use tracekit_common::python::{ABSENT, ID_IN_DESCRIPTOR, Python, Thread};
+use tracekit_common::{
+    ABSENT,
+    python::{ID_IN_DESCRIPTOR, Python, Thread},
+};
 
 use crate::{
     layout::{PID_LEVEL, PID_NUMBERS, TASK_THREAD_PID},

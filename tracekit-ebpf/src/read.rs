@@ -5,7 +5,7 @@ use aya_ebpf::helpers::{
     generated::{bpf_probe_read_kernel as kernel_bytes, bpf_probe_read_user as user_bytes},
 };
 
-use crate::layout::ABSENT;
+use tracekit_common::ABSENT;
 
 /// Reads a value of kernel memory; `None` if the member is absent on this kernel or the read fails.
 #[inline(always)]

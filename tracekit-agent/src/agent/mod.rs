@@ -251,8 +251,9 @@ impl Step<'_> {
             Record::Stack(stack) => self.pythons.stack(&stack, self.probes),
             Record::Data(data) => {
                 let Self { probes, connections, correlator, world, pythons, spans, .. } = self;
-                let outbound = data.direction == Direction::Outbound;
-                if outbound && let Some(caller) = pythons.sends(data.tid) {
+                if data.direction == Direction::Outbound
+                    && let Some(caller) = pythons.sends(data.tid)
+                {
                     connections.sent_from(data.id, caller);
                 }
                 let mut emit = emit(correlator, world, spans);
@@ -263,9 +264,6 @@ impl Step<'_> {
                     emit(connection, event);
                 });
                 drop(emit);
-                if !outbound {
-                    connections.sent_from(data.id, None);
-                }
                 if verdict == Verdict::Ignore {
                     self.counters.add(Counter::ConnectionsOpaque, 1);
                     self.probes.ignore(data.id);

@@ -9,10 +9,10 @@ use anyhow::Context as _;
 use clap::Args;
 use serde::Serialize;
 
-use super::dump::{failure, plain};
+use super::dump::failure;
 use crate::discovery::Inspector;
-use crate::discovery::ps::Format;
-use crate::exit::{ExitCode, Failure};
+use crate::discovery::ps::{Format, printable_whole};
+use crate::exit::{ExitCode, Failure, printed};
 use crate::python::code::{Found, ScanError, is_library, qualified_names, scan};
 use crate::python::reader::{Code, Reader};
 use crate::python::runtime::Target;
@@ -93,10 +93,7 @@ pub fn run(args: &CodeArgs) -> anyhow::Result<ExitCode> {
         Format::Json => serde_json::to_string_pretty(&files)? + "\n",
         Format::Table => table(&files, &found)?,
     };
-    match io::stdout().lock().write_all(text.as_bytes()) {
-        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(ExitCode::Ok),
-        other => Ok(other.map(|()| ExitCode::Ok)?),
-    }
+    printed(io::stdout().lock().write_all(text.as_bytes()), ExitCode::Ok)
 }
 
 fn rows(reader: &Reader<'_>, found: &Found, wanted: impl Fn(&str) -> bool) -> Vec<FileRow> {
@@ -125,14 +122,14 @@ fn rows(reader: &Reader<'_>, found: &Found, wanted: impl Fn(&str) -> bool) -> Ve
 fn table(files: &[FileRow], found: &Found) -> Result<String, std::fmt::Error> {
     let mut out = String::new();
     for file in files {
-        writeln!(out, "{}{}", plain(&file.file), if file.library { " (library)" } else { "" })?;
+        writeln!(out, "{}{}", printable_whole(&file.file), if file.library { " (library)" } else { "" })?;
         for function in &file.functions {
             let kind = if function.kind.is_empty() { String::new() } else { format!("{} ", function.kind) };
             writeln!(
                 out,
                 "  {:>5}  {kind}{}  lines {}",
                 function.first_line,
-                plain(&function.name),
+                printable_whole(&function.name),
                 ranges(&function.lines)
             )?;
         }

@@ -7,8 +7,8 @@ use clap::Args;
 use serde_json::{Map, Value as Json, json};
 
 use crate::discovery::Inspector;
-use crate::discovery::ps::Format;
-use crate::exit::{ExitCode, Failure};
+use crate::discovery::ps::{Format, printable_whole};
+use crate::exit::{ExitCode, Failure, printed};
 use crate::python::dump::{ThreadStack, Variable, Variables};
 use crate::python::object::Limits;
 use crate::python::runtime::{AttachError, Target};
@@ -81,10 +81,7 @@ pub fn run(args: &DumpArgs) -> anyhow::Result<ExitCode> {
             text
         }
     };
-    match io::stdout().lock().write_all(text.as_bytes()) {
-        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(ExitCode::Ok),
-        other => Ok(other.map(|()| ExitCode::Ok)?),
-    }
+    printed(io::stdout().lock().write_all(text.as_bytes()), ExitCode::Ok)
 }
 
 /// The error with the exit code that fits.
@@ -145,7 +142,7 @@ fn write(thread: &ThreadStack, out: &mut String) -> std::fmt::Result {
         None => write!(out, "\nthread {:#x}", state.thread_id)?,
     }
     if let Some(name) = &thread.name {
-        write!(out, " \"{}\"", plain(name))?;
+        write!(out, " \"{}\"", printable_whole(name))?;
     }
     if state.interpreter != 0 {
         write!(out, ", interpreter {}", state.interpreter)?;
@@ -164,21 +161,16 @@ fn write(thread: &ThreadStack, out: &mut String) -> std::fmt::Result {
         let line = frame.line.map_or_else(|| "?".to_owned(), |line| line.to_string());
         let kind = frame.code.kind();
         let kind = if kind.is_empty() { String::new() } else { format!("{kind} ") };
-        let (function, file) = (plain(&frame.code.qualname), plain(&frame.code.filename));
+        let (function, file) = (printable_whole(&frame.code.qualname), printable_whole(&frame.code.filename));
         let changing = if state.changing { " (returned while it was read)" } else { "" };
         writeln!(out, "  {kind}{function} ({file}:{line}){changing}")?;
         for Variable { name, value, changing } in state.variables.iter().flatten() {
             let changing = if *changing { "  (changed while it was read)" } else { "" };
-            writeln!(out, "      {} = {value}{changing}", plain(name))?;
+            writeln!(out, "      {} = {value}{changing}", printable_whole(name))?;
         }
     }
     if let Some(reason) = &thread.stack.broken {
         writeln!(out, "  (the stack could not be read further: {reason})")?;
     }
     Ok(())
-}
-
-/// Text of the target, for a terminal.
-pub(super) fn plain(text: &str) -> String {
-    text.chars().map(|c| if c.is_control() { char::REPLACEMENT_CHARACTER } else { c }).collect()
 }

@@ -9,7 +9,7 @@ use super::interpreter::Linkage;
 use super::launch::base_name;
 use super::proc_fs::{Status, read_bounded};
 use super::{InspectError, Inspected, Inspector};
-use crate::exit::ExitCode;
+use crate::exit::{ExitCode, printed};
 
 /// Output of a verb.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, ValueEnum)]
@@ -77,12 +77,7 @@ struct Row {
 /// # Errors
 /// If standard output cannot be written.
 pub fn run(args: &PsArgs) -> anyhow::Result<ExitCode> {
-    let mut out = io::stdout().lock();
-    match list(&Inspector::default(), args, &mut out) {
-        // `tracekit ps | head`
-        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(ExitCode::Ok),
-        other => Ok(other.map(|()| ExitCode::Ok)?),
-    }
+    printed(list(&Inspector::default(), args, &mut io::stdout().lock()), ExitCode::Ok)
 }
 
 fn list(inspector: &Inspector, args: &PsArgs, out: &mut impl Write) -> io::Result<()> {
@@ -241,7 +236,16 @@ fn table(rows: &[Row], out: &mut impl Write) -> io::Result<()> {
 
 /// Text of a target for a terminal: without control characters, which could move the cursor or worse.
 pub(crate) fn printable(text: &str) -> String {
-    text.chars().map(|c| if c.is_control() { '\u{fffd}' } else { c }).take(200).collect()
+    characters(text).take(200).collect()
+}
+
+/// As [`printable`], whole.
+pub(crate) fn printable_whole(text: &str) -> String {
+    characters(text).collect()
+}
+
+fn characters(text: &str) -> impl Iterator<Item = char> {
+    text.chars().map(|c| if c.is_control() { char::REPLACEMENT_CHARACTER } else { c })
 }
 
 #[cfg(test)]

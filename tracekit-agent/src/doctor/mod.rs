@@ -11,7 +11,7 @@ use serde::Serialize;
 
 use crate::discovery::Inspector;
 use crate::discovery::ps::{Format, printable};
-use crate::exit::ExitCode;
+use crate::exit::{ExitCode, printed};
 
 /// Arguments of `tracekit doctor`.
 #[derive(Debug, Clone, Default, Args)]
@@ -92,10 +92,7 @@ pub fn examine(inspector: &Inspector, pids: &[u32]) -> Vec<Check> {
 pub fn run(args: &DoctorArgs) -> anyhow::Result<ExitCode> {
     let checks = examine(&Inspector::default(), &args.pid);
     let code = exit_code(&checks);
-    match print(&checks, args.output, &mut io::stdout().lock()) {
-        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => Err(error.into()),
-        _ => Ok(code),
-    }
+    printed(print(&checks, args.output, &mut io::stdout().lock()), code)
 }
 
 fn exit_code(checks: &[Check]) -> ExitCode {

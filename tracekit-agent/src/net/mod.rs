@@ -104,6 +104,10 @@ impl Connections {
         for event in self.events.drain(..) {
             emit(&followed.connection, event);
         }
+        if data.direction == Direction::Inbound {
+            // What is sent after an answer may be sent from elsewhere.
+            followed.connection.caller = None;
+        }
         if followed.session.is_opaque() {
             followed.ignored = true;
             followed.session = Session::new(self.limits);
@@ -112,7 +116,7 @@ impl Connections {
         Verdict::Follow
     }
 
-    /// What is sent on this connection from now on is sent from here.
+    /// What is sent on this connection until something is received is sent from here.
     pub fn sent_from(&mut self, id: ConnectionId, caller: Option<Arc<Caller>>) {
         if let Some(followed) = self.followed.get_mut(&id) {
             followed.connection.caller = caller;

@@ -1,11 +1,8 @@
 //! What the kernel side needs to know before it is loaded: offsets and system call numbers.
 
-use tracekit_common::syscall;
+use tracekit_common::{ABSENT, syscall};
 
 use super::btf::Btf;
-
-/// Value of an offset that the running kernel doesn't have; `ABSENT` of the kernel side.
-const ABSENT: u32 = u32::MAX;
 
 /// Name of the global on the kernel side, structure, member; and whether tracing works without it.
 const MEMBERS: &[(&str, &str, &str, bool)] = &[

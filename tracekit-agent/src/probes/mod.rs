@@ -212,19 +212,18 @@ impl Probes {
 
     /// Says that the process is the server of a connection: no stacks of what it sends are needed.
     pub fn is_server(&mut self, id: ConnectionId) {
-        let key = ConnectionKey { inode: id.inode, tgid: id.tgid, reserved: 0 };
         // As above: without an entry there are stacks that nobody needs.
-        let _ = self.roles.insert(key, SERVER, 0);
+        let _ = self.roles.insert(key_of(id), SERVER, 0);
     }
 
     /// Forgets what was said of a connection.
     pub fn connection_ended(&mut self, id: ConnectionId) {
-        let _ = self.roles.remove(&ConnectionKey { inode: id.inode, tgid: id.tgid, reserved: 0 });
+        let _ = self.roles.remove(&key_of(id));
     }
 
     /// Stops capturing a connection that nobody can read.
     pub fn ignore(&mut self, id: ConnectionId) {
-        let key = ConnectionKey { inode: id.inode, tgid: id.tgid, reserved: 0 };
+        let key = key_of(id);
         if let Ok(mut state) = self.connections.get(&key, 0) {
             state.flags |= IGNORE;
             // BPF_EXIST: it may have been closed since. Offsets that move meanwhile don't matter any more.
@@ -239,6 +238,10 @@ impl Probes {
         const { assert!(LOSSES == 2) };
         Losses { ring_full: sum(0), fault: sum(1) }
     }
+}
+
+fn key_of(id: ConnectionId) -> ConnectionKey {
+    ConnectionKey { inode: id.inode, tgid: id.tgid, reserved: 0 }
 }
 
 fn take<T: TryFrom<aya::maps::Map, Error = MapError>>(

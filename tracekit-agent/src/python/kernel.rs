@@ -1,6 +1,9 @@
 //! What the kernel side is told of an interpreter.
 
-use tracekit_common::python::{ABSENT, FRAME_BYTES, ID_IN_DESCRIPTOR, Python};
+use std::collections::BTreeMap;
+
+use tracekit_common::ABSENT;
+use tracekit_common::python::{FRAME_BYTES, ID_IN_DESCRIPTOR, Python};
 
 use super::layout::CurrentFrame;
 use super::memory::MemorySource as _;
@@ -16,7 +19,8 @@ pub fn describe(target: &Target) -> Option<Python> {
     let (state, frame) = (&layout.state, &layout.frame);
     target.memory.forget();
     let reader = Reader::new(&target.memory, *layout);
-    let tids = target.thread_ids();
+    // Where thread states say their threads' ids, nobody else need be asked.
+    let tids = if state.native_thread_id.is_some() { BTreeMap::new() } else { target.thread_ids() };
     let threads = thread_states(&reader, target.runtime, &tids).ok()?;
     let main_interpreter = main_interpreter(target)?;
     let (native_id, in_descriptor) = match state.native_thread_id {

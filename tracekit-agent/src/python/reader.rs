@@ -115,6 +115,16 @@ impl Type {
 /// Attributes: name and offset in an instance.
 pub type Members = Vec<(String, u64)>;
 
+/// See [`Reader::member_def`].
+pub(super) struct MemberDef {
+    /// Address of the name; 0 ends a table.
+    pub name: u64,
+    /// What it holds.
+    pub kind: u32,
+    /// Where in an instance it is.
+    pub offset: u64,
+}
+
 /// What a local variable's slot holds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum LocalKind {
@@ -361,7 +371,18 @@ impl<'a> Reader<'a> {
         Ok(found)
     }
 
-    /// `PyMemberDef`s of a heap type follow it: `{char *name; int type; Py_ssize_t offset; …}`, 40 bytes.
+    /// An entry of a table of `PyMemberDef`s, of 40 bytes (CPython `Include/descrobject.h`):
+    /// `{const char *name; int type; Py_ssize_t offset; int flags; const char *doc;}`
+    pub(super) fn member_def(&self, table: u64, index: u64) -> Result<MemberDef, ReadError> {
+        let at = table.wrapping_add(index * 40);
+        Ok(MemberDef {
+            name: self.memory.u64(at)?,
+            kind: self.memory.u32(at.wrapping_add(8))?,
+            offset: self.memory.u64(at.wrapping_add(16))?,
+        })
+    }
+
+    /// `PyMemberDef`s of a heap type's slots follow it.
     fn read_slots(&self, address: u64, slots: &mut Vec<(String, u64)>) -> Result<(), ReadError> {
         let count = self.memory.u64(address.wrapping_add(self.layout.object.ob_size))?;
         if count == 0 || count > MAX_SLOTS {
@@ -373,9 +394,7 @@ impl<'a> Reader<'a> {
             return Err(ReadError::Invalid("type"));
         }
         for at in 0..count {
-            let member = address.wrapping_add(size).wrapping_add(at * 40);
-            let name = self.memory.u64(member)?;
-            let offset = self.memory.u64(member.wrapping_add(16))?;
+            let MemberDef { name, offset, .. } = self.member_def(address.wrapping_add(size), at)?;
             let name = self.memory.c_string(name, MAX_NAME)?;
             if offset < 1 << 20 && slots.len() < MAX_SLOTS as usize {
                 slots.push((String::from_utf8_lossy(&name).into_owned(), offset));
@@ -403,20 +422,16 @@ impl<'a> Reader<'a> {
         Ok(read)
     }
 
-    /// `tp_members`, as far as they are objects and have no name with underscores:
-    /// `{const char *name; int type; Py_ssize_t offset; int flags; const char *doc;}`, up to one without a name.
+    /// `tp_members`, as far as they are objects and have no name with underscores, up to one without a name.
     fn read_members(&self, address: u64, members: &mut Members) -> Result<(), ReadError> {
         // CPython `Include/descrobject.h`: Py_T_OBJECT, Py_T_OBJECT_EX.
         const OBJECTS: [u32; 2] = [6, 16];
         let table = self.memory.u64(address.wrapping_add(self.layout.object.tp_members))?;
         for at in 0..if table == 0 { 0 } else { MAX_SLOTS } {
-            let member = table.wrapping_add(at * 40);
-            let name = self.memory.u64(member)?;
+            let MemberDef { name, kind, offset } = self.member_def(table, at)?;
             if name == 0 || members.len() >= MAX_SLOTS as usize {
                 break;
             }
-            let kind = self.memory.u32(member.wrapping_add(8))?;
-            let offset = self.memory.u64(member.wrapping_add(16))?;
             if OBJECTS.contains(&kind) && offset < 1 << 20 {
                 let name = String::from_utf8_lossy(&self.memory.c_string(name, MAX_NAME)?).into_owned();
                 if !name.starts_with("__") && members.iter().all(|(known, _)| *known != name) {

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use super::frame::walk;
 use super::layout::{Layout, LayoutError, LineTable};
 use super::memory::{LiveProcess, MemoryError, MemorySource as _};
-use super::reader::{ReadError, Reader};
+use super::reader::{MemberDef, ReadError, Reader};
 use super::thread::{newest_frame, thread_states};
 use crate::discovery::elf;
 use crate::discovery::proc_fs::ProcFs;
@@ -174,19 +174,18 @@ impl Target {
         Ok(())
     }
 
-    /// `tp_members`: `{const char *name; int type; Py_ssize_t offset; int flags; const char *doc;}`
+    /// `tp_members`, up to one without a name.
     fn members(&self, reader: &Reader<'_>, address: u64) -> Result<Vec<(String, u64)>, ReadError> {
         let memory = reader.memory;
         let table = memory.u64(address.wrapping_add(self.layout.object.tp_members))?;
         let mut members = Vec::new();
         for at in 0..if table == 0 { 0 } else { MAX_MEMBERS } {
-            let member = table.wrapping_add(at * 40);
-            let name = memory.u64(member)?;
+            let MemberDef { name, offset, .. } = reader.member_def(table, at)?;
             if name == 0 {
                 break;
             }
             let name = String::from_utf8_lossy(&memory.c_string(name, 256)?).into_owned();
-            members.push((name, memory.u64(member.wrapping_add(16))?));
+            members.push((name, offset));
         }
         Ok(members)
     }

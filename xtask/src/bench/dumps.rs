@@ -12,7 +12,7 @@ use tracekit_tests::paths;
 use tracekit_tests::process::Process;
 use tracekit_tests::stage::Stage;
 
-use super::{build_reader, machine, median, read_process};
+use super::{build_example, machine, median, read_process};
 use crate::setup::step;
 
 /// How much to dump.
@@ -40,7 +40,7 @@ pub struct Dumps {
 /// # Errors
 /// Something does not start, or a value is wrong and not marked.
 pub fn run(arguments: &Dumps) -> Result<()> {
-    let reader = build_reader()?;
+    let reader = build_example("reader")?;
     let stage = Stage::new("bench-dumps")?;
     println!("{}\n", machine()?);
     if arguments.count > 0 {

@@ -46,15 +46,15 @@ pub fn run(bench: &Bench) -> Result<()> {
     }
 }
 
-/// Builds `tests/examples/reader.rs`, which reads a process as a running agent would, and gives its path.
-fn build_reader() -> Result<PathBuf> {
-    step("build the reader");
-    let arguments = ["build", "--release", "--quiet", "--package", "tracekit-tests", "--example", "reader"];
+/// Builds `tests/examples/<name>.rs`, which does what a running agent would, and gives its path.
+fn build_example(name: &str) -> Result<PathBuf> {
+    step(&format!("build the example {name}"));
+    let arguments = ["build", "--release", "--quiet", "--package", "tracekit-tests", "--example", name];
     checked(&mut cargo(&arguments))?;
-    Ok(paths::target().join("release/examples/reader"))
+    Ok(paths::target().join("release/examples").join(name))
 }
 
-/// Runs it on a process and gives what it measured.
+/// Runs the example `reader` on a process and gives what it measured.
 fn read_process(reader: &Path, pid: u32, arguments: &[&str]) -> Result<Json> {
     let text = output_of(Command::new(reader).args(["--pid", &pid.to_string()]).args(arguments))?;
     serde_json::from_str(&text).with_context(|| format!("the reader said {text}"))

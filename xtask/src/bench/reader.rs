@@ -13,7 +13,7 @@ use tracekit_tests::paths;
 use tracekit_tests::process::{Process, free_port, resident_kib, run as output_of, wait_for};
 use tracekit_tests::stage::Stage;
 
-use super::{build_reader, machine, median, number, read_process};
+use super::{build_example, machine, median, number, read_process};
 use crate::setup::{Profile, build_agent, step};
 
 /// What to read, how often.
@@ -63,7 +63,7 @@ struct Times {
 /// Something does not start or cannot be read.
 pub fn run(arguments: &Reader) -> Result<()> {
     let agent = build_agent(Profile::Release)?;
-    let reader = build_reader()?;
+    let reader = build_example("reader")?;
     let stage = Stage::new("bench-reader")?;
     let (mut plain, mut locals, mut code) = (Times::default(), Times::default(), Times::default());
     let mut shape = [0_u64; 5];

@@ -1,10 +1,13 @@
 //! `cargo xtask bench stack`: what a Python stack that the kernel side reads costs the traced thread.
 
+use std::process::Command;
+
 use anyhow::{Context as _, Result};
 use tracekit_tests::interpreters::installed;
 use tracekit_tests::paths;
 
-use crate::setup::{cargo, checked};
+use super::build_example;
+use crate::setup::checked;
 
 /// How deep, how often, in which interpreters.
 #[derive(Debug, clap::Args)]
@@ -30,14 +33,14 @@ pub struct Stack {
 /// An interpreter is not installed, or stacks are missing.
 pub fn run(arguments: &Stack) -> Result<()> {
     let all = installed()?;
+    let stacks = build_example("stacks")?;
     for id in &arguments.interpreters {
         let found = all.iter().find(|row| row.id == *id);
         let interpreter =
             found.with_context(|| format!("no interpreter {id}: see cargo xtask interpreters --list"))?;
         println!("Python {} ({id})", interpreter.version);
-        let mut command =
-            cargo(&["run", "--quiet", "--release", "--package", "tracekit-tests", "--example", "stacks"]);
-        command.arg("--").arg(paths::workspace().join(&interpreter.python));
+        let mut command = Command::new(&stacks);
+        command.arg(paths::workspace().join(&interpreter.python));
         checked(command.args([arguments.frames.to_string(), arguments.rounds.to_string()]))?;
     }
     Ok(())
