@@ -10,3 +10,4 @@ pub mod event;
 pub mod map;
 pub mod python;
 pub mod syscall;
+pub mod watchpoint;
