@@ -10,4 +10,5 @@ pub mod net;
 pub mod probes;
 pub mod python;
 pub mod redact;
+pub mod snapshot;
 pub mod trace;

@@ -198,6 +198,8 @@ pub struct Reader<'a> {
     members: RefCell<HashMap<u64, Rc<Members>>>,
     codes: RefCell<HashMap<u64, Rc<Code>>>,
     code_type: Cell<Option<u64>>,
+    /// Of an image: the process, for what lives longer than the image.
+    live: Option<&'a Reader<'a>>,
 }
 
 impl<'a> Reader<'a> {
@@ -211,7 +213,34 @@ impl<'a> Reader<'a> {
             members: RefCell::default(),
             codes: RefCell::default(),
             code_type: Cell::new(None),
+            live: None,
         }
+    }
+
+    /// A reader of an image that was captured in a process. Values are in the image or not there: they are never read
+    /// from the process, which has gone on. Types, code objects and names are, because they live long; `live` reads
+    /// and remembers those.
+    #[must_use]
+    pub fn of_image(image: &'a dyn MemorySource, live: &'a Reader<'a>) -> Self {
+        Self { live: Some(live), ..Self::new(image, live.layout) }
+    }
+
+    /// It reads an image, which may lack parts of a value.
+    #[must_use]
+    pub fn is_image(&self) -> bool {
+        self.live.is_some()
+    }
+
+    /// Memory of types, and of what belongs to them.
+    #[must_use]
+    pub fn lasting(&self) -> &'a dyn MemorySource {
+        self.live.map_or(self.memory, |live| live.memory)
+    }
+
+    /// The types that were read.
+    #[must_use]
+    pub fn known_types(&self) -> Vec<Rc<Type>> {
+        self.types.borrow().values().cloned().collect()
     }
 
     /// Forgets what was read before.
@@ -242,6 +271,9 @@ impl<'a> Reader<'a> {
     /// # Errors
     /// If what is there is no type.
     pub fn type_at(&self, address: u64) -> Result<Rc<Type>, ReadError> {
+        if let Some(live) = self.live {
+            return live.type_at(address);
+        }
         if let Some(known) = self.types.borrow().get(&address) {
             return Ok(Rc::clone(known));
         }
@@ -255,7 +287,7 @@ impl<'a> Reader<'a> {
     }
 
     fn type_flags(&self, address: u64) -> Result<u64, ReadError> {
-        let flags = self.memory.u64(address.wrapping_add(self.layout.object.tp_flags))?;
+        let flags = self.lasting().u64(address.wrapping_add(self.layout.object.tp_flags))?;
         if flags & flags::READY == 0 || !address.is_multiple_of(8) {
             return Err(ReadError::Invalid("type"));
         }
@@ -335,6 +367,9 @@ impl<'a> Reader<'a> {
     /// # Errors
     /// If what is there is no table of members.
     pub fn members(&self, found: &Type) -> Result<Rc<Members>, ReadError> {
+        if let Some(live) = self.live {
+            return live.members(found);
+        }
         if let Some(known) = self.members.borrow().get(&found.address) {
             return Ok(Rc::clone(known));
         }
@@ -424,7 +459,10 @@ impl<'a> Reader<'a> {
     /// # Errors
     /// If the object is no string, or too long for a name.
     pub fn name(&self, object: u64) -> Result<String, ReadError> {
-        let text = self.text(object, MAX_NAME)?;
+        let text = match (self.text(object, MAX_NAME), self.live) {
+            (Err(_), Some(live)) => live.text(object, MAX_NAME)?,
+            (text, _) => text?,
+        };
         if text.length > MAX_NAME as u64 { Err(ReadError::Invalid("name")) } else { Ok(text.text) }
     }
 
@@ -475,6 +513,9 @@ impl<'a> Reader<'a> {
     /// # Errors
     /// If what is there is no code object.
     pub fn code(&self, address: u64) -> Result<Rc<Code>, ReadError> {
+        if let Some(live) = self.live {
+            return live.code(address);
+        }
         if let Some(known) = self.codes.borrow().get(&address) {
             return Ok(Rc::clone(known));
         }

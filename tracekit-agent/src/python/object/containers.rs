@@ -4,6 +4,7 @@ use std::collections::HashMap;
 
 use super::decode::Decoder;
 use crate::python::layout::{DictLayout, ManagedDict};
+use crate::python::memory::MemorySource;
 use crate::python::reader::{ReadError, Type, flags};
 
 /// Slots of a hash table that are looked at for one container.
@@ -57,7 +58,11 @@ impl Decoder<'_, '_> {
                 break;
             }
             let entry = table.wrapping_add(slot * 16);
-            let key = memory.u64(entry)?;
+            let key = match memory.u64(entry) {
+                // Of a large table an image has a part.
+                Err(_) if self.reader.is_image() && slot > 0 => break,
+                key => key?,
+            };
             if key != 0 && memory.i64(entry.wrapping_add(8))? != -1 {
                 items.push(key);
             }
@@ -101,7 +106,7 @@ impl Decoder<'_, '_> {
             values => Some(values),
         };
         let limit = limit.min(usize::try_from(used).unwrap_or(usize::MAX));
-        Ok((self.key_pairs(keys, values, limit)?, used))
+        Ok((self.key_pairs(memory, keys, values, limit)?, used))
     }
 
     /// As [`Self::dict_pairs`], of an `OrderedDict`, whose order is that of a list beside the dict. CPython
@@ -117,8 +122,14 @@ impl Decoder<'_, '_> {
             if node == 0 {
                 break;
             }
-            places.insert(memory.u64(node)?, place);
-            node = memory.u64(node.wrapping_add(16))?;
+            let (key, next) = (memory.u64(node), memory.u64(node.wrapping_add(16)));
+            let (key, next) = match (key, next) {
+                // The list is not in images: the order is then the dict's, in which items were added.
+                (Err(_), _) | (_, Err(_)) if self.reader.is_image() => break,
+                (key, next) => (key?, next?),
+            };
+            places.insert(key, place);
+            node = next;
         }
         // What is not in the list keeps its place behind those that are.
         pairs.sort_by_key(|(key, _)| places.get(key).copied().unwrap_or(u64::MAX));
@@ -126,9 +137,14 @@ impl Decoder<'_, '_> {
         Ok((pairs, length))
     }
 
-    /// Pairs of a `PyDictKeysObject`; with a table of values if the keys are shared.
-    fn key_pairs(&self, keys: u64, values: Option<u64>, limit: usize) -> Result<Vec<(u64, u64)>, ReadError> {
-        let memory = self.reader.memory;
+    /// Pairs of a `PyDictKeysObject` in this memory; with a table of values if the keys are shared.
+    fn key_pairs(
+        &self,
+        memory: &dyn MemorySource,
+        keys: u64,
+        values: Option<u64>,
+        limit: usize,
+    ) -> Result<Vec<(u64, u64)>, ReadError> {
         // CPython `Objects/dict-common.h` to 3.10, `Include/internal/pycore_dict.h` since.
         let (entries, count, wide) = match self.reader.layout.dict {
             DictLayout::Sized => {
@@ -162,10 +178,15 @@ impl Decoder<'_, '_> {
                 break;
             }
             let entry = entries.wrapping_add(at * size);
-            let key = memory.u64(entry.wrapping_add(key_at))?;
+            let key = memory.u64(entry.wrapping_add(key_at));
             let value = match values {
-                Some(values) => memory.u64(values.wrapping_add(at * 8))?,
-                None => memory.u64(entry.wrapping_add(key_at + 8))?,
+                Some(values) => self.reader.memory.u64(values.wrapping_add(at * 8)),
+                None => memory.u64(entry.wrapping_add(key_at + 8)),
+            };
+            let (key, value) = match (key, value) {
+                // An image has as many as it was to have.
+                (Err(_), _) | (_, Err(_)) if self.reader.is_image() => break,
+                (key, value) => (key?, value?),
             };
             // Removed, or not set in this instance.
             if key != 0 && value != 0 {
@@ -241,9 +262,11 @@ impl Decoder<'_, '_> {
                 }
             }
             if dict == 0 && inline != 0 {
-                let keys = memory.u64(found.address.wrapping_add(layout.object.ht_cached_keys))?;
+                // Keys are added to those of a type and never change: it has all that the instance has.
+                let lasting = self.reader.lasting();
+                let keys = lasting.u64(found.address.wrapping_add(layout.object.ht_cached_keys))?;
                 // A little more than the limit tells whether there is more.
-                let mut pairs = self.key_pairs(keys, Some(inline), limit.saturating_add(256))?;
+                let mut pairs = self.key_pairs(lasting, keys, Some(inline), limit.saturating_add(256))?;
                 let length = pairs.len() as u64;
                 pairs.truncate(limit);
                 return Ok((pairs, length));

@@ -44,14 +44,15 @@ impl<'r, 'm> Decoder<'r, 'm> {
         if self.values > self.limits.values || Instant::now() >= self.deadline {
             return Value::nothing("", NotCaptured::Budget);
         }
+        let unreadable = if self.reader.is_image() { NotCaptured::Missing } else { NotCaptured::Unreadable };
         let Ok(found) = self.reader.type_of(object) else {
-            return Value::nothing("", NotCaptured::Unreadable);
+            return Value::nothing("", unreadable);
         };
         if self.path.contains(&object) {
             return Value::nothing(found.name(), NotCaptured::Cycle);
         }
         let decoded = self.decode(object, &found);
-        decoded.unwrap_or_else(|_| Value::nothing(found.name(), NotCaptured::Unreadable))
+        decoded.unwrap_or_else(|_| Value::nothing(found.name(), unreadable))
     }
 
     fn decode(&mut self, object: u64, found: &Rc<Type>) -> Result<Value, ReadError> {
@@ -142,6 +143,24 @@ impl<'r, 'm> Decoder<'r, 'm> {
             truncated: (length > shown).then_some(length),
             ..Value::new(name, Content::Entries(entries))
         })
+    }
+
+    /// The variables of a module's or class's body, which are in this dict: those that have names, within the limits of
+    /// a container.
+    ///
+    /// # Errors
+    /// If it is no dict, or cannot be read.
+    pub fn names_in(&mut self, dict: u64) -> Result<Vec<(String, Value)>, ReadError> {
+        let (pairs, _) = self.dict_pairs(dict, self.limits.items)?;
+        let named = pairs.into_iter().filter_map(|(key, value)| Some((self.reader.name(key).ok()?, value)));
+        Ok(named
+            .collect::<Vec<_>>()
+            .into_iter()
+            .map(|(name, object)| {
+                let value = self.named(&name, object);
+                (name, value)
+            })
+            .collect())
     }
 
     /// An instance: its attributes and its slots.

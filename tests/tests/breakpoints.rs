@@ -1,0 +1,286 @@
+//! Line breakpoints count every execution and capture what the program had, on every interpreter.
+
+use std::collections::BTreeMap;
+use std::io::{BufRead as _, BufReader, Write as _};
+use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, Result, ensure};
+use tracekit_agent::discovery::Inspector;
+use tracekit_agent::probes::{ProbeOptions, Probes, Records};
+use tracekit_agent::python::kernel::describe;
+use tracekit_agent::python::object::Limits;
+use tracekit_agent::python::runtime::Target;
+use tracekit_agent::snapshot::engine::{Engine, EngineError, Hit, LineSpec};
+use tracekit_tests::interpreters::{Interpreter, installed};
+use tracekit_tests::paths;
+
+/// How the programs are called, which come as arguments.
+const FILE: &str = "<string>";
+/// Rounds of the program for each batch of lines.
+const ROUNDS: u64 = 5;
+
+/// A process that ends with the test.
+struct Running {
+    child: Child,
+    input: ChildStdin,
+    output: BufReader<ChildStdout>,
+}
+
+impl Running {
+    fn start(mut command: Command, source: &str) -> Result<Self> {
+        command.args(["-c", source]).env("PYTHON_JIT", "0").stdin(Stdio::piped()).stdout(Stdio::piped());
+        let mut child = command.spawn().with_context(|| format!("start {:?}", command.get_program()))?;
+        let input = child.stdin.take().context("its input is a pipe")?;
+        let output = BufReader::new(child.stdout.take().context("its output is a pipe")?);
+        let mut running = Self { child, input, output };
+        ensure!(running.line()? == "ready", "it is not ready");
+        Ok(running)
+    }
+
+    fn line(&mut self) -> Result<String> {
+        let mut line = String::new();
+        self.output.read_line(&mut line)?;
+        ensure!(!line.is_empty(), "it ended: {:?}", self.child.wait()?);
+        Ok(line.trim_end().to_owned())
+    }
+
+    fn say(&mut self, command: &str) -> Result<String> {
+        writeln!(self.input, "{command}")?;
+        self.line()
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// The kernel side, without the records of sockets.
+struct Stage {
+    probes: Probes,
+    _records: Records,
+    engine: Engine,
+}
+
+impl Stage {
+    fn new() -> Result<Self> {
+        let options = ProbeOptions { ring_bytes: 4 << 20, ..ProbeOptions::default() };
+        let (mut probes, records) = Probes::load(options).context("load the kernel side")?;
+        let engine = Engine::start(&mut probes)?;
+        Ok(Self { probes, _records: records, engine })
+    }
+
+    fn attach(&mut self, pid: u32) -> Result<()> {
+        let inspector = Inspector::default();
+        let target = Target::open(&inspector.proc, &inspector.inspect(pid)?)?;
+        let python = describe(&target).context("it is not described")?;
+        self.probes.describe(pid, &python)?;
+        self.probes.select(pid)?;
+        self.engine.add_process(target)?;
+        Ok(())
+    }
+
+    fn detach(&mut self, pid: u32) {
+        self.engine.remove_process(pid);
+        self.probes.deselect(pid);
+    }
+}
+
+/// Lines with a mark `#= N`, and N.
+fn marked(source: &str) -> Vec<(i32, u64)> {
+    let number = |at: usize| i32::try_from(at + 1).ok();
+    source
+        .lines()
+        .enumerate()
+        .filter_map(|(at, line)| Some((number(at)?, line.split_once("#= ")?.1.trim().parse().ok()?)))
+        .collect()
+}
+
+/// Adds breakpoints from `lines` as long as their addresses fit the registers; the breakpoints.
+fn batch(
+    stage: &mut Stage,
+    pid: u32,
+    lines: &mut impl Iterator<Item = (i32, u64)>,
+    held: &mut Option<(i32, u64)>,
+    capture: bool,
+    failures: &mut Vec<String>,
+) -> Result<Vec<(u32, i32, u64)>> {
+    let (mut used, mut added) = (0, Vec::new());
+    while let Some((line, wanted)) = held.take().or_else(|| lines.next()) {
+        let limits = Limits { time: Duration::from_secs(20), ..Limits::default() };
+        let spec = LineSpec { capture, limits, bytes: 32 * 1024, ..LineSpec::new(FILE, line) };
+        let id = match stage.engine.add(pid, spec) {
+            Ok(id) => id,
+            // Some lines have code in some versions only.
+            Err(EngineError::Line(_)) if wanted == 0 => continue,
+            Err(error) => {
+                failures.push(format!("line {line}: {error}"));
+                continue;
+            }
+        };
+        let places = stage.engine.status(id).context("it has a status")?.places.len();
+        if used + places > stage.engine.registers() {
+            stage.engine.remove(id);
+            ensure!(!added.is_empty(), "line {line} has {places} addresses");
+            *held = Some((line, wanted));
+            break;
+        }
+        used += places;
+        added.push((id, line, wanted));
+    }
+    Ok(added)
+}
+
+/// Runs `command`, in which each line runs `rounds` times what its mark says, for all lines in batches.
+fn count(
+    stage: &mut Stage,
+    running: &mut Running,
+    source: &str,
+    command: &str,
+    rounds: u64,
+) -> Result<Vec<String>> {
+    let pid = running.child.id();
+    let mut lines = marked(source).into_iter().filter(|(_, wanted)| *wanted > 0);
+    let (mut held, mut failures) = (None, Vec::new());
+    loop {
+        let added = batch(stage, pid, &mut lines, &mut held, false, &mut failures)?;
+        if added.is_empty() {
+            return Ok(failures);
+        }
+        running.say(command)?;
+        for (id, line, wanted) in added {
+            let status = stage.engine.status(id).context("it has a status")?;
+            let (hits, wanted) = (status.hits, wanted * rounds);
+            if hits.hits != wanted || hits.unknown != 0 {
+                let text = source.lines().nth(line as usize - 1).unwrap_or_default();
+                failures.push(format!("{line}: {} of {wanted}: {text}: {status:?}", hits.hits));
+            }
+            stage.engine.remove(id);
+        }
+    }
+}
+
+fn source() -> Result<String> {
+    Ok(std::fs::read_to_string(paths::apps().join("breakpoints.py"))?)
+}
+
+/// Every interpreter, or those that `TRACEKIT_INTERPRETERS` names in part.
+fn chosen() -> Result<Vec<Interpreter>> {
+    let wanted = std::env::var("TRACEKIT_INTERPRETERS").unwrap_or_default();
+    Ok(installed()?.into_iter().filter(|row| row.id.contains(&wanted)).collect())
+}
+
+fn for_each(check: impl Fn(&mut Stage, &mut Running) -> Result<Vec<String>>) -> Result<()> {
+    let (source, mut stage, mut failed) = (source()?, Stage::new()?, Vec::new());
+    for interpreter in chosen()? {
+        let begun = Instant::now();
+        let outcome = Running::start(interpreter.command(), &source).and_then(|mut running| {
+            let pid = running.child.id();
+            stage.attach(pid)?;
+            let outcome = check(&mut stage, &mut running);
+            stage.detach(pid);
+            outcome
+        });
+        let differences = outcome.unwrap_or_else(|error| vec![format!("{error:#}")]);
+        println!("{}: {} differences in {:?}", interpreter.id, differences.len(), begun.elapsed());
+        failed.extend(differences.into_iter().map(|difference| format!("{}: {difference}", interpreter.id)));
+    }
+    ensure!(failed.is_empty(), "{}", failed.join("\n"));
+    Ok(())
+}
+
+#[test]
+fn hits_are_executions() -> Result<()> {
+    let source = source()?;
+    for_each(|stage, running| count(stage, running, &source, &format!("run {ROUNDS}"), ROUNDS))
+}
+
+#[test]
+fn threads_and_forks_are_counted() -> Result<()> {
+    let source = source()?;
+    // A few lines are enough: what differs is the thread.
+    let few: String = source
+        .lines()
+        .map(|line| if line.contains("found += at") || line.contains("got = yield") { line } else { line.split("#= ").next().unwrap_or("") })
+        .map(|line| format!("{line}\n"))
+        .collect();
+    for_each(|stage, running| {
+        let mut failures = count(stage, running, &few, "threads 20", 40)?;
+        failures.extend(count(stage, running, &few, "fork 20", 80)?);
+        Ok(failures)
+    })
+}
+
+/// What the program says of its variables at a line, for each execution.
+type Told = BTreeMap<String, Vec<BTreeMap<String, String>>>;
+
+#[test]
+fn variables_are_what_the_program_had() -> Result<()> {
+    let source = source()?;
+    for_each(|stage, running| {
+        let pid = running.child.id();
+        let all = marked(&source);
+        let numbers: Vec<String> = all.iter().map(|(line, _)| line.to_string()).collect();
+        // The kernel side learns types.
+        let mut failures = Vec::new();
+        let mut none = None;
+        let warm = batch(stage, pid, &mut all.iter().copied().filter(|(_, wanted)| *wanted > 1), &mut none, true, &mut failures)?;
+        running.say("run 1")?;
+        warm.iter().for_each(|(id, ..)| stage.engine.remove(*id));
+        stage.engine.hits(false);
+        let told: Told = serde_json::from_str(&running.say(&format!("trace {}", numbers.join(" ")))?)?;
+        let mut lines = all.into_iter().filter(|(_, wanted)| *wanted > 0);
+        let mut held = None;
+        loop {
+            let added = batch(stage, pid, &mut lines, &mut held, true, &mut failures)?;
+            if added.is_empty() {
+                return Ok(failures);
+            }
+            running.say("run 1")?;
+            running.say("run 1")?;
+            let hits = stage.engine.hits(false);
+            for (id, line, wanted) in added {
+                let Some(told) = told.get(&line.to_string()) else {
+                    failures.push(format!("{line}: settrace has not seen it"));
+                    continue;
+                };
+                let of_line: Vec<&Hit> = hits.iter().filter(|hit| hit.breakpoint == id).collect();
+                if of_line.len() as u64 != wanted * 2 {
+                    failures.push(format!("{line}: {} captures of {}", of_line.len(), wanted * 2));
+                }
+                // The second time all types are known.
+                let second = of_line.get(wanted as usize..).unwrap_or_default();
+                failures.extend(second.iter().filter_map(|hit| compare(line, hit, told)));
+                stage.engine.remove(id);
+            }
+        }
+    })
+}
+
+/// The captured variables are those of one of the executions.
+fn compare(line: i32, hit: &Hit, told: &[BTreeMap<String, String>]) -> Option<String> {
+    let variables = match &hit.variables {
+        Ok(variables) => variables,
+        Err(error) => return Some(format!("{line}: {error}")),
+    };
+    let found: BTreeMap<String, String> =
+        variables.iter().map(|(name, value)| (name.clone(), value.to_string())).collect();
+    // A counter of rounds.
+    let same = |told: &BTreeMap<String, String>| {
+        let without = |map: &BTreeMap<String, String>| -> Vec<(String, String)> {
+            let named = map.iter().filter(|(name, value)| !IGNORED.contains(&name.as_str()) && !value.contains("object"));
+            named.map(|(name, value)| (name.clone(), value.clone())).collect()
+        };
+        without(told) == without(&found)
+    };
+    if told.iter().any(same) {
+        return None;
+    }
+    Some(format!("{line}: {found:?} is none of {told:?}, {:?}", hit.raw.record))
+}
+
+/// Variables that differ from round to round, or whose text differs.
+const IGNORED: &[&str] = &["attribute", "_", "Body", "coroutine", "__class__", "error", "__firstlineno__", "__static_attributes__", "__classdict__", "__conditional_annotations__"];

@@ -1,0 +1,3 @@
+//! Breakpoints and what they capture. `engine` arms lines and turns hits into values.
+
+pub mod engine;
