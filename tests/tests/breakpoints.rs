@@ -15,8 +15,9 @@ use tracekit_agent::snapshot::engine::{Engine, EngineError, Hit, LineSpec};
 use tracekit_tests::interpreters::{Interpreter, installed};
 use tracekit_tests::paths;
 
-/// How the programs are called, which come as arguments.
-const FILE: &str = "<string>";
+/// How the program is called, which comes as an argument: not `<string>`, which code that libraries make is.
+const FILE: &str = "app/breakpoints.py";
+const BEGIN: &str = "import sys; exec(compile(sys.argv[1], 'app/breakpoints.py', 'exec'))";
 /// Rounds of the program for each batch of lines.
 const ROUNDS: u64 = 5;
 
@@ -29,7 +30,7 @@ struct Running {
 
 impl Running {
     fn start(mut command: Command, source: &str) -> Result<Self> {
-        command.args(["-c", source]).env("PYTHON_JIT", "0").stdin(Stdio::piped()).stdout(Stdio::piped());
+        command.args(["-c", BEGIN, source]).env("PYTHON_JIT", "0").stdin(Stdio::piped()).stdout(Stdio::piped());
         let mut child = command.spawn().with_context(|| format!("start {:?}", command.get_program()))?;
         let input = child.stdin.take().context("its input is a pipe")?;
         let output = BufReader::new(child.stdout.take().context("its output is a pipe")?);
@@ -121,10 +122,11 @@ fn batch(
                 continue;
             }
         };
-        let places = stage.engine.status(id).context("it has a status")?.places.len();
+        let status = stage.engine.status(id).context("it has a status")?;
+        let places = status.places.len();
         if used + places > stage.engine.registers() {
             stage.engine.remove(id);
-            ensure!(!added.is_empty(), "line {line} has {places} addresses");
+            ensure!(!added.is_empty(), "line {line} has {places} addresses: {status:?}");
             *held = Some((line, wanted));
             break;
         }

@@ -118,14 +118,19 @@ pub fn places(
         let Some(first) = starts.first() else { continue };
         // A class's body begins with its own line, which was executed outside.
         let is_class = !code.is_function() && code.name != "<module>" && line == code.first_line;
-        if is_class && first.start == 0 && starting.len() > 1 {
+        if is_class && first.start <= UNIT * 2 && starting.len() > 1 {
             continue;
         }
-        let original = signature(code, first.start);
-        for start in &starts {
-            let is_copy = start.start != first.start
-                && original.is_some_and(|original| signature(code, start.start) == Some(original));
-            if start.start == first.start || is_copy {
+        // A function on one line: at its first instruction its frame may not be the current one yet (3.13 of Debian).
+        let mut offset = first.start;
+        if offset == 0 && code.is_function() {
+            let steps = (0..PROLOGUE).step_by(UNIT as usize).take_while(|at| *at < first.end);
+            offset = steps.into_iter().find(|at| !is_prologue(signature(code, *at))).unwrap_or(0);
+        }
+        let original = signature(code, offset);
+        found.push(Place { code: Rc::clone(code), offset });
+        for start in starts.iter().skip(1) {
+            if original.is_some_and(|original| signature(code, start.start) == Some(original)) {
                 found.push(Place { code: Rc::clone(code), offset: start.start });
             }
         }
@@ -140,6 +145,15 @@ pub fn places(
         return Err(LineError::NoCode { file: file.to_owned(), line, nearest: lines });
     }
     Ok(found)
+}
+
+/// What makes a frame ready has no columns, or none that are in the source.
+fn is_prologue(signature: Option<Signature>) -> bool {
+    match signature {
+        Some(Signature { columns: Some(columns), .. }) => columns == (0, 0, 0),
+        Some(Signature { opcode: Some(_), .. }) => false,
+        _ => true,
+    }
 }
 
 /// The ranges of a line in a code object, without what only begins a function.
@@ -207,8 +221,9 @@ fn columns_at(table: &[u8], offset: u32) -> Option<(i32, i32, i32)> {
                         }
                         value
                     };
+                    // The line, as far as it is another; columns are one more than they are.
                     let _line = varint();
-                    Some((varint(), varint(), varint()))
+                    Some((varint(), varint() - 1, varint() - 1))
                 }
                 _ => None,
             };
@@ -285,7 +300,7 @@ mod tests {
         let table = [0x80, 0x23, 0xd9, 4, 9, 0xf0, 0, 2, 1, 7, 0xe8, 0x0d];
         assert_eq!(columns_at(&table, 0), Some((0, 2, 5)));
         assert_eq!(columns_at(&table, 4), Some((0, 4, 9)));
-        assert_eq!(columns_at(&table, 6), Some((2, 1, 7)));
+        assert_eq!(columns_at(&table, 6), Some((2, 0, 6)));
         assert_eq!(columns_at(&table, 8), None);
         assert_eq!(columns_at(&table, 100), None);
     }
