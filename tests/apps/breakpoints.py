@@ -16,6 +16,12 @@ import threading
 total = 0
 
 
+def described(value, *names):
+    """As the agent shows instances: those attributes that are set."""
+    found = ["%s=%r" % (name, getattr(value, name)) for name in names if hasattr(value, name)]
+    return "%s(%s)" % (type(value).__name__, ", ".join(found))
+
+
 class Thing:
     __slots__ = ("name", "parts")
 
@@ -24,15 +30,16 @@ class Thing:
         self.parts = parts  #= 2
 
     def __repr__(self):
-        return "Thing(name=%r, parts=%r)" % (self.name, self.parts)
+        return described(self, "name", "parts")
 
 
 class Person:
     kind = "person"
 
     def __init__(self, name, age):
-        self.name = name
+        # In this order: some versions keep attributes in the order of their names.
         self.age = age
+        self.name = name
 
     def older(self, by):
         self.age += by  #= 3
@@ -51,7 +58,7 @@ class Person:
         return cls(name, 1)  #= 1
 
     def __repr__(self):
-        return "Person(name=%r, age=%r)" % (self.name, self.age)
+        return described(self, "age", "name")
 
 
 def decorate(function):
@@ -134,10 +141,13 @@ def handlers(value):
 
 
 class Manager:
+    def __repr__(self):
+        return described(self)
+
     def __enter__(self):
         return 5  #= 2
 
-    def __exit__(self, kind, value, trace):
+    def __exit__(self, kind, raised, trace):
         return kind is not None  #= 2
 
 
@@ -190,6 +200,9 @@ async def waits(value):
 
 
 class Asynchronous:
+    def __repr__(self):
+        return described(self, "left")
+
     async def __aenter__(self):
         return 3  #= 2
 
@@ -255,6 +268,7 @@ def everything():
     recursive(3), one_line(4)  #= 1
 
     class Body:  #= 1
+        __repr__ = described
         attribute = total  #= 1
 
         def method(self):
@@ -278,7 +292,7 @@ def run_coroutine(coroutine):
 
 
 def plain(value):
-    return re.sub(r" at 0x[0-9a-f]+", "", repr(value))
+    return re.sub(r" at 0x[0-9a-f]+|__main__\.", "", repr(value))
 
 
 def traced(lines):
