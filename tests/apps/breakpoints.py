@@ -3,7 +3,8 @@
 Standard library only, Python 3.8 and newer. A line that ends in `#= N` is executed N times in a round. Commands on
 standard input: `run N` for N rounds; `trace` for one round of which it says, as JSON, the local variables that
 `sys.settrace` saw at those lines; `threads N` for N rounds in a thread of before and one of after; `fork N` for N rounds
-in four children at once. Each is answered by a line.
+in four children at once; `instants N X` for N turns of a loop, with X = shared beside another thread. Each is answered
+by a line.
 """
 import asyncio
 import json
@@ -318,6 +319,30 @@ def rounds(count):
         everything()
 
 
+def instants(count):
+    """Variables that are always the same number at the marked line; `shared` is another thread's."""
+    first = second = 0
+    items, table, text, thing = [0], {"number": 0}, "0", Thing("0", [0])
+    while first < count:
+        first += 1
+        second += 1
+        items[0] = table["number"] = first
+        text = str(first)
+        thing.name, thing.parts[0] = text, first
+        mark = shared  # instant
+    return mark, second
+
+
+shared = [0, 0]
+
+
+def sharing():
+    number = 0
+    while True:
+        number += 1
+        shared[:] = (number, number)
+
+
 def work(tasks, done):
     while True:
         done.put(rounds(tasks.get()))
@@ -341,6 +366,10 @@ def main():
             thread.start()
             thread.join()
             done.get()
+        elif command == "instants":
+            if rest[1] == "shared":
+                threading.Thread(target=sharing, daemon=True).start()
+            instants(int(rest[0]))
         elif command == "fork":
             children = []
             for _ in range(4):

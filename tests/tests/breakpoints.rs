@@ -283,3 +283,137 @@ const IGNORED: &[&str] = &[
     "attribute", "raised", "trace", "error", ".0", "Body", "__class__", "__repr__", "__firstlineno__",
     "__static_attributes__", "__classdict__", "__conditional_annotations__",
 ];
+
+/// The line with a mark that is not a number.
+fn line_of(source: &str, mark: &str) -> Result<i32> {
+    let at = source.lines().position(|line| line.ends_with(mark)).context("there is no such line")?;
+    Ok(i32::try_from(at + 1)?)
+}
+
+/// A text form of what all variables at the line must be, given one.
+fn one_instant(hit: &Hit) -> Option<String> {
+    let variables = match &hit.variables {
+        Ok(variables) => variables,
+        Err(error) => return Some(error.clone()),
+    };
+    let of = |name: &str| {
+        let found = variables.iter().find(|(known, _)| known == name);
+        found.map(|(_, value)| value.to_string()).unwrap_or_default()
+    };
+    let number = of("first");
+    let wanted = [
+        ("second", number.clone()),
+        ("items", format!("[{number}]")),
+        ("table", format!("{{'number': {number}}}")),
+        ("text", format!("'{number}'")),
+        ("thing", format!("Thing(name='{number}', parts=[{number}])")),
+    ];
+    let different = wanted.iter().find(|(name, wanted)| of(name) != *wanted);
+    if let Some((name, wanted)) = different {
+        return Some(format!("{name} is {}, not {wanted}", of(name)));
+    }
+    // Set by the other thread at once; not there in the first turn.
+    let mark = of("mark");
+    let mut halves = mark.trim_matches(['[', ']']).split(", ");
+    (halves.next() != halves.next() && !mark.is_empty()).then(|| format!("mark is {mark}"))
+}
+
+#[test]
+fn captures_are_of_one_instant() -> Result<()> {
+    let source = source()?;
+    let line = line_of(&source, "# instant")?;
+    // 100 000 in all where there is time.
+    let wanted: u64 = std::env::var("TRACEKIT_CAPTURES").map_or(Ok(2_000), |count| count.parse())?;
+    let mut stage = Stage::new()?;
+    for minor in ["3.8", "3.10", "3.11", "3.12", "3.13", "3.14"] {
+        let all = chosen()?;
+        let Some(interpreter) = all.iter().find(|row| row.minor() == minor && !row.is("debug")) else { continue };
+        let mut running = Running::start(interpreter.command(), &source)?;
+        let pid = running.child.id();
+        stage.attach(pid)?;
+        let id = stage.engine.add(pid, LineSpec::new(FILE, line))?;
+        writeln!(running.input, "instants 1000000000 shared")?;
+        let (mut seen, mut numbers) = (0, 0);
+        let end = Instant::now() + Duration::from_secs(30) + Duration::from_millis(wanted * 2);
+        while seen < wanted && Instant::now() < end {
+            stage.engine.wait(Duration::from_millis(50));
+            for hit in stage.engine.hits(false) {
+                seen += 1;
+                if seen <= 4 {
+                    // Types are not known yet.
+                    continue;
+                }
+                ensure!(hit.raw.record.flags == 0, "{minor}: {:?}", hit.raw.record);
+                let difference = one_instant(&hit);
+                ensure!(difference.is_none(), "{minor}: {difference:?} in {:?}", hit.variables);
+                numbers += 1;
+            }
+        }
+        let status = stage.engine.status(id).context("it has a status")?;
+        println!("{minor}: {numbers} captures, {:?}", status.hits);
+        ensure!(seen >= wanted, "{minor}: {seen} captures only");
+        stage.detach(pid);
+    }
+    Ok(())
+}
+
+/// Arms a line of the process that `TRACEKIT_TEST_PID` names, and reads hits until it is killed.
+#[test]
+#[ignore = "is run by `nothing_remains_of_a_killed_agent`"]
+fn arms_and_reads() -> Result<()> {
+    let Ok(pid) = std::env::var("TRACEKIT_TEST_PID") else { return Ok(()) };
+    let pid: u32 = pid.parse()?;
+    let mut stage = Stage::new()?;
+    stage.attach(pid)?;
+    stage.engine.add(pid, LineSpec::new(FILE, line_of(&source()?, "# instant")?))?;
+    eprintln!("armed");
+    let mut seen = false;
+    loop {
+        stage.engine.wait(Duration::from_millis(50));
+        if !stage.engine.hits(false).is_empty() && !seen {
+            eprintln!("hit");
+            seen = true;
+        }
+    }
+}
+
+#[test]
+fn nothing_remains_of_a_killed_agent() -> Result<()> {
+    let source = source()?;
+    let registers = Stage::new()?.engine.registers();
+    let before = tracekit_tests::kernel::bpf_objects()?;
+    let all = chosen()?;
+    let interpreter = all.first().context("no interpreter is chosen")?;
+    let mut running = Running::start(interpreter.command(), &source)?;
+    for _ in 0..3 {
+        let mut agent = Command::new(std::env::current_exe()?)
+            .args(["--exact", "arms_and_reads", "--ignored", "--nocapture"])
+            .env("TRACEKIT_TEST_PID", running.child.id().to_string())
+            .stdout(Stdio::null())
+            .stderr(Stdio::piped())
+            .spawn()?;
+        let mut said = BufReader::new(agent.stderr.take().context("its output is a pipe")?).lines();
+        let first = said.next().transpose()?;
+        writeln!(running.input, "instants 400000 alone")?;
+        // While hits arrive.
+        let second = said.next().transpose()?;
+        agent.kill()?;
+        agent.wait()?;
+        ensure!(first.as_deref() == Some("armed") && second.as_deref() == Some("hit"), "the agent says {first:?}");
+        ensure!(running.line()? == "done", "the program does not go on");
+    }
+    ensure!(running.say("run 1")? == "done", "the program does not go on");
+    let deadline = Instant::now() + Duration::from_secs(10);
+    loop {
+        let after = tracekit_tests::kernel::bpf_objects()?;
+        let mut left: Vec<_> = after.iter().filter(|(key, _)| !before.contains_key(*key)).collect();
+        left.retain(|(_, name)| name.starts_with("line_hit"));
+        if left.is_empty() {
+            break;
+        }
+        ensure!(Instant::now() < deadline, "{left:?} is left");
+        std::thread::sleep(Duration::from_millis(200));
+    }
+    ensure!(Stage::new()?.engine.registers() == registers, "debug registers are taken");
+    Ok(())
+}

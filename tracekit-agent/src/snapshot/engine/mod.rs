@@ -185,6 +185,14 @@ struct Breakpoint {
     looked: Instant,
 }
 
+impl Breakpoint {
+    /// The hit is its own, not of one that had its number before.
+    fn is_hit_by(&self, hit: &RawHit) -> bool {
+        let record = &hit.record;
+        self.places.iter().any(|place| place.address() == record.address && place.code.address == record.code)
+    }
+}
+
 /// Line breakpoints of the processes of a host.
 pub struct Engine {
     watchpoints: Watchpoints,
@@ -467,8 +475,10 @@ impl Engine {
         for (tgid, raw) in by_process {
             // A worker of which nobody has said that it was forked.
             if !self.processes.contains_key(&tgid) {
-                let known = raw.first().and_then(|hit| self.breakpoints.get(&hit.record.index));
-                let Some(parent) = known.map(|known| known.pid) else { continue };
+                let hit = raw.iter().find_map(|hit| {
+                    self.breakpoints.get(&hit.record.index).filter(|known| known.is_hit_by(hit))
+                });
+                let Some(parent) = hit.map(|known| known.pid) else { continue };
                 self.forked(parent, tgid);
             }
             let Some(process) = self.processes.get_mut(&tgid) else { continue };
@@ -476,6 +486,9 @@ impl Engine {
             let live = Reader::new(&process.target.memory, process.target.layout);
             for raw in raw {
                 let Some(breakpoint) = self.breakpoints.get(&raw.record.index) else { continue };
+                if !breakpoint.is_hit_by(&raw) {
+                    continue;
+                }
                 let variables = raw.variables(&live, breakpoint.spec.limits, redact);
                 let variables = variables.map_err(|error| error.to_string());
                 hits.push(Hit { breakpoint: raw.record.index, raw, variables });
