@@ -7,11 +7,13 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
 use tracekit_agent::discovery::Inspector;
+use tracekit_agent::probes::watchpoint::Scope;
 use tracekit_agent::probes::{ProbeOptions, Probes, Records};
 use tracekit_agent::python::kernel::describe;
 use tracekit_agent::python::object::Limits;
 use tracekit_agent::python::runtime::Target;
-use tracekit_agent::snapshot::engine::{Engine, EngineError, Hit, LineSpec};
+use tracekit_agent::snapshot::engine::{Engine, EngineError, Hit, LineSpec, State};
+use tracekit_common::watchpoint::{Bucket, bucket_of_process};
 use tracekit_tests::interpreters::{Interpreter, installed};
 use tracekit_tests::paths;
 
@@ -30,7 +32,11 @@ struct Running {
 
 impl Running {
     fn start(mut command: Command, source: &str) -> Result<Self> {
-        command.args(["-c", BEGIN, source]).env("PYTHON_JIT", "0").stdin(Stdio::piped()).stdout(Stdio::piped());
+        command
+            .args(["-c", BEGIN, source])
+            .env("PYTHON_JIT", "0")
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped());
         let mut child = command.spawn().with_context(|| format!("start {:?}", command.get_program()))?;
         let input = child.stdin.take().context("its input is a pipe")?;
         let output = BufReader::new(child.stdout.take().context("its output is a pipe")?);
@@ -206,7 +212,13 @@ fn threads_and_forks_are_counted() -> Result<()> {
     // A few lines are enough: what differs is the thread.
     let few: String = source
         .lines()
-        .map(|line| if line.contains("found += at") || line.contains("got = yield") { line } else { line.split("#= ").next().unwrap_or("") })
+        .map(|line| {
+            if line.contains("found += at") || line.contains("got = yield") {
+                line
+            } else {
+                line.split("#= ").next().unwrap_or("")
+            }
+        })
         .map(|line| format!("{line}\n"))
         .collect();
     for_each(|stage, running| {
@@ -280,8 +292,18 @@ fn compare(line: i32, hit: &Hit, told: &[BTreeMap<String, String>]) -> Option<St
 /// Variables that differ from round to round, or whose text is not what Python prints: exceptions, tracebacks, iterators,
 /// classes in functions, and what class bodies have beside their names.
 const IGNORED: &[&str] = &[
-    "attribute", "raised", "trace", "error", ".0", "Body", "__class__", "__repr__", "__firstlineno__",
-    "__static_attributes__", "__classdict__", "__conditional_annotations__",
+    "attribute",
+    "raised",
+    "trace",
+    "error",
+    ".0",
+    "Body",
+    "__class__",
+    "__repr__",
+    "__firstlineno__",
+    "__static_attributes__",
+    "__classdict__",
+    "__conditional_annotations__",
 ];
 
 /// The line with a mark that is not a number.
@@ -327,7 +349,9 @@ fn captures_are_of_one_instant() -> Result<()> {
     let mut stage = Stage::new()?;
     for minor in ["3.8", "3.10", "3.11", "3.12", "3.13", "3.14"] {
         let all = chosen()?;
-        let Some(interpreter) = all.iter().find(|row| row.minor() == minor && !row.is("debug")) else { continue };
+        let Some(interpreter) = all.iter().find(|row| row.minor() == minor && !row.is("debug")) else {
+            continue;
+        };
         let mut running = Running::start(interpreter.command(), &source)?;
         let pid = running.child.id();
         stage.attach(pid)?;
@@ -399,7 +423,10 @@ fn nothing_remains_of_a_killed_agent() -> Result<()> {
         let second = said.next().transpose()?;
         agent.kill()?;
         agent.wait()?;
-        ensure!(first.as_deref() == Some("armed") && second.as_deref() == Some("hit"), "the agent says {first:?}");
+        ensure!(
+            first.as_deref() == Some("armed") && second.as_deref() == Some("hit"),
+            "the agent says {first:?}"
+        );
         ensure!(running.line()? == "done", "the program does not go on");
     }
     ensure!(running.say("run 1")? == "done", "the program does not go on");
@@ -416,4 +443,165 @@ fn nothing_remains_of_a_killed_agent() -> Result<()> {
     }
     ensure!(Stage::new()?.engine.registers() == registers, "debug registers are taken");
     Ok(())
+}
+
+/// A program that loads a module when it is told to, and drops it.
+const LATE: &str = "\
+import gc, sys, types
+code = compile('''
+def late(number):
+    match_me = number + 1
+    return match_me
+''', 'app/late.py', 'exec')
+def main():
+    global code
+    module = None
+    print('ready', flush=True)
+    for line in sys.stdin:
+        if line.startswith('load'):
+            module = {}
+            exec(code, module)
+        elif line.startswith('call'):
+            for at in range(int(line.split()[1])):
+                module['late'](at)
+        elif line.startswith('drop'):
+            module = code = None
+            gc.collect()
+            # Its memory becomes another's.
+            kept = [compile('x%d = %d' % (at, at), 'app/other.py', 'exec') for at in range(500)]
+        print('done', flush=True)
+main()
+";
+
+fn python(minor: &str) -> Result<Interpreter> {
+    let all = installed()?;
+    let found = all.into_iter().find(|row| row.minor() == minor && row.root.is_none());
+    found.with_context(|| format!("no Python {minor} is installed"))
+}
+
+/// Until the status is so.
+fn until(stage: &mut Stage, id: u32, wanted: impl Fn(&State) -> bool) -> Result<()> {
+    let end = Instant::now() + Duration::from_secs(10);
+    loop {
+        stage.engine.tick();
+        let status = stage.engine.status(id).context("it has a status")?;
+        if wanted(&status.state) {
+            return Ok(());
+        }
+        ensure!(Instant::now() < end, "it stays {status:?}");
+        std::thread::sleep(Duration::from_millis(100));
+    }
+}
+
+#[test]
+fn modules_that_come_and_go() -> Result<()> {
+    let mut stage = Stage::new()?;
+    for minor in ["3.8", "3.12"] {
+        let mut running = Running::start(python(minor)?.command(), LATE)?;
+        let pid = running.child.id();
+        stage.attach(pid)?;
+        let waiting = stage.engine.add(pid, LineSpec::new("app/never.py", 3))?;
+        let id = stage.engine.add(pid, LineSpec::new("late.py", 3))?;
+        running.say("load")?;
+        until(&mut stage, id, |state| matches!(state, State::Active { .. }))?;
+        running.say("call 7")?;
+        let status = stage.engine.status(id).context("it has a status")?;
+        ensure!(status.hits.hits == 7, "{minor}: {status:?}");
+        ensure!(stage.engine.status(waiting).map(|status| status.state) == Some(State::Pending));
+        let error =
+            stage.engine.add(pid, LineSpec::new("late.py", 77)).err().context("there is no line 77")?;
+        ensure!(error.to_string().ends_with("the nearest lines are 2, 3, 4"), "{error}");
+        running.say("drop")?;
+        until(&mut stage, id, |state| *state == State::Stale)?;
+        stage.detach(pid);
+    }
+    Ok(())
+}
+
+#[test]
+fn limits_and_the_kill_switch() -> Result<()> {
+    let (mut stage, source) = (Stage::new()?, source()?);
+    let mut running = Running::start(python("3.12")?.command(), &source)?;
+    let pid = running.child.id();
+    stage.attach(pid)?;
+    let line = line_of(&source, "total += 1  #= 1")?;
+    let second = 1_000_000_000;
+    // Three at once, then one an hour.
+    let bucket = Bucket { interval: 3600 * second, tolerance: 2 * 3600 * second, due: 0, left: u64::MAX };
+    let id = stage.engine.add(pid, LineSpec { bucket: Some(bucket), ..LineSpec::new(FILE, line) })?;
+    running.say("run 10")?;
+    let hits = stage.engine.status(id).context("it has a status")?.hits;
+    ensure!((hits.hits, hits.captured, hits.limited) == (10, 3, 7), "{hits:?}");
+    stage.engine.remove(id);
+    // Five in all, and none while the switch is on.
+    let bucket = Bucket { interval: 0, tolerance: 0, due: 0, left: 5 };
+    let id = stage.engine.add(pid, LineSpec { bucket: Some(bucket), ..LineSpec::new(FILE, line) })?;
+    stage.engine.watchpoints().kill(true)?;
+    running.say("run 4")?;
+    stage.engine.watchpoints().kill(false)?;
+    running.say("run 7")?;
+    let hits = stage.engine.status(id).context("it has a status")?.hits;
+    ensure!((hits.hits, hits.captured, hits.limited, hits.killed) == (11, 5, 2, 4), "{hits:?}");
+    // One of the process, whatever the breakpoint has.
+    stage.engine.remove(id);
+    let one = Bucket { interval: 0, tolerance: 0, due: 0, left: 1 };
+    stage.engine.watchpoints().limit(bucket_of_process(pid), Some(&one))?;
+    let id = stage.engine.add(pid, LineSpec::new(FILE, line))?;
+    running.say("run 3")?;
+    let hits = stage.engine.status(id).context("it has a status")?.hits;
+    ensure!((hits.captured, hits.limited) == (1, 2), "{hits:?}");
+    Ok(())
+}
+
+#[test]
+fn more_lines_than_registers() -> Result<()> {
+    let (mut stage, source) = (Stage::new()?, source()?);
+    let line = line_of(&source, "total += 1  #= 1")?;
+    let start = |stage: &mut Stage| -> Result<Running> {
+        let running = Running::start(python("3.12")?.command(), &source)?;
+        stage.attach(running.child.id())?;
+        Ok(running)
+    };
+    let (mut one, mut other) = (start(&mut stage)?, start(&mut stage)?);
+    let registers = stage.engine.registers();
+    // As many in two processes: each on its own threads, those of before and of after.
+    let lines = [0, 1, 2].map(|at| if at == 0 { line } else { line + at + 1 });
+    let mut ids = Vec::new();
+    for pid in [one.child.id(), other.child.id()] {
+        for line in lines {
+            ids.push((pid, stage.engine.add(pid, LineSpec { capture: false, ..LineSpec::new(FILE, line) })?));
+        }
+    }
+    ensure!(ids.len() > registers, "{registers} registers");
+    one.say("run 5")?;
+    other.say("threads 3")?;
+    for (pid, id) in &ids {
+        let status = stage.engine.status(*id).context("it has a status")?;
+        let wanted = if *pid == one.child.id() { 5 } else { 6 };
+        let scope = Scope::Tasks(*pid);
+        ensure!(status.state == State::Active { scope, rotating: false }, "{status:?}");
+        ensure!(status.hits.hits == wanted, "{wanted}: {status:?}");
+    }
+    // More in one: they take turns, and each gets one.
+    stage.detach(other.child.id());
+    let pid = one.child.id();
+    let mut marked = marked(&source).into_iter().filter(|(_, wanted)| *wanted == 1);
+    for (line, _) in marked.by_ref().take(4) {
+        ids.push((pid, stage.engine.add(pid, LineSpec { capture: false, ..LineSpec::new(FILE, line) })?));
+    }
+    ids.retain(|(owner, _)| *owner == pid);
+    let end = Instant::now() + Duration::from_secs(20);
+    let hits = |stage: &Stage, id: u32| stage.engine.status(id).map_or(0, |status| status.hits.hits);
+    let before: Vec<u64> = ids.iter().map(|(_, id)| hits(&stage, *id)).collect();
+    loop {
+        one.say("run 1")?;
+        stage.engine.tick();
+        let status = stage.engine.status(ids[0].1).context("it has a status")?;
+        ensure!(matches!(status.state, State::Active { rotating: true, .. }), "{status:?}");
+        if ids.iter().zip(&before).all(|((_, id), before)| hits(&stage, *id) > *before) {
+            return Ok(());
+        }
+        ensure!(Instant::now() < end, "not all had their turn");
+        std::thread::sleep(Duration::from_millis(20));
+    }
 }

@@ -152,10 +152,8 @@ impl Probes {
         let follow_all = u32::from(options.follow_all);
         let mut loader = EbpfLoader::new();
         loader.map_max_entries("EVENTS", options.ring_bytes);
-        let processors = aya::util::nr_cpus().map_err(|(_, error)| ProbeError::Map {
-            map: "IMAGES",
-            source: MapError::IoError(error),
-        })?;
+        let processors = aya::util::nr_cpus()
+            .map_err(|(_, error)| ProbeError::Map { map: "IMAGES", source: MapError::IoError(error) })?;
         loader.map_max_entries("IMAGES", u32::try_from(processors).unwrap_or(u32::MAX));
         loader.override_global("FOLLOW_ALL", &follow_all, true);
         for (name, value) in &globals {

@@ -190,8 +190,7 @@ impl Watchpoints {
     /// # Errors
     /// The kernel refuses the program.
     pub(super) fn load(ebpf: &mut Ebpf) -> Result<(Self, HitRecords), ProbeError> {
-        let wrap =
-            |source: ProgramError| ProbeError::Program { program: PROGRAM, source: Box::new(source) };
+        let wrap = |source: ProgramError| ProbeError::Program { program: PROGRAM, source: Box::new(source) };
         let program = ebpf.program_mut(PROGRAM).ok_or_else(|| wrap(ProgramError::NotLoaded))?;
         let program: &mut PerfEvent = program.try_into().map_err(wrap)?;
         program.load().map_err(|source| {
@@ -323,8 +322,7 @@ impl Watchpoints {
                 let mut known = Vec::new();
                 // Until no thread is new: those that a watched thread starts are watched already.
                 loop {
-                    let tids: Vec<i32> =
-                        tasks(pid).into_iter().filter(|tid| !known.contains(tid)).collect();
+                    let tids: Vec<i32> = tasks(pid).into_iter().filter(|tid| !known.contains(tid)).collect();
                     if tids.is_empty() {
                         break;
                     }

@@ -2,7 +2,9 @@
 
 use tracekit_common::event::Kind;
 use tracekit_common::python::{Frame, MAX_FRAMES};
-use tracekit_common::watchpoint::{HIT_HEAD, HitRecord, IMAGE_FULL, MAX_IMAGE, QUEUE_FULL, RangeHead, UNREADABLE};
+use tracekit_common::watchpoint::{
+    HIT_HEAD, HitRecord, IMAGE_FULL, MAX_IMAGE, QUEUE_FULL, RangeHead, UNREADABLE,
+};
 
 use crate::python::frame::{self, Frame as LiveFrame};
 use crate::python::memory::Image;

@@ -85,7 +85,8 @@ fn matches(path: &str, suffix: &str) -> bool {
 /// # Errors
 /// [`LineError::NoFile`], [`LineError::Ambiguous`]
 pub fn file_of<'c>(codes: &'c [Rc<Code>], suffix: &str) -> Result<&'c str, LineError> {
-    let mut files: Vec<&str> = codes.iter().map(|code| code.filename.as_str()).filter(|file| matches(file, suffix)).collect();
+    let mut files: Vec<&str> =
+        codes.iter().map(|code| code.filename.as_str()).filter(|file| matches(file, suffix)).collect();
     files.sort_unstable();
     files.dedup();
     match files.as_slice() {
@@ -106,7 +107,8 @@ pub fn places(
     signature: impl Fn(&Code, u32) -> Option<Signature>,
 ) -> Result<Vec<Place>, LineError> {
     let of_file: Vec<&Rc<Code>> = codes.iter().filter(|code| code.filename == file).collect();
-    let starting: Vec<&Rc<Code>> = of_file.iter().copied().filter(|code| !starts(code, line).is_empty()).collect();
+    let starting: Vec<&Rc<Code>> =
+        of_file.iter().copied().filter(|code| !starts(code, line).is_empty()).collect();
     let has_outer = starting.iter().any(|code| !INNER.contains(&code.name.as_str()));
     let mut found = Vec::new();
     for code in &starting {
@@ -249,7 +251,10 @@ mod tests {
             locals: Vec::new(),
             bytecode: 0x2000,
             length: 100,
-            lines: lines.iter().map(|(start, end, line)| LineRange { start: *start, end: *end, line: Some(*line) }).collect(),
+            lines: lines
+                .iter()
+                .map(|(start, end, line)| LineRange { start: *start, end: *end, line: Some(*line) })
+                .collect(),
         })
     }
 

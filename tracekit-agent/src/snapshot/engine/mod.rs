@@ -17,8 +17,8 @@ use std::rc::Rc;
 use std::time::{Duration, Instant};
 
 use tracekit_common::watchpoint::{
-    Armed, Bucket, CAPTURE, Hits, LOCALS_IN_DICT, MAX_BREAKPOINTS, MAX_IMAGE, MAX_LAYOUTS, MAX_SLOTS, TypeKey,
-    bucket_of_breakpoint,
+    Armed, Bucket, CAPTURE, Hits, LOCALS_IN_DICT, MAX_BREAKPOINTS, MAX_IMAGE, MAX_LAYOUTS, MAX_SLOTS,
+    TypeKey, bucket_of_breakpoint,
 };
 
 use self::hit::RawHit;
@@ -239,7 +239,8 @@ impl Engine {
     /// There are too many.
     pub fn add_process(&mut self, target: Target) -> Result<(), EngineError> {
         let pid = target.pid;
-        let layout = recipe::object_layout(&target.layout).ok_or(EngineError::Layout(pid, "an offset is none"))?;
+        let layout =
+            recipe::object_layout(&target.layout).ok_or(EngineError::Layout(pid, "an offset is none"))?;
         if self.layouts >= MAX_LAYOUTS {
             return Err(EngineError::Layout(pid, "there are too many interpreters"));
         }
@@ -271,7 +272,8 @@ impl Engine {
     /// There is no code on that line, or the file is ambiguous. A file that is not loaded is no error: the breakpoint
     /// waits for it.
     pub fn add(&mut self, pid: u32, spec: LineSpec) -> Result<u32, EngineError> {
-        let id = (0..MAX_BREAKPOINTS).find(|id| !self.breakpoints.contains_key(id)).ok_or(EngineError::TooMany)?;
+        let id =
+            (0..MAX_BREAKPOINTS).find(|id| !self.breakpoints.contains_key(id)).ok_or(EngineError::TooMany)?;
         if !self.processes.contains_key(&pid) {
             return Err(EngineError::NoProcess(pid));
         }
@@ -331,7 +333,8 @@ impl Engine {
         };
         let signature = |code: &Code, offset: u32| signature(&reader, code, offset);
         let places = lines::places(&codes, &file, breakpoint.spec.line, signature)?;
-        breakpoint.places = places.into_iter().flat_map(|place| with_copies(&reader, place)).take(MAX_PLACES).collect();
+        breakpoint.places =
+            places.into_iter().flat_map(|place| with_copies(&reader, place)).take(MAX_PLACES).collect();
         breakpoint.file = Some(file);
         Ok(())
     }
@@ -364,7 +367,8 @@ impl Engine {
             }
         }
         // Registers must be free before they can be taken.
-        let kept: HashSet<(u64, Scope)> = plan.iter().map(|(address, scope, ..)| (*address, *scope)).collect();
+        let kept: HashSet<(u64, Scope)> =
+            plan.iter().map(|(address, scope, ..)| (*address, *scope)).collect();
         self.watched.retain(|address, watch| kept.contains(&(*address, watch.scope)));
         for (address, scope, id, _) in plan {
             if self.watched.contains_key(&address) {
@@ -411,7 +415,8 @@ impl Engine {
     pub fn tick(&mut self) {
         let now = Instant::now();
         let due = |breakpoint: &Breakpoint| now.duration_since(breakpoint.looked) >= LOOK_EVERY;
-        let ids: Vec<u32> = self.breakpoints.iter().filter(|(_, known)| due(known)).map(|(id, _)| *id).collect();
+        let ids: Vec<u32> =
+            self.breakpoints.iter().filter(|(_, known)| due(known)).map(|(id, _)| *id).collect();
         let mut changed = false;
         for id in ids {
             let Some(mut breakpoint) = self.breakpoints.remove(&id) else { continue };

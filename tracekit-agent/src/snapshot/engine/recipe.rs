@@ -185,7 +185,9 @@ fn manage(reader: &Reader<'_>, found: &Type, basic_size: u64, made: &mut Recipe)
     if made.managed == MANAGED_INLINE {
         if found.has(flags::INLINE_VALUES) && made.kind == PLAIN {
             // The head of the values, and they behind it.
-            made.size = u32::try_from(basic_size.saturating_add(8)).ok().filter(|size| u64::from(*size) <= MAX_SIZE)?;
+            made.size = u32::try_from(basic_size.saturating_add(8))
+                .ok()
+                .filter(|size| u64::from(*size) <= MAX_SIZE)?;
         } else {
             made.keys = 0;
         }
