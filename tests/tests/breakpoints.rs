@@ -10,10 +10,10 @@ use tracekit_agent::discovery::Inspector;
 use tracekit_agent::probes::watchpoint::Scope;
 use tracekit_agent::probes::{ProbeOptions, Probes, Records};
 use tracekit_agent::python::kernel::describe;
-use tracekit_agent::python::object::Limits;
+use tracekit_agent::python::object::{Content, Limits};
 use tracekit_agent::python::runtime::Target;
 use tracekit_agent::snapshot::engine::{Engine, EngineError, Hit, LineSpec, State};
-use tracekit_common::watchpoint::{Bucket, bucket_of_process};
+use tracekit_common::watchpoint::{Bucket, MAX_ITEMS, bucket_of_process};
 use tracekit_tests::interpreters::{Interpreter, installed};
 use tracekit_tests::paths;
 
@@ -604,4 +604,103 @@ fn more_lines_than_registers() -> Result<()> {
         ensure!(Instant::now() < end, "not all had their turn");
         std::thread::sleep(Duration::from_millis(20));
     }
+}
+
+/// What `tests/apps/values.py` does instead of waiting: shows each value to a line.
+const SHOW: &str = "
+    while sys.stdin.readline():
+        for name, value in values.items():
+            show(name, value)
+        print('done', flush=True)
+
+
+def show(name, value):
+    return name  # shown
+
+
+";
+
+/// Kinds of values that images don't have: views of memory that may be anywhere, and the list in which an ordered dict has
+/// its order.
+const NOT_IN_IMAGES: &[&str] = &["memoryview", "ordered dict"];
+/// Items of a container that an image has at most.
+const ITEMS: usize = MAX_ITEMS as usize;
+
+#[test]
+fn values_of_all_kinds() -> Result<()> {
+    let source = std::fs::read_to_string(paths::apps().join("values.py"))?;
+    let (head, tail) = source
+        .split_once("    while True:\n        time.sleep(3600)\n    return password, request\n")
+        .context("values.py waits otherwise")?;
+    let source = format!("{head}{SHOW}{}", tail.trim_start_matches('\n'));
+    let line = line_of(&source, "# shown")?;
+    let mut stage = Stage::new()?;
+    let mut failed = Vec::new();
+    for interpreter in chosen()? {
+        let mut command = interpreter.command();
+        command
+            .args(["-c", BEGIN, &source])
+            .env("PYTHON_JIT", "0")
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped());
+        let mut child = command.spawn()?;
+        let input = child.stdin.take().context("its input is a pipe")?;
+        let output = BufReader::new(child.stdout.take().context("its output is a pipe")?);
+        let mut running = Running { child, input, output };
+        let facts: serde_json::Value = serde_json::from_str(&running.line()?)?;
+        let wanted = facts["values"].as_object().context("it says nothing of its values")?;
+        let pid = running.child.id();
+        stage.attach(pid)?;
+        let limits = Limits {
+            depth: 50,
+            items: 1000,
+            fields: 1000,
+            text: 1000,
+            values: 1_000_000,
+            time: Duration::from_secs(20),
+        };
+        stage.engine.add(pid, LineSpec { limits, bytes: 32 * 1024, ..LineSpec::new(FILE, line) })?;
+        // What a type's recipe is becomes known with its first hit, and of what is in it with the next.
+        for _ in 0..3 {
+            running.say("show")?;
+            stage.engine.hits(false);
+        }
+        running.say("show")?;
+        let mut differences = BTreeMap::new();
+        let mut shown = 0;
+        for hit in stage.engine.hits(false) {
+            let variables = hit.variables.map_err(|error| anyhow::anyhow!(error))?;
+            let of = |name: &str| variables.iter().find(|(known, _)| known == name).map(|(_, value)| value);
+            let (name, value) = (of("name").context("no name")?, of("value").context("no value")?);
+            let name = name.to_string().trim_matches('\'').to_owned();
+            shown += 1;
+            let wanted = &wanted[&name];
+            let parts = ["elements", "entries"].map(|key| wanted[key].as_array().map_or(0, Vec::len));
+            if parts.iter().any(|count| *count > ITEMS) {
+                // As many as there can be, and so marked.
+                let shown = match &value.content {
+                    Content::Elements(items) => items.len(),
+                    Content::Entries(items) => items.len(),
+                    _ => 0,
+                };
+                if !(64..=ITEMS).contains(&shown) || value.truncated.is_none() {
+                    differences.insert(name, format!("{shown} items"));
+                }
+            } else if value.to_json() != *wanted {
+                let (got, wanted): (String, String) = (
+                    value.to_json().to_string().chars().take(200).collect(),
+                    wanted.to_string().chars().take(200).collect(),
+                );
+                differences.insert(name, format!("{got} is not {wanted} {:?}", hit.raw.record.flags));
+            }
+        }
+        differences.retain(|name, _| !NOT_IN_IMAGES.iter().any(|begin| name.starts_with(begin)));
+        println!("{}: {} of {} ({shown}) differ", interpreter.id, differences.len(), wanted.len());
+        failed.extend(
+            differences.into_iter().map(|(name, text)| format!("{}: {name}: {text}", interpreter.id)),
+        );
+        stage.detach(pid);
+    }
+    ensure!(failed.is_empty(), "{}", failed.join("\n"));
+    Ok(())
 }

@@ -310,7 +310,7 @@ const _: () = assert!(size_of::<ObjectLayout>() == 8 + 28 * 4);
 const _: () = assert!(size_of::<TypeKey>() == 16);
 const _: () = assert!(size_of::<Recipe>() == 8 + 8 * 4 + 2 * MAX_CHILDREN);
 const _: () = assert!(size_of::<HitRecord>() == 88);
-const _: () = assert!(HIT_HEAD % 8 == 0);
+const _: () = assert!(HIT_HEAD.is_multiple_of(8));
 
 // SAFETY: `repr(C)`, integers only, no padding (asserted above).
 #[cfg(feature = "user")]

@@ -3,7 +3,7 @@
 
 use tracekit_common::watchpoint::{
     BUFFER, DEQUE, DICT, HEADER, LIST, LONG, MANAGED_INLINE, MANAGED_NONE, MANAGED_PAIR, MANAGED_TAGGED,
-    MAX_CHILDREN, ObjectLayout, PLAIN, Recipe, SAME_LEVEL, SET, STR, TUPLE, TypeKey, VARIABLE,
+    MAX_CHILDREN, MAX_COPY, ObjectLayout, PLAIN, Recipe, SAME_LEVEL, SET, STR, TUPLE, TypeKey, VARIABLE,
 };
 
 use super::image::{copy_range, extend_range, push, push_part, push_words, word, work};
@@ -32,7 +32,7 @@ const MAX_VALUES: u64 = 30;
 const KEYS_SIZED: u64 = 40;
 const KEYS_LOGARITHMIC: u64 = 32;
 /// Entries of a set's table that are looked at.
-const MAX_TABLE: u64 = 256;
+const MAX_TABLE: u64 = 255;
 /// Bytes of a block of a deque: link, 64 objects, link.
 const DEQUE_BLOCK: u64 = 66 * 8;
 
@@ -64,7 +64,7 @@ pub extern "C" fn copy_object(address: u64, level: u64) -> u32 {
         return copy_text(body);
     }
     if level > work.depth {
-        return 1;
+        return copy_children(body, level);
     }
     let recipe = &work.recipe;
     match recipe.kind {
@@ -148,7 +148,8 @@ extern "C" fn copy_items(body: u64, level: u64) -> u32 {
     let count = word(body + u64::from(recipe.count));
     let mut at = word(body + u64::from(recipe.pointer));
     if recipe.kind == BUFFER {
-        return copy_range(at, least(count, work.text) * u64::from(recipe.item)) as u32;
+        let length = least(count, work.text) * u64::from(recipe.item);
+        return copy_range(at, least(length, MAX_COPY.into())) as u32;
     }
     if recipe.kind == DEQUE {
         // Two blocks have at least 66 objects, and on the average 97.
@@ -163,8 +164,9 @@ extern "C" fn copy_items(body: u64, level: u64) -> u32 {
         return 1;
     }
     if recipe.kind == SET {
-        let count = least(count + 1, MAX_TABLE);
-        return push_words(copy_range(at, count * 16 & 4095), count, 16, level + 1, !0);
+        let count = least(count.wrapping_add(1), MAX_TABLE);
+        let entries = copy_range(at, count * 16);
+        return if entries == 0 { 0 } else { push_words(entries, count, 16, level + 1, !0) };
     }
     let count = least(count, work.items);
     let items = copy_range(at, count * 8);
@@ -252,7 +254,7 @@ extern "C" fn copy_attributes(address: u64, body: u64, level: u64) -> u32 {
     copy_values(values, count, level)
 }
 
-/// Other pointers in the object.
+/// Other pointers in the object. Those to what is on the same level are followed on any.
 #[unsafe(no_mangle)]
 #[inline(never)]
 extern "C" fn copy_children(body: u64, level: u64) -> u32 {
@@ -265,7 +267,7 @@ extern "C" fn copy_children(body: u64, level: u64) -> u32 {
         let object = word(body + (child & !7));
         if child & u64::from(SAME_LEVEL) != 0 {
             push_part(object, level);
-        } else {
+        } else if level <= work.depth {
             push(object, level + 1);
         }
     }

@@ -85,7 +85,12 @@ impl Decoder<'_, '_> {
                 block = memory.u64(block.wrapping_add(8 + 64 * 8))?;
                 at = 0;
             }
-            items.push(memory.u64(block.wrapping_add(8 + at * 8))?);
+            let item = match memory.u64(block.wrapping_add(8 + at * 8)) {
+                // An image has the first blocks.
+                Err(_) if self.reader.is_image() && !items.is_empty() => break,
+                item => item?,
+            };
+            items.push(item);
             at += 1;
         }
         Ok((items, length))

@@ -17,8 +17,8 @@ use std::rc::Rc;
 use std::time::{Duration, Instant};
 
 use tracekit_common::watchpoint::{
-    Armed, Bucket, CAPTURE, Hits, LOCALS_IN_DICT, MAX_BREAKPOINTS, MAX_IMAGE, MAX_LAYOUTS, MAX_SLOTS,
-    TypeKey, bucket_of_breakpoint,
+    Armed, Bucket, CAPTURE, Hits, LOCALS_IN_DICT, MAX_BREAKPOINTS, MAX_IMAGE, MAX_ITEMS, MAX_LAYOUTS,
+    MAX_SLOTS, TypeKey, bucket_of_breakpoint,
 };
 
 use self::hit::RawHit;
@@ -494,7 +494,10 @@ impl Engine {
                 if !breakpoint.is_hit_by(&raw) {
                     continue;
                 }
-                let variables = raw.variables(&live, breakpoint.spec.limits, redact);
+                // More is not in images.
+                let limits = breakpoint.spec.limits;
+                let limits = Limits { items: limits.items.min(MAX_ITEMS as usize), ..limits };
+                let variables = raw.variables(&live, limits, redact);
                 let variables = variables.map_err(|error| error.to_string());
                 hits.push(Hit { breakpoint: raw.record.index, raw, variables });
             }

@@ -82,6 +82,20 @@ pub fn recipe(reader: &Reader<'_>, found: &Type) -> Option<Recipe> {
     if found.has(flags::TYPE) || is("code") {
         return Some(Recipe { kind: HEADER, size: small(layout.object_size)?, ..made });
     }
+    // CPython `Include/datetime.h`, counted for a header of 16 bytes: `tzinfo`; `offset` and `name` of a timezone.
+    let zones: &[u64] = if is("datetime.datetime") {
+        &[40]
+    } else if is("datetime.time") {
+        &[32]
+    } else if is("datetime.timezone") {
+        &[16, 24]
+    } else {
+        &[]
+    };
+    if !zones.is_empty() {
+        zones.iter().for_each(|offset| children.add(offset + layout.object_size - 16, true));
+        return Some(Recipe { children: children.offsets, ..made });
+    }
     let name_at = if is("function") {
         Some(offsets.function_qualname)
     } else if is("method") {
@@ -153,6 +167,14 @@ pub fn recipe(reader: &Reader<'_>, found: &Type) -> Option<Recipe> {
         children.add(offsets.exception_args, true);
         children.add(offsets.exception_cause, false);
         children.add(offsets.exception_cause - 8, false);
+    }
+    if made.kind == LONG && found.dict_offset < 0 && found.class_names.iter().any(|class| class == "Enum") {
+        // To 3.11 the dict is behind the digits: where it is with one digit, which most members of enums have.
+        let end = basic_size.checked_add(11)? & !7;
+        made.kind = PLAIN;
+        made.size = small(basic_size.checked_add(16)?)?;
+        made.dict = small(end.checked_add_signed(found.dict_offset)?)?;
+        return Some(made);
     }
     if matches!(made.kind, LONG | STR) {
         // Their variable part comes first; attributes of subclasses are behind, and not shown.
