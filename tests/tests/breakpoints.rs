@@ -704,3 +704,96 @@ fn values_of_all_kinds() -> Result<()> {
     ensure!(failed.is_empty(), "{}", failed.join("\n"));
     Ok(())
 }
+
+/// A module and a class body that run several times, and `match` where it is known.
+const BODIES: &str = r#"
+import sys
+MODULE = """first = 1
+second = [first, 2]
+class Body:
+    inner = second
+    other = 3
+if first:
+    third = {"x": first}
+def twice(value):
+    return value
+twice(third)
+"""
+MATCH = """def matched(value):
+    match value:
+        case 1:
+            return "one"
+        case [first, *rest]:
+            return rest
+        case {"key": found} if found:
+            return found
+        case _:
+            return None
+for value in (1, [1, 2], {"key": 5}, {"key": 0}, "x"):
+    matched(value)
+"""
+module = compile(MODULE, "app/module.py", "exec")
+match = compile(MATCH, "app/matches.py", "exec") if sys.version_info >= (3, 10) else None
+exec(module, {})
+print("ready", flush=True)
+for line in sys.stdin:
+    for _ in range(int(line)):
+        exec(module, {})
+        if match:
+            exec(match, {})
+    print("done", flush=True)
+"#;
+
+#[test]
+fn modules_classes_and_matches() -> Result<()> {
+    let mut stage = Stage::new()?;
+    let module = [(1, 1), (2, 1), (3, 1), (4, 1), (5, 1), (6, 1), (7, 1), (8, 1), (9, 1), (10, 1)];
+    let matches = [(2, 5), (4, 1), (6, 1), (8, 1), (10, 2), (11, 1), (12, 5)];
+    let mut failed = Vec::new();
+    for interpreter in chosen()? {
+        let mut running = Running::start(interpreter.command(), BODIES)?;
+        let pid = running.child.id();
+        stage.attach(pid)?;
+        let newer = interpreter.minor() != "3.8" && interpreter.minor() != "3.9";
+        let of_match = matches.iter().map(|row| ("matches.py", row)).filter(|_| newer);
+        for (file, (line, wanted)) in module.iter().map(|row| ("module.py", row)).chain(of_match) {
+            let id = stage.engine.add(pid, LineSpec::new(file, *line))?;
+            // Cold code may be read once more than it is run, by the interpreter that specialises it.
+            running.say("30")?;
+            let before = stage.engine.status(id).context("it has a status")?.hits.hits;
+            stage.engine.hits(false);
+            running.say("3")?;
+            let hits = stage.engine.status(id).context("it has a status")?.hits;
+            if hits.hits - before != wanted * 3 {
+                failed.push(format!(
+                    "{}: {file}:{line}: {} of {}",
+                    interpreter.id,
+                    hits.hits - before,
+                    wanted * 3
+                ));
+            }
+            let variables = stage.engine.hits(false).pop().context("no capture")?.variables;
+            let variables = variables.map_err(|error| anyhow::anyhow!(error))?;
+            let of = |name: &str| {
+                variables.iter().find(|(known, _)| known == name).map(|(_, value)| value.to_string())
+            };
+            let (name, value) = match (file, line) {
+                ("module.py", 6 | 7) => ("second", "[1, 2]"),
+                ("module.py", 8 | 10) => ("third", "{'x': 1}"),
+                ("module.py", 5) => ("inner", "[1, 2]"),
+                ("module.py", 9) => ("value", "{'x': 1}"),
+                ("matches.py", 4) => ("value", "1"),
+                ("matches.py", 6) => ("rest", "[2]"),
+                ("matches.py", 8) => ("found", "5"),
+                _ => ("", ""),
+            };
+            if !name.is_empty() && of(name).as_deref() != Some(value) {
+                failed.push(format!("{}: {file}:{line}: {name} is {:?}", interpreter.id, of(name)));
+            }
+            stage.engine.remove(id);
+        }
+        stage.detach(pid);
+    }
+    ensure!(failed.is_empty(), "{}", failed.join("\n"));
+    Ok(())
+}

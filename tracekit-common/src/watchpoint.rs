@@ -122,6 +122,10 @@ pub struct ObjectLayout {
     pub frame_locals: u32,
     /// `f_locals`
     pub frame_locals_dict: u32,
+    /// `f_builtins`
+    pub frame_builtins: u32,
+    /// Zero.
+    pub reserved: u32,
     /// `tp_basicsize`, which `tp_itemsize` follows.
     pub tp_basicsize: u32,
     /// `tp_flags`
@@ -306,7 +310,7 @@ pub const HIT_HEAD: usize = size_of::<HitRecord>() + MAX_FRAMES * 16;
 
 const _: () = assert!(size_of::<Armed>() == 40);
 const _: () = assert!(size_of::<Hits>() == 80);
-const _: () = assert!(size_of::<ObjectLayout>() == 8 + 28 * 4);
+const _: () = assert!(size_of::<ObjectLayout>() == 8 + 30 * 4);
 const _: () = assert!(size_of::<TypeKey>() == 16);
 const _: () = assert!(size_of::<Recipe>() == 8 + 8 * 4 + 2 * MAX_CHILDREN);
 const _: () = assert!(size_of::<HitRecord>() == 88);

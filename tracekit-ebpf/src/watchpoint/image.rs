@@ -320,6 +320,8 @@ pub extern "C" fn copy_variables(address: u64, frame: u64) -> u32 {
         return 0;
     }
     if armed.flags & LOCALS_IN_DICT != 0 {
+        // A module has the built-in functions as a variable: they would take the room of all others.
+        is_new(user(frame + u64::from(layout.frame_builtins)).unwrap_or(0));
         push(user(frame + u64::from(layout.frame_locals_dict)).unwrap_or(0), 0);
     }
     push_words(body + u64::from(layout.frame_locals), slots, 8, 1, layout.slot_mask);

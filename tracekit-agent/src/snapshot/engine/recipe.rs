@@ -29,6 +29,13 @@ pub fn object_layout(layout: &Layout) -> Option<ObjectLayout> {
         object_size: small(layout.object_size)?,
         frame_locals: small(layout.frame.locals)?,
         frame_locals_dict: small(layout.frame.locals_dict)?,
+        // CPython `Include/cpython/frameobject.h`, `pycore_frame.h`: `f_globals` is between them to 3.10.
+        frame_builtins: small(layout.frame.locals_dict.checked_sub(if layout.minor < 11 {
+            16
+        } else {
+            8
+        })?)?,
+        reserved: 0,
         tp_basicsize: small(object.tp_basicsize)?,
         tp_flags: small(object.tp_flags)?,
         tp_dictoffset: small(object.tp_dictoffset)?,
@@ -168,7 +175,11 @@ pub fn recipe(reader: &Reader<'_>, found: &Type) -> Option<Recipe> {
         children.add(offsets.exception_cause, false);
         children.add(offsets.exception_cause - 8, false);
     }
-    if made.kind == LONG && found.dict_offset < 0 && found.class_names.iter().any(|class| class == "Enum") {
+    if made.kind == LONG
+        && found.dict_offset < 0
+        && !found.has(flags::MANAGED_DICT)
+        && found.class_names.iter().any(|class| class == "Enum")
+    {
         // To 3.11 the dict is behind the digits: where it is with one digit, which most members of enums have.
         let end = basic_size.checked_add(11)? & !7;
         made.kind = PLAIN;
