@@ -26,8 +26,8 @@ use tracekit_common::{
     },
 };
 
-use self::image::{RECORD_MASK, Work};
 pub use self::image::SCRATCH;
+use self::image::{RECORD_MASK, Work};
 use crate::{
     bounds::bounded,
     maps::{BREAKPOINTS, BUCKETS, HITS, IMAGES, PYTHONS, SNAPSHOTS, STACK, SWITCHES},
