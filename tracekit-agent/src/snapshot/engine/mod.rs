@@ -6,6 +6,10 @@
 //! Debug registers are few. While all armed addresses of the host fit, each is watched on every processor: that covers
 //! all threads and forks at once. Beyond that, each process gets its own; and if one process has more than fit, they
 //! take turns, which the status says.
+//!
+//! Hits are executions, but for code that is armed while it is cold: the interpreter may read the instruction once more
+//! while it specialises it (3.11, globals) or makes its cache (3.8 to 3.10, at the 1024th call), with the same frame
+//! running. Under `sys.settrace` 3.11 reads it three times; and code that a JIT has compiled (3.14+) reads it no more.
 
 pub mod hit;
 pub mod lines;
