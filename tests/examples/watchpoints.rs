@@ -48,7 +48,7 @@ fn median(values: &mut [u64]) -> u64 {
 fn main() -> Result<()> {
     let arguments: Vec<String> = std::env::args().collect();
     let [_, python, hits, rounds] = arguments.as_slice() else {
-        anyhow::bail!("usage: breakpoints INTERPRETER HITS ROUNDS");
+        anyhow::bail!("usage: watchpoints INTERPRETER HITS ROUNDS");
     };
     let (hits, rounds): (u64, usize) = (hits.parse()?, rounds.parse()?);
     let mut child = Command::new(python)

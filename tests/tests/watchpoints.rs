@@ -18,8 +18,8 @@ use tracekit_tests::interpreters::{Interpreter, installed};
 use tracekit_tests::paths;
 
 /// How the program is called, which comes as an argument: not `<string>`, which code that libraries make is.
-const FILE: &str = "app/breakpoints.py";
-const BEGIN: &str = "import sys; exec(compile(sys.argv[1], 'app/breakpoints.py', 'exec'))";
+const FILE: &str = "app/lines.py";
+const BEGIN: &str = "import sys; exec(compile(sys.argv[1], 'app/lines.py', 'exec'))";
 /// Rounds of the program for each batch of lines.
 const ROUNDS: u64 = 5;
 
@@ -172,7 +172,7 @@ fn count(
 }
 
 fn source() -> Result<String> {
-    Ok(std::fs::read_to_string(paths::apps().join("breakpoints.py"))?)
+    Ok(std::fs::read_to_string(paths::apps().join("lines.py"))?)
 }
 
 /// Every interpreter, or those that `TRACEKIT_INTERPRETERS` names in part.
