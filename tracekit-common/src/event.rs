@@ -15,6 +15,8 @@ pub enum Kind {
     Process = 4,
     /// [`StackRecord`](crate::python::StackRecord), followed by its frames.
     Stack = 5,
+    /// [`HitRecord`](crate::watchpoint::HitRecord), in a ring buffer of its own.
+    Hit = 6,
 }
 
 impl Kind {
@@ -27,6 +29,7 @@ impl Kind {
             3 => Some(Self::Close),
             4 => Some(Self::Process),
             5 => Some(Self::Stack),
+            6 => Some(Self::Hit),
             _ => None,
         }
     }

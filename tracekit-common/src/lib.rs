@@ -10,6 +10,7 @@ pub mod event;
 pub mod map;
 pub mod python;
 pub mod syscall;
+pub mod watchpoint;
 
 /// An offset of what this kernel, or this version of CPython, does not have: leave out what needs it.
 pub const ABSENT: u32 = u32::MAX;

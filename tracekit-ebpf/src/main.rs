@@ -6,6 +6,8 @@
 //! * `sched_process_fork`, `sched_process_exec`, `sched_process_exit`: which processes are selected
 //!   ([`process`]).
 //!
+//! And a perf event program on hardware watchpoints: lines at which there is a breakpoint ([`watchpoint`]).
+//!
 //! Kernel structures are read with `bpf_probe_read_kernel` at offsets that the user side takes from the
 //! running kernel's BTF ([`layout`]). Programs must pass the verifier of Linux 5.10: constant loop
 //! bounds, no `bpf_loop`, 512 bytes of stack.
@@ -25,6 +27,7 @@ mod read;
 mod socket;
 mod stack;
 mod syscall;
+mod watchpoint;
 
 #[cfg(not(test))]
 #[panic_handler]

@@ -11,9 +11,13 @@ use tracekit_common::{
     map::{ConnectionKey, ConnectionState, LOSSES, Loss},
     python::{CodeClass, CodeKey, Python, Thread},
     syscall::TABLE,
+    watchpoint::{
+        Armed, Bucket, Hits, MAX_BREAKPOINTS, MAX_LAYOUTS, ObjectLayout, Recipe, SWITCHES as SWITCH_COUNT,
+        TypeKey,
+    },
 };
 
-use crate::stack;
+use crate::{stack, watchpoint};
 
 /// Records for the user side. Its size is set at load.
 #[map]
@@ -68,6 +72,39 @@ pub static BUFFER: PerCpuArray<[u8; SCRATCH]> = PerCpuArray::with_max_entries(1,
 /// Where stacks are put together.
 #[map]
 pub static STACK: PerCpuArray<[u8; stack::SCRATCH]> = PerCpuArray::with_max_entries(1, 0);
+
+/// Watched addresses.
+#[map]
+pub static BREAKPOINTS: HashMap<u64, Armed> = HashMap::with_max_entries(MAX_BREAKPOINTS, 0);
+
+/// Counters of breakpoints.
+#[map]
+pub static HITS: PerCpuArray<Hits> = PerCpuArray::with_max_entries(MAX_BREAKPOINTS, 0);
+
+/// Rate limits of captures: of the agent, of processes, of breakpoints. What has none is not limited.
+#[map]
+pub static BUCKETS: HashMap<u64, Bucket> = HashMap::with_max_entries(4 * MAX_BREAKPOINTS, 0);
+
+/// What the user side switches while breakpoints are armed.
+#[map]
+pub static SWITCHES: Array<u32> = Array::with_max_entries(SWITCH_COUNT, 0);
+
+/// Interpreters of processes with breakpoints.
+#[map]
+pub static LAYOUTS: Array<ObjectLayout> = Array::with_max_entries(MAX_LAYOUTS, 0);
+
+/// How objects of a type are copied.
+#[map]
+pub static RECIPES: LruHashMap<TypeKey, Recipe> = LruHashMap::with_max_entries(4 * 1024, 0);
+
+/// Records of hits. Its size is set at load.
+#[map]
+pub static SNAPSHOTS: RingBuf = RingBuf::with_byte_size(4 * 1024 * 1024, 0);
+
+/// Where those are put together: one for each processor, which is set at load. Not a per-CPU array, whose values
+/// have 32 KiB at most.
+#[map]
+pub static IMAGES: Array<[u8; watchpoint::SCRATCH]> = Array::with_max_entries(1, 0);
 
 /// When the reader was woken last: nanoseconds of `CLOCK_MONOTONIC`.
 #[map]

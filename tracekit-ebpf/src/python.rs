@@ -49,6 +49,17 @@ pub fn newest_frame(python: &Python, state: u64) -> Option<u64> {
 /// The thread state of the current thread, and its newest frame; `None` if it runs no Python code.
 #[inline(always)]
 pub fn running(python: &Python, tgid: u32, tid: u32) -> Option<(u64, u64)> {
+    find(python, tgid, tid, RETRY)
+}
+
+/// As [`running`], for a thread that does run Python code: it is looked for however short ago it had no state.
+#[inline(always)]
+pub fn certainly_running(python: &Python, tgid: u32, tid: u32) -> Option<(u64, u64)> {
+    find(python, tgid, tid, 0)
+}
+
+#[inline(always)]
+fn find(python: &Python, tgid: u32, tid: u32, retry: u64) -> Option<(u64, u64)> {
     let head: u64 = user(python.runtime + u64::from(python.interpreters_head))?;
     // With several interpreters a thread has several thread states, and may have changed between them.
     let single = head == python.main_interpreter;
@@ -64,7 +75,7 @@ pub fn running(python: &Python, tgid: u32, tid: u32) -> Option<(u64, u64)> {
         }
         // It has none, runs no Python code, or has another since: not worth a search at every call.
         // SAFETY: the helper has no preconditions.
-        if unsafe { bpf_ktime_get_ns() } - known.looked < RETRY {
+        if unsafe { bpf_ktime_get_ns() } - known.looked < retry {
             return None;
         }
     }

@@ -59,7 +59,7 @@ pub extern "C" fn report_stack(tgid: u32, tid: u32) -> u32 {
 fn report(python: &Python, tgid: u32, tid: u32) -> Option<()> {
     let (state, newest) = running(python, tgid, tid)?;
     let record = STACK.get_ptr_mut(0)?.cast::<u8>();
-    let end = walk(python, tgid, newest, record);
+    let end = walk::<false>(python, tgid, newest, record);
     // SAFETY: the buffer is this CPU's, larger than the header, and aligned to 8 bytes, as map values are.
     let count = unsafe { (*record.cast::<StackRecord>()).count };
     // SAFETY: the helper has no preconditions.
@@ -76,12 +76,25 @@ fn report(python: &Python, tgid: u32, tid: u32) -> Option<()> {
     Some(())
 }
 
-/// Writes frames behind the header of `record`, and their number into it; how the walk ended.
+/// Writes the whole stack from a frame on into [`STACK`], as [`report_stack`] does, but reports nothing; how the walk
+/// ended.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn walk_whole(tgid: u32, newest: u64) -> u32 {
+    // SAFETY: as in `report_stack`.
+    let (Some(python), Some(record)) = (unsafe { PYTHONS.get(&tgid) }, STACK.get_ptr_mut(0)) else {
+        return END_FAULT;
+    };
+    walk::<true>(python, tgid, newest, record.cast())
+}
+
+/// Writes frames behind the header of `record`, and their number into it; how the walk ended. A walk that is not
+/// `WHOLE` ends at the first frame of the application.
 ///
 /// What differs from frame to frame is kept in memory, and nothing branches on what is known of the process:
 /// so every turn of the loop looks the same to the verifier, and it need not follow them all.
 #[inline(always)]
-fn walk(python: &Python, tgid: u32, newest: u64, record: *mut u8) -> u32 {
+fn walk<const WHOLE: bool>(python: &Python, tgid: u32, newest: u64, record: *mut u8) -> u32 {
     // SAFETY: all are within the buffer's `SCRATCH` bytes, and aligned.
     let (count, frames, memory) =
         unsafe { (&raw mut (*record.cast::<StackRecord>()).count, record.add(HEADER), record.add(FRAME_AT)) };
@@ -115,6 +128,9 @@ fn walk(python: &Python, tgid: u32, newest: u64, record: *mut u8) -> u32 {
         unsafe { *place.cast::<Frame>() = Frame { code, instruction } };
         // SAFETY: as above.
         unsafe { count.write_volatile(index + 1) };
+        if WHOLE {
+            continue;
+        }
         let key = CodeKey { code, tgid, reserved: 0 };
         // SAFETY: a value that is replaced meanwhile is still a number.
         if let Some(class) = unsafe { CODES.get(&key) }

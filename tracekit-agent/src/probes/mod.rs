@@ -3,6 +3,7 @@
 mod btf;
 mod layout;
 pub mod record;
+pub mod watchpoint;
 
 use std::{fs, io, os::fd::AsRawFd, time::Duration};
 
@@ -17,7 +18,11 @@ use tracekit_common::{
     python::{APPLICATION, CodeClass, CodeKey, Python},
 };
 
-use self::{btf::Btf, record::ConnectionId};
+use self::{
+    btf::Btf,
+    record::ConnectionId,
+    watchpoint::{HitRecords, Watchpoints},
+};
 
 /// The kernel object: built by `cargo xtask build-ebpf` from `tracekit-ebpf`.
 static OBJECT: &[u8] = aya::include_bytes_aligned!("../../../tracekit-ebpf/object/tracing.bpf.o");
@@ -98,7 +103,7 @@ impl Default for ProbeOptions {
 /// The loaded kernel side. Dropping it detaches everything; so does the kernel if the agent dies.
 pub struct Probes {
     // The links live in the programs, those in here.
-    _ebpf: Ebpf,
+    ebpf: Ebpf,
     selected: HashMap<MapData, u32, u32>,
     connections: HashMap<MapData, ConnectionKey, ConnectionState>,
     roles: HashMap<MapData, ConnectionKey, u32>,
@@ -147,6 +152,9 @@ impl Probes {
         let follow_all = u32::from(options.follow_all);
         let mut loader = EbpfLoader::new();
         loader.map_max_entries("EVENTS", options.ring_bytes);
+        let processors = aya::util::nr_cpus()
+            .map_err(|(_, error)| ProbeError::Map { map: "IMAGES", source: MapError::IoError(error) })?;
+        loader.map_max_entries("IMAGES", u32::try_from(processors).unwrap_or(u32::MAX));
         loader.override_global("FOLLOW_ALL", &follow_all, true);
         for (name, value) in &globals {
             loader.override_global(name, value, true);
@@ -173,7 +181,15 @@ impl Probes {
         for (program, tracepoint) in PROGRAMS {
             attach(&mut ebpf, program, tracepoint)?;
         }
-        Ok((Self { _ebpf: ebpf, selected, connections, roles, pythons, codes, losses }, Records { ring }))
+        Ok((Self { ebpf, selected, connections, roles, pythons, codes, losses }, Records { ring }))
+    }
+
+    /// The kernel side of line breakpoints. Once: the second time is an error.
+    ///
+    /// # Errors
+    /// The kernel refuses the program; all else works without.
+    pub fn watchpoints(&mut self) -> Result<(Watchpoints, HitRecords), ProbeError> {
+        Watchpoints::load(&mut self.ebpf)
     }
 
     /// Starts tracing a process.

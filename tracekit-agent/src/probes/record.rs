@@ -171,6 +171,8 @@ pub fn decode(bytes: &[u8]) -> Option<Record<'_>> {
             Some(Record::Close { id, time: record.time, tid: record.tid, close })
         }
         Kind::Stack => stack(&plain(bytes)?, bytes.get(size_of::<StackRecord>()..)?),
+        // In a ring buffer of its own: `snapshot::engine::hit`.
+        Kind::Hit => None,
         Kind::Process => {
             let record: ProcessRecord = plain(bytes)?;
             Some(Record::Process(match record.what {

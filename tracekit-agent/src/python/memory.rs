@@ -22,6 +22,8 @@ const MAX_PAGES: usize = 16 * 1024;
 const MAX_RECORD: usize = 2 << 20;
 /// Ranges in one `process_vm_readv` (`IOV_MAX`).
 const MAX_RANGES: usize = 1024;
+/// Ranges of an image that overlap at most.
+const OVERLAPS: usize = 4;
 /// The highest address of user space that is looked at (5-level page tables end below).
 const END_OF_USER_SPACE: u64 = 1 << 56;
 
@@ -479,7 +481,8 @@ pub struct Image {
 }
 
 impl Image {
-    /// An image of these ranges. Where they overlap, the one that begins last counts.
+    /// An image of these ranges. Where they overlap, the one that begins last counts; no more than
+    /// [`OVERLAPS`] may lie in one another.
     #[must_use]
     pub fn new(mut ranges: Vec<(u64, Vec<u8>)>) -> Self {
         ranges.sort_by_key(|(start, _)| *start);
@@ -494,9 +497,11 @@ impl MemorySource for Image {
         let mut rest = buf;
         while !rest.is_empty() {
             let after = self.ranges.partition_point(|(start, _)| *start <= at);
-            let (start, bytes) = after.checked_sub(1).and_then(|i| self.ranges.get(i)).ok_or(unmapped)?;
-            let offset = usize::try_from(at - start).map_err(|_| unmapped)?;
-            let from = bytes.get(offset..).filter(|from| !from.is_empty()).ok_or(unmapped)?;
+            let before = self.ranges.get(..after).unwrap_or_default().iter().rev().take(OVERLAPS);
+            let from = before
+                .filter_map(|(start, bytes)| bytes.get(usize::try_from(at - start).ok()?..))
+                .find(|from| !from.is_empty())
+                .ok_or(unmapped)?;
             let count = from.len().min(rest.len());
             let (now, later) = rest.split_at_mut(count);
             now.copy_from_slice(from.get(..count).ok_or(unmapped)?);

@@ -211,6 +211,8 @@ pub struct Reader<'a> {
     members: Memo<Members>,
     codes: Memo<Code>,
     code_type: Cell<Option<u64>>,
+    /// Of an image: the process, for what lives longer than the image.
+    live: Option<&'a Reader<'a>>,
 }
 
 /// What was made before, by its address.
@@ -263,7 +265,34 @@ impl<'a> Reader<'a> {
             members: Memo::default(),
             codes: Memo::default(),
             code_type: Cell::new(None),
+            live: None,
         }
+    }
+
+    /// A reader of an image that was captured in a process. Values are in the image or not there: they are never read
+    /// from the process, which has gone on. Types, code objects and names are, because they live long; `live` reads
+    /// and remembers those.
+    #[must_use]
+    pub fn of_image(image: &'a dyn MemorySource, live: &'a Reader<'a>) -> Self {
+        Self { live: Some(live), ..Self::new(image, live.layout) }
+    }
+
+    /// It reads an image, which may lack parts of a value.
+    #[must_use]
+    pub fn is_image(&self) -> bool {
+        self.live.is_some()
+    }
+
+    /// Memory of types, and of what belongs to them.
+    #[must_use]
+    pub fn lasting(&self) -> &'a dyn MemorySource {
+        self.live.map_or(self.memory, |live| live.memory)
+    }
+
+    /// The types that were read.
+    #[must_use]
+    pub fn known_types(&self) -> Vec<Rc<Type>> {
+        self.types.0.borrow().values().map(|known| Rc::clone(&known.value)).collect()
     }
 
     /// Forgets what was read before.
@@ -307,6 +336,9 @@ impl<'a> Reader<'a> {
     /// # Errors
     /// If what is there is no type.
     pub fn type_at(&self, address: u64) -> Result<Rc<Type>, ReadError> {
+        if let Some(live) = self.live {
+            return live.type_at(address);
+        }
         if let Some(known) = self.types.get(address, self.memory) {
             return Ok(known);
         }
@@ -318,7 +350,11 @@ impl<'a> Reader<'a> {
     /// The bits that matter here stay as they are; others change whenever an attribute of the class does.
     fn type_flags(&self, address: u64) -> Result<u64, ReadError> {
         let mut flags = [0; 8];
-        self.memory.read_as(address.wrapping_add(self.layout.object.tp_flags), &mut flags, Use::Passing)?;
+        self.lasting().read_as(
+            address.wrapping_add(self.layout.object.tp_flags),
+            &mut flags,
+            Use::Passing,
+        )?;
         let flags = u64::from_le_bytes(flags);
         if flags & flags::READY == 0 || !address.is_multiple_of(8) {
             return Err(ReadError::Invalid("type"));
@@ -408,6 +444,9 @@ impl<'a> Reader<'a> {
     /// # Errors
     /// If what is there is no table of members.
     pub fn members(&self, found: &Type) -> Result<Rc<Members>, ReadError> {
+        if let Some(live) = self.live {
+            return live.members(found);
+        }
         if let Some(known) = self.members.get(found.address, self.memory) {
             return Ok(known);
         }
@@ -491,7 +530,10 @@ impl<'a> Reader<'a> {
     /// # Errors
     /// If the object is no string, or too long for a name.
     pub fn name(&self, object: u64) -> Result<String, ReadError> {
-        let text = self.text(object, MAX_NAME)?;
+        let text = match (self.text(object, MAX_NAME), self.live) {
+            (Err(_), Some(live)) => live.text(object, MAX_NAME)?,
+            (text, _) => text?,
+        };
         if text.length > MAX_NAME as u64 { Err(ReadError::Invalid("name")) } else { Ok(text.text) }
     }
 
@@ -542,6 +584,9 @@ impl<'a> Reader<'a> {
     /// # Errors
     /// If what is there is no code object.
     pub fn code(&self, address: u64) -> Result<Rc<Code>, ReadError> {
+        if let Some(live) = self.live {
+            return live.code(address);
+        }
         if let Some(known) = self.codes.get(address, self.memory) {
             return Ok(known);
         }

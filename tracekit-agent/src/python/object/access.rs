@@ -13,6 +13,7 @@ use super::Limits;
 use super::budget::{AccessError, Budget};
 use super::containers::{AttributesAt, attributes_of, key_table};
 use super::decode::Decoder;
+use crate::python::memory::MemorySource;
 use crate::python::reader::{ReadError, Reader, Type, flags};
 
 /// Entries of a dict that are read at once.
@@ -159,18 +160,19 @@ impl Objects<'_, '_> {
             values if self.reader.layout.minor >= 13 => Some(values.wrapping_add(8)),
             values => Some(values),
         };
-        self.each_key(keys, values, each)
+        self.each_key(self.reader.memory, keys, values, each)
     }
 
     fn each_key<T, E: From<AccessError>>(
         &self,
+        keys_in: &dyn MemorySource,
         keys: u64,
         values: Option<u64>,
         mut each: impl FnMut(u64, u64) -> Result<ControlFlow<T>, E>,
     ) -> Result<Option<T>, E> {
         let memory = self.reader.memory;
         let words_at = |start: u64, count: usize| memory.words(start, count).map_err(AccessError::from);
-        let table = key_table(self.reader, keys).map_err(AccessError::from)?;
+        let table = key_table(keys_in, &self.reader.layout, keys).map_err(AccessError::from)?;
         let (words, key_at) = ((table.size / 8) as usize, (table.key_at / 8) as usize);
         for first in (0..table.count).step_by(CHUNK as usize) {
             let count = (table.count - first).min(CHUNK) as usize;
@@ -459,7 +461,9 @@ impl Objects<'_, '_> {
         match attributes_of(self.reader, object, kind)? {
             AttributesAt::Nowhere => Ok(None),
             AttributesAt::Dict(dict) => self.entry(dict, name),
-            AttributesAt::Inline { keys, values } => self.each_key(keys, Some(values), self.matching(name)),
+            AttributesAt::Inline { keys, values } => {
+                self.each_key(self.reader.lasting(), keys, Some(values), self.matching(name))
+            }
         }
     }
 

@@ -3,7 +3,8 @@
 use std::collections::HashMap;
 
 use super::decode::Decoder;
-use crate::python::layout::{DictLayout, ManagedDict};
+use crate::python::layout::{DictLayout, Layout, ManagedDict};
+use crate::python::memory::MemorySource;
 use crate::python::reader::{ReadError, Reader, Type, flags};
 
 /// Slots of a hash table that are looked at for one container.
@@ -57,7 +58,11 @@ impl Decoder<'_, '_> {
                 break;
             }
             let entry = table.wrapping_add(slot * 16);
-            let key = memory.u64(entry)?;
+            let key = match memory.u64(entry) {
+                // Of a large table an image has a part.
+                Err(_) if self.reader.is_image() && slot > 0 => break,
+                key => key?,
+            };
             if key != 0 && memory.i64(entry.wrapping_add(8))? != -1 {
                 items.push(key);
             }
@@ -80,7 +85,12 @@ impl Decoder<'_, '_> {
                 block = memory.u64(block.wrapping_add(8 + 64 * 8))?;
                 at = 0;
             }
-            items.push(memory.u64(block.wrapping_add(8 + at * 8))?);
+            let item = match memory.u64(block.wrapping_add(8 + at * 8)) {
+                // An image has the first blocks.
+                Err(_) if self.reader.is_image() && !items.is_empty() => break,
+                item => item?,
+            };
+            items.push(item);
             at += 1;
         }
         Ok((items, length))
@@ -101,7 +111,7 @@ impl Decoder<'_, '_> {
             values => Some(values),
         };
         let limit = limit.min(usize::try_from(used).unwrap_or(usize::MAX));
-        Ok((self.key_pairs(keys, values, limit)?, used))
+        Ok((self.key_pairs(memory, keys, values, limit)?, used))
     }
 
     /// As [`Self::dict_pairs`], of an `OrderedDict`, whose order is that of a list beside the dict. CPython
@@ -117,8 +127,14 @@ impl Decoder<'_, '_> {
             if node == 0 {
                 break;
             }
-            places.insert(memory.u64(node)?, place);
-            node = memory.u64(node.wrapping_add(16))?;
+            let (key, next) = (memory.u64(node), memory.u64(node.wrapping_add(16)));
+            let (key, next) = match (key, next) {
+                // The list is not in images: the order is then the dict's, in which items were added.
+                (Err(_), _) | (_, Err(_)) if self.reader.is_image() => break,
+                (key, next) => (key?, next?),
+            };
+            places.insert(key, place);
+            node = next;
         }
         // What is not in the list keeps its place behind those that are.
         pairs.sort_by_key(|(key, _)| places.get(key).copied().unwrap_or(u64::MAX));
@@ -126,20 +142,30 @@ impl Decoder<'_, '_> {
         Ok((pairs, length))
     }
 
-    /// Pairs of a `PyDictKeysObject`; with a table of values if the keys are shared.
-    fn key_pairs(&self, keys: u64, values: Option<u64>, limit: usize) -> Result<Vec<(u64, u64)>, ReadError> {
-        let memory = self.reader.memory;
-        let KeyTable { entries, count, size, key_at } = key_table(self.reader, keys)?;
+    /// Pairs of a `PyDictKeysObject` in this memory; with a table of values if the keys are shared.
+    fn key_pairs(
+        &self,
+        memory: &dyn MemorySource,
+        keys: u64,
+        values: Option<u64>,
+        limit: usize,
+    ) -> Result<Vec<(u64, u64)>, ReadError> {
+        let KeyTable { entries, count, size, key_at } = key_table(memory, &self.reader.layout, keys)?;
         let mut pairs = Vec::new();
         for at in 0..count.min(MAX_SLOTS.max(limit as u64)) {
             if pairs.len() >= limit {
                 break;
             }
             let entry = entries.wrapping_add(at * size);
-            let key = memory.u64(entry.wrapping_add(key_at))?;
+            let key = memory.u64(entry.wrapping_add(key_at));
             let value = match values {
-                Some(values) => memory.u64(values.wrapping_add(at * 8))?,
-                None => memory.u64(entry.wrapping_add(key_at + 8))?,
+                Some(values) => self.reader.memory.u64(values.wrapping_add(at * 8)),
+                None => memory.u64(entry.wrapping_add(key_at + 8)),
+            };
+            let (key, value) = match (key, value) {
+                // An image has as many as it was to have.
+                (Err(_), _) | (_, Err(_)) if self.reader.is_image() => break,
+                (key, value) => (key?, value?),
             };
             // Removed, or not set in this instance.
             if key != 0 && value != 0 {
@@ -197,7 +223,8 @@ impl Decoder<'_, '_> {
             AttributesAt::Dict(dict) => self.dict_pairs(dict, limit),
             AttributesAt::Inline { keys, values } => {
                 // A little more than the limit tells whether there is more.
-                let mut pairs = self.key_pairs(keys, Some(values), limit.saturating_add(256))?;
+                let lasting = self.reader.lasting();
+                let mut pairs = self.key_pairs(lasting, keys, Some(values), limit.saturating_add(256))?;
                 let length = pairs.len() as u64;
                 pairs.truncate(limit);
                 Ok((pairs, length))
@@ -220,10 +247,13 @@ pub(super) struct KeyTable {
 }
 
 /// Where the entries of a `PyDictKeysObject` are.
-pub(super) fn key_table(reader: &Reader<'_>, keys: u64) -> Result<KeyTable, ReadError> {
-    let memory = reader.memory;
+pub(super) fn key_table(
+    memory: &dyn MemorySource,
+    layout: &Layout,
+    keys: u64,
+) -> Result<KeyTable, ReadError> {
     // CPython `Objects/dict-common.h` to 3.10, `Include/internal/pycore_dict.h` since.
-    let (entries, count, wide) = match reader.layout.dict {
+    let (entries, count, wide) = match layout.dict {
         DictLayout::Sized => {
             let size = memory.u64(keys.wrapping_add(8))?;
             let width = match size {
@@ -292,7 +322,8 @@ pub(super) fn attributes_of(
             }
         }
         if dict == 0 && inline != 0 {
-            let keys = memory.u64(found.address.wrapping_add(layout.object.ht_cached_keys))?;
+            // Of the type, whose keys only grow: they have all that the instance has.
+            let keys = reader.lasting().u64(found.address.wrapping_add(layout.object.ht_cached_keys))?;
             return Ok(AttributesAt::Inline { keys, values: inline });
         }
     } else if found.dict_offset > 0 {

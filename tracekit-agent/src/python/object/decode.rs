@@ -88,8 +88,8 @@ impl<'r, 'm> Decoder<'r, 'm> {
         }
     }
 
-    /// The values of attributes. One can be the name of another.
-    pub(super) fn attribute_values(&mut self, variables: Vec<(String, u64)>) -> Vec<(String, Value)> {
+    /// The values of attributes, or of the variables of a frame. One can be the name of another.
+    pub fn named_values(&mut self, variables: Vec<(String, u64)>) -> Vec<(String, Value)> {
         let (names, objects): (Vec<Option<String>>, Vec<u64>) =
             variables.into_iter().map(|(name, object)| (Some(name), object)).unzip();
         let values = self.members(&names, &objects);
@@ -124,8 +124,9 @@ impl<'r, 'm> Decoder<'r, 'm> {
         if self.values > self.limits.values || Instant::now() >= self.deadline {
             return Value::nothing("", NotCaptured::Budget);
         }
+        let unreadable = if self.reader.is_image() { NotCaptured::Missing } else { NotCaptured::Unreadable };
         let Ok(found) = self.reader.type_of(object) else {
-            return Value::nothing("", NotCaptured::Unreadable);
+            return Value::nothing("", unreadable);
         };
         if self.path.contains(&object) {
             return Value::nothing(found.name(), NotCaptured::Cycle);
@@ -135,7 +136,7 @@ impl<'r, 'm> Decoder<'r, 'm> {
             return Value::nothing(found.name(), NotCaptured::Redacted(kind));
         }
         let decoded = self.decode(object, &found);
-        decoded.unwrap_or_else(|_| Value::nothing(found.name(), NotCaptured::Unreadable))
+        decoded.unwrap_or_else(|_| Value::nothing(found.name(), unreadable))
     }
 
     fn decode(&mut self, object: u64, found: &Rc<Type>) -> Result<Value, ReadError> {
@@ -270,11 +271,23 @@ impl<'r, 'm> Decoder<'r, 'm> {
         values
     }
 
+    /// The variables of a module's or class's body, which are in this dict: those that have names, within the limits of
+    /// a container.
+    ///
+    /// # Errors
+    /// If it is no dict, or cannot be read.
+    pub fn names_in(&mut self, dict: u64) -> Result<Vec<(String, Value)>, ReadError> {
+        let (pairs, _) = self.dict_pairs(dict, self.limits.items)?;
+        let named = pairs.into_iter().filter_map(|(key, value)| Some((self.reader.name(key).ok()?, value)));
+        let named = named.collect();
+        Ok(self.named_values(named))
+    }
+
     /// An instance: its attributes and its slots.
     fn instance(&mut self, object: u64, found: &Rc<Type>) -> Result<Value, ReadError> {
         let (fields, length) = self.attributes(object, found, self.limits.fields)?;
         let shown = fields.len() as u64;
-        let fields = self.attribute_values(fields);
+        let fields = self.named_values(fields);
         Ok(Value {
             truncated: (length > shown).then_some(length),
             ..Value::new(found.name(), Content::Fields(fields))

@@ -60,6 +60,8 @@ pub enum NotCaptured {
     Unsupported,
     /// Its memory could not be read, or does not hold what it should: it changed meanwhile.
     Unreadable,
+    /// It is not, or not all, in the image that was captured.
+    Missing,
 }
 
 impl NotCaptured {
@@ -74,6 +76,7 @@ impl NotCaptured {
             Self::TooLarge => "too large",
             Self::Unsupported => "unsupported",
             Self::Unreadable => "unreadable",
+            Self::Missing => "not captured",
         }
     }
 }

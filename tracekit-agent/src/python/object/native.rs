@@ -59,7 +59,7 @@ impl Decoder<'_, '_> {
         let arguments = self.elements("tuple", &[], &items, length);
         let mut fields = vec![("args".to_owned(), self.without_secrets(arguments))];
         let (attributes, _) = self.attributes(object, found, self.limits.fields)?;
-        fields.extend(self.attribute_values(attributes));
+        fields.extend(self.named_values(attributes));
         let cause = word(offsets.exception_cause)?;
         let context = word(offsets.exception_cause - 8)?;
         let suppressed = memory.u8(object.wrapping_add(offsets.exception_cause + 8))? != 0;

@@ -114,7 +114,9 @@ impl Decoder<'_, '_> {
     fn builtin_name(&self, object: u64) -> Result<String, ReadError> {
         let memory = self.reader.memory;
         let definition = memory.u64(object.wrapping_add(self.reader.layout.object_size))?;
-        let name = memory.c_string(memory.u64(definition)?, MAX_NAME)?;
+        // A constant of the library that has it.
+        let lasting = self.reader.lasting();
+        let name = lasting.c_string(lasting.u64(definition)?, MAX_NAME)?;
         Ok(String::from_utf8_lossy(&name).into_owned())
     }
 

@@ -84,8 +84,10 @@ impl Decoder<'_, '_> {
         let length = memory.u64(object.wrapping_add(self.reader.layout.object.ob_size))?;
         let start = memory.u64(self.behind_header(object, 24))?;
         let description = memory.u64(self.behind_header(object, 40))?;
-        let code = memory.u8(description)?;
-        let size = usize::try_from(memory.u32(description.wrapping_add(4))?).unwrap_or(usize::MAX);
+        // A constant of the module.
+        let lasting = self.reader.lasting();
+        let code = lasting.u8(description)?;
+        let size = usize::try_from(lasting.u32(description.wrapping_add(4))?).unwrap_or(usize::MAX);
         if !matches!(size, 1 | 2 | 4 | 8) || length > 1 << 40 {
             return Err(ReadError::Invalid("array"));
         }

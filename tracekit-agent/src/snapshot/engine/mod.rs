@@ -1,0 +1,554 @@
+//! The mechanism of line breakpoints: from a file and a line of a process to watched addresses, and from hits to values.
+//!
+//! `lines` finds the instructions with which a line begins, `recipe` tells the kernel side how objects are copied,
+//! `hit` decodes what it reports. Rules of use (limits, conditions, who may) are not here.
+//!
+//! Debug registers are few. While all armed addresses of the host fit, each is watched on every processor: that covers
+//! all threads and forks at once. Beyond that, each process gets its own; and if one process has more than fit, they
+//! take turns, which the status says.
+//!
+//! Hits are executions, but for code that is armed while it is cold: the interpreter may read the instruction once more
+//! while it specialises it (3.11, globals) or makes its cache (3.8 to 3.10, at the 1024th call), with the same frame
+//! running. Under `sys.settrace` 3.11 reads it three times; and code that a JIT has compiled (3.14+) reads it no more.
+
+pub mod hit;
+pub mod lines;
+pub mod recipe;
+
+use std::cell::RefCell;
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::rc::Rc;
+use std::time::{Duration, Instant};
+
+use tracekit_common::watchpoint::{
+    Armed, Bucket, CAPTURE, Hits, LOCALS_IN_DICT, MAX_BREAKPOINTS, MAX_IMAGE, MAX_ITEMS, MAX_LAYOUTS,
+    MAX_SLOTS, TypeKey, bucket_of_breakpoint,
+};
+
+use self::hit::RawHit;
+use self::lines::{LineError, Place, Signature};
+use crate::probes::watchpoint::{HitRecords, Scope, Support, Watch, WatchError, Watchpoints};
+use crate::probes::{ProbeError, Probes};
+use crate::python::code::scan;
+use crate::python::layout::LineTable;
+use crate::python::object::{Limits, Value};
+use crate::python::reader::{Code, Reader, bytecodes};
+use crate::python::runtime::Target;
+
+/// How often a process is searched for a module that is not loaded yet, and looked at whether armed code is still there.
+const LOOK_EVERY: Duration = Duration::from_secs(2);
+/// How long watched addresses that take turns keep their turn.
+const TURN: Duration = Duration::from_millis(500);
+/// Debug registers that are used at most, if the machine has so many.
+const MAX_REGISTERS: usize = 16;
+/// Addresses of one breakpoint at most: more copies of one line are not watched.
+const MAX_PLACES: usize = 16;
+/// Types that are remembered as told to the kernel side; then they are told again, because memory of a type may have
+/// become another's.
+const MAX_TOLD: usize = 4096;
+/// How long they are.
+const TOLD: Duration = Duration::from_secs(10);
+
+/// Opcodes that begin no line and are not specialised, but could be mistaken for a copy because their argument is 0 or
+/// their columns are the statement's: END_FOR, POP_ITER, END_SEND, POP_TOP, POP_EXCEPT, PUSH_EXC_INFO, COPY, SWAP, RERAISE,
+/// JUMP_BACKWARD. CPython `Include/opcode.h`, `opcode_ids.h`.
+const STRUCTURAL: &[(u8, &[u8])] = &[
+    (11, &[1, 35, 89, 99, 119, 120, 140]),
+    (12, &[1, 4, 5, 35, 89, 99, 119, 120, 140]),
+    (13, &[11, 12, 31, 32, 33, 61, 77, 102, 115]),
+    (14, &[9, 10, 29, 30, 31, 32, 59, 75, 105, 117]),
+    (15, &[9, 10, 27, 28, 29, 30, 57, 74, 104, 116]),
+];
+
+/// Why breakpoints don't work, or one can't be set.
+#[derive(Debug, thiserror::Error)]
+pub enum EngineError {
+    /// The kernel side is refused.
+    #[error(transparent)]
+    Probe(#[from] ProbeError),
+    /// This machine has no watchpoints that work.
+    #[error("line breakpoints don't work here: {0}")]
+    Unsupported(String),
+    /// The process is not known to the engine.
+    #[error("process {0} is not known")]
+    NoProcess(u32),
+    /// There are too many breakpoints.
+    #[error("there are {MAX_BREAKPOINTS} breakpoints already; remove some")]
+    TooMany,
+    /// The line is none.
+    #[error(transparent)]
+    Line(#[from] LineError),
+    /// The interpreter's layout can't be given to the kernel side.
+    #[error("cannot use the interpreter of process {0} for breakpoints: {1}")]
+    Layout(u32, &'static str),
+}
+
+/// A breakpoint as it is asked for.
+#[derive(Debug, Clone)]
+pub struct LineSpec {
+    /// End of the file's path, in whole components: `shop/views.py`.
+    pub file: String,
+    /// The line.
+    pub line: i32,
+    /// Capture stack and variables, or only count.
+    pub capture: bool,
+    /// What bounds the capture, and the decoding of it.
+    pub limits: Limits,
+    /// Bytes of an image.
+    pub bytes: u32,
+    /// Limit of captures, `None` for none.
+    pub bucket: Option<Bucket>,
+}
+
+impl LineSpec {
+    /// A breakpoint with the default limits and no limit of captures.
+    #[must_use]
+    pub fn new(file: impl Into<String>, line: i32) -> Self {
+        let limits = Limits::default();
+        Self { file: file.into(), line, capture: true, limits, bytes: 16 * 1024, bucket: None }
+    }
+}
+
+/// How a breakpoint is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum State {
+    /// No module with that file is loaded.
+    Pending,
+    /// Its addresses are watched.
+    Active {
+        /// On every processor, or on the threads of its process.
+        scope: Scope,
+        /// They take turns with others, so that executions are missed.
+        rotating: bool,
+    },
+    /// The code is not what it was.
+    Stale,
+    /// It can't be armed, for this reason.
+    Error(String),
+}
+
+/// State and counters of a breakpoint.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Status {
+    /// How it is.
+    pub state: State,
+    /// Its counters.
+    pub hits: Hits,
+    /// Path of the file, once it is known.
+    pub file: Option<String>,
+    /// Qualified names of the code objects, with the offset of the watched instruction.
+    pub places: Vec<(String, u32)>,
+}
+
+/// A hit, decoded.
+#[derive(Debug, Clone)]
+pub struct Hit {
+    /// The breakpoint.
+    pub breakpoint: u32,
+    /// As it was reported.
+    pub raw: RawHit,
+    /// Local variables; or why there are none.
+    pub variables: Result<Vec<(String, Value)>, String>,
+}
+
+struct Process {
+    target: Target,
+    layout: u32,
+    /// Its code objects, and when they were looked for.
+    codes: RefCell<Option<(Instant, Vec<Rc<Code>>)>>,
+    /// Types of which the kernel side was told.
+    told: HashSet<u64>,
+    since: Instant,
+}
+
+impl Process {
+    fn new(target: Target, layout: u32) -> Self {
+        Self { target, layout, codes: RefCell::default(), told: HashSet::new(), since: Instant::now() }
+    }
+
+    /// Its code objects, as they were a moment ago.
+    fn codes(&self, reader: &Reader<'_>) -> Option<Vec<Rc<Code>>> {
+        let mut known = self.codes.borrow_mut();
+        match known.as_ref() {
+            Some((since, codes)) if since.elapsed() < LOOK_EVERY => Some(codes.clone()),
+            _ => {
+                let codes = scan(&self.target, reader).ok()?.codes;
+                *known = Some((Instant::now(), codes.clone()));
+                Some(codes)
+            }
+        }
+    }
+}
+
+struct Breakpoint {
+    pid: u32,
+    spec: LineSpec,
+    file: Option<String>,
+    places: Vec<Place>,
+    state: State,
+    looked: Instant,
+}
+
+impl Breakpoint {
+    /// The hit is its own, not of one that had its number before.
+    fn is_hit_by(&self, hit: &RawHit) -> bool {
+        let record = &hit.record;
+        self.places.iter().any(|place| place.address() == record.address && place.code.address == record.code)
+    }
+}
+
+/// Line breakpoints of the processes of a host.
+pub struct Engine {
+    watchpoints: Watchpoints,
+    records: HitRecords,
+    registers: usize,
+    processes: HashMap<u32, Process>,
+    layouts: u32,
+    breakpoints: BTreeMap<u32, Breakpoint>,
+    watched: HashMap<u64, Watch>,
+    turn: Instant,
+    turns: usize,
+}
+
+impl Engine {
+    /// Loads the kernel side and tries whether watchpoints work.
+    ///
+    /// # Errors
+    /// They don't.
+    pub fn start(probes: &mut Probes) -> Result<Self, EngineError> {
+        let (watchpoints, records) = probes.watchpoints()?;
+        if let Support::Unsupported(reason) = watchpoints.self_test() {
+            return Err(EngineError::Unsupported(reason));
+        }
+        let registers = watchpoints.free_slots(MAX_REGISTERS);
+        let (processes, breakpoints, watched) = (HashMap::new(), BTreeMap::new(), HashMap::new());
+        let (layouts, turn, turns) = (0, Instant::now(), 0);
+        Ok(Self { watchpoints, records, registers, processes, layouts, breakpoints, watched, turn, turns })
+    }
+
+    /// Debug registers that were free at the start.
+    #[must_use]
+    pub fn registers(&self) -> usize {
+        self.registers
+    }
+
+    /// The kernel side: kill switch, limits of processes and of the agent.
+    pub fn watchpoints(&mut self) -> &mut Watchpoints {
+        &mut self.watchpoints
+    }
+
+    /// A process may get breakpoints. It must be selected and described to the probes.
+    ///
+    /// # Errors
+    /// There are too many.
+    pub fn add_process(&mut self, target: Target) -> Result<(), EngineError> {
+        let pid = target.pid;
+        let layout =
+            recipe::object_layout(&target.layout).ok_or(EngineError::Layout(pid, "an offset is none"))?;
+        if self.layouts >= MAX_LAYOUTS {
+            return Err(EngineError::Layout(pid, "there are too many interpreters"));
+        }
+        self.watchpoints.set_layout(self.layouts, &layout)?;
+        self.processes.insert(pid, Process::new(target, self.layouts));
+        self.layouts += 1;
+        Ok(())
+    }
+
+    /// A process was forked from another: it has its code at the same addresses.
+    pub fn forked(&mut self, parent: u32, child: u32) {
+        if let Some(process) = self.processes.get(&parent) {
+            let process = Process::new(process.target.forked(child), process.layout);
+            self.processes.insert(child, process);
+        }
+    }
+
+    /// A process has ended, or is another program. Its breakpoints end with it.
+    pub fn remove_process(&mut self, pid: u32) {
+        self.processes.remove(&pid);
+        let ended: Vec<u32> =
+            self.breakpoints.iter().filter(|(_, known)| known.pid == pid).map(|(id, _)| *id).collect();
+        ended.into_iter().for_each(|id| self.remove(id));
+    }
+
+    /// Adds a breakpoint in a process and its forks, and arms it; its number.
+    ///
+    /// # Errors
+    /// There is no code on that line, or the file is ambiguous. A file that is not loaded is no error: the breakpoint
+    /// waits for it.
+    pub fn add(&mut self, pid: u32, spec: LineSpec) -> Result<u32, EngineError> {
+        let id =
+            (0..MAX_BREAKPOINTS).find(|id| !self.breakpoints.contains_key(id)).ok_or(EngineError::TooMany)?;
+        if !self.processes.contains_key(&pid) {
+            return Err(EngineError::NoProcess(pid));
+        }
+        let mut breakpoint = Breakpoint {
+            pid,
+            spec,
+            file: None,
+            places: Vec::new(),
+            state: State::Pending,
+            looked: Instant::now(),
+        };
+        self.find(&mut breakpoint)?;
+        self.watchpoints.clear_hits(id)?;
+        self.watchpoints.limit(bucket_of_breakpoint(id), breakpoint.spec.bucket.as_ref())?;
+        self.breakpoints.insert(id, breakpoint);
+        self.arrange();
+        Ok(id)
+    }
+
+    /// Removes a breakpoint.
+    pub fn remove(&mut self, id: u32) {
+        if let Some(breakpoint) = self.breakpoints.remove(&id) {
+            for place in &breakpoint.places {
+                self.watched.remove(&place.address());
+                self.watchpoints.forget(place.address());
+            }
+            let _ = self.watchpoints.limit(bucket_of_breakpoint(id), None);
+            self.arrange();
+        }
+    }
+
+    /// State and counters of a breakpoint.
+    #[must_use]
+    pub fn status(&self, id: u32) -> Option<Status> {
+        let breakpoint = self.breakpoints.get(&id)?;
+        let places = breakpoint.places.iter().map(|place| (place.code.qualname.clone(), place.offset));
+        Some(Status {
+            state: breakpoint.state.clone(),
+            hits: self.watchpoints.hits(id),
+            file: breakpoint.file.clone(),
+            places: places.collect(),
+        })
+    }
+
+    /// Finds the places of a breakpoint; none if its file is not loaded.
+    fn find(&self, breakpoint: &mut Breakpoint) -> Result<(), EngineError> {
+        let process = self.processes.get(&breakpoint.pid).ok_or(EngineError::NoProcess(breakpoint.pid))?;
+        let target = &process.target;
+        breakpoint.looked = Instant::now();
+        // A process in which no Python code runs at the moment, or that ends, is like one that has not loaded the file.
+        let Ok(reader) = target.reader() else { return Ok(()) };
+        let Some(codes) = process.codes(&reader) else { return Ok(()) };
+        let file = match lines::file_of(&codes, &breakpoint.spec.file) {
+            Ok(file) => file.to_owned(),
+            Err(LineError::NoFile(_)) => return Ok(()),
+            Err(error) => return Err(error.into()),
+        };
+        let signature = |code: &Code, offset: u32| signature(&reader, code, offset);
+        let places = lines::places(&codes, &file, breakpoint.spec.line, signature)?;
+        breakpoint.places =
+            places.into_iter().flat_map(|place| with_copies(&reader, place)).take(MAX_PLACES).collect();
+        breakpoint.file = Some(file);
+        Ok(())
+    }
+
+    /// Watches what is to be watched, as far as there are registers.
+    fn arrange(&mut self) {
+        let mut wanted: BTreeMap<u32, Vec<(u64, u32)>> = BTreeMap::new();
+        for (id, breakpoint) in &self.breakpoints {
+            if !matches!(breakpoint.state, State::Stale) {
+                let addresses = breakpoint.places.iter().map(|place| (place.address(), *id));
+                wanted.entry(breakpoint.pid).or_default().extend(addresses);
+            }
+        }
+        let total: usize = wanted.values().map(Vec::len).sum();
+        let mut plan: Vec<(u64, Scope, u32, bool)> = Vec::new();
+        for (pid, addresses) in &wanted {
+            let rotating = addresses.len() > self.registers;
+            let scope = if total <= self.registers || rotating && wanted.len() == 1 {
+                Scope::Processors
+            } else {
+                Scope::Tasks(*pid)
+            };
+            let first = if rotating { self.turns * self.registers % addresses.len() } else { 0 };
+            let in_turn = addresses.iter().cycle().skip(first).take(self.registers.min(addresses.len()));
+            plan.extend(in_turn.map(|(address, id)| (*address, scope, *id, rotating)));
+            for (_, id) in addresses {
+                if let Some(breakpoint) = self.breakpoints.get_mut(id) {
+                    breakpoint.state = State::Active { scope, rotating };
+                }
+            }
+        }
+        // Registers must be free before they can be taken.
+        let kept: HashSet<(u64, Scope)> =
+            plan.iter().map(|(address, scope, ..)| (*address, *scope)).collect();
+        self.watched.retain(|address, watch| kept.contains(&(*address, watch.scope)));
+        for (address, scope, id, _) in plan {
+            if self.watched.contains_key(&address) {
+                continue;
+            }
+            let outcome = self.arm(address, scope, id);
+            if let (Err(reason), Some(breakpoint)) = (outcome, self.breakpoints.get_mut(&id)) {
+                breakpoint.state = State::Error(reason);
+            }
+        }
+    }
+
+    fn arm(&mut self, address: u64, scope: Scope, id: u32) -> Result<(), String> {
+        let armed = self.armed(address, id).ok_or("it has no code")?;
+        self.watchpoints.describe(address, &armed).map_err(|error| error.to_string())?;
+        let watch = self.watchpoints.watch(address, scope).map_err(|error: WatchError| error.to_string())?;
+        self.watched.insert(address, watch);
+        Ok(())
+    }
+
+    /// What the kernel side is to know of an address.
+    fn armed(&self, address: u64, id: u32) -> Option<Armed> {
+        let breakpoint = self.breakpoints.get(&id)?;
+        let place = breakpoint.places.iter().find(|place| place.address() == address)?;
+        let process = self.processes.get(&breakpoint.pid)?;
+        let (code, spec) = (&place.code, &breakpoint.spec);
+        let small = |limit: usize| u32::try_from(limit).unwrap_or(u32::MAX);
+        let dict = if code.is_function() { 0 } else { LOCALS_IN_DICT };
+        Some(Armed {
+            code: code.address,
+            index: id,
+            flags: dict | if spec.capture { CAPTURE } else { 0 },
+            layout: process.layout,
+            slots: small(code.locals.len()).min(MAX_SLOTS),
+            depth: small(spec.limits.depth),
+            items: small(spec.limits.items),
+            text: small(spec.limits.text),
+            bytes: spec.bytes.min(MAX_IMAGE),
+        })
+    }
+
+    /// What is due: looks for modules that were not loaded, looks whether code is still what it was, gives others their
+    /// turn. To be called several times a second.
+    pub fn tick(&mut self) {
+        let now = Instant::now();
+        let due = |breakpoint: &Breakpoint| now.duration_since(breakpoint.looked) >= LOOK_EVERY;
+        let ids: Vec<u32> =
+            self.breakpoints.iter().filter(|(_, known)| due(known)).map(|(id, _)| *id).collect();
+        let mut changed = false;
+        for id in ids {
+            let Some(mut breakpoint) = self.breakpoints.remove(&id) else { continue };
+            breakpoint.looked = now;
+            if breakpoint.places.is_empty() {
+                if let Err(error) = self.find(&mut breakpoint) {
+                    breakpoint.state = State::Error(error.to_string());
+                }
+                changed |= !breakpoint.places.is_empty();
+            } else if self.is_stale(&breakpoint) {
+                for place in &breakpoint.places {
+                    self.watched.remove(&place.address());
+                    self.watchpoints.forget(place.address());
+                }
+                breakpoint.places.clear();
+                breakpoint.state = State::Stale;
+                changed = true;
+            }
+            self.breakpoints.insert(id, breakpoint);
+        }
+        let rotating = |known: &Breakpoint| matches!(known.state, State::Active { rotating: true, .. });
+        if now.duration_since(self.turn) >= TURN && self.breakpoints.values().any(rotating) {
+            self.turn = now;
+            self.turns = self.turns.wrapping_add(1);
+            changed = true;
+        }
+        if changed {
+            self.arrange();
+        }
+    }
+
+    /// The memory of a code object is another's.
+    fn is_stale(&self, breakpoint: &Breakpoint) -> bool {
+        let Some(process) = self.processes.get(&breakpoint.pid) else { return true };
+        let target = &process.target;
+        target.memory.forget();
+        let reader = Reader::new(&target.memory, target.layout);
+        breakpoint.places.iter().any(|place| {
+            let same = |now: Rc<Code>| {
+                now.filename == place.code.filename
+                    && now.name == place.code.name
+                    && now.first_line == place.code.first_line
+                    && now.length == place.code.length
+            };
+            !reader.code(place.code.address).is_ok_and(same)
+        })
+    }
+
+    /// Waits for hits, up to this long.
+    pub fn wait(&self, time: Duration) {
+        self.records.wait(time);
+    }
+
+    /// The hits since the last call, decoded. `redact`: what looks like a secret is not shown.
+    pub fn hits(&mut self, redact: bool) -> Vec<Hit> {
+        let mut raw = Vec::new();
+        self.records.drain(|bytes| raw.extend(hit::decode(bytes)));
+        let mut hits = Vec::new();
+        let mut by_process: BTreeMap<u32, Vec<RawHit>> = BTreeMap::new();
+        raw.into_iter().for_each(|hit| by_process.entry(hit.record.tgid).or_default().push(hit));
+        for (tgid, raw) in by_process {
+            // A worker of which nobody has said that it was forked.
+            if !self.processes.contains_key(&tgid) {
+                let hit = raw.iter().find_map(|hit| {
+                    self.breakpoints.get(&hit.record.index).filter(|known| known.is_hit_by(hit))
+                });
+                let Some(parent) = hit.map(|known| known.pid) else { continue };
+                self.forked(parent, tgid);
+            }
+            let Some(process) = self.processes.get_mut(&tgid) else { continue };
+            process.target.memory.forget();
+            let live = Reader::new(&process.target.memory, process.target.layout);
+            for raw in raw {
+                let Some(breakpoint) = self.breakpoints.get(&raw.record.index) else { continue };
+                if !breakpoint.is_hit_by(&raw) {
+                    continue;
+                }
+                // More is not in images.
+                let limits = breakpoint.spec.limits;
+                let limits = Limits { items: limits.items.min(MAX_ITEMS as usize), ..limits };
+                let variables = raw.variables(&live, limits, redact);
+                let variables = variables.map_err(|error| error.to_string());
+                hits.push(Hit { breakpoint: raw.record.index, raw, variables });
+            }
+            if process.told.len() > MAX_TOLD || process.since.elapsed() > TOLD {
+                process.told.clear();
+                process.since = Instant::now();
+            }
+            for found in live.known_types() {
+                if process.told.insert(found.address)
+                    && let Some(recipe) = recipe::recipe(&live, &found)
+                {
+                    let key = TypeKey { address: found.address, tgid, reserved: 0 };
+                    self.watchpoints.set_recipe(&key, &recipe);
+                }
+            }
+        }
+        hits.sort_by_key(|hit| hit.raw.record.time);
+        hits
+    }
+}
+
+/// Without a GIL every thread may run a copy of the bytecode (3.14+).
+fn with_copies(reader: &Reader<'_>, place: Place) -> Vec<Place> {
+    if reader.layout.copies.is_none() {
+        return vec![place];
+    }
+    let copies = bytecodes(reader.memory, &reader.layout, &place.code).unwrap_or_default();
+    let copies = copies.into_iter().filter(|start| *start != 0);
+    copies
+        .map(|start| {
+            let code = Code { bytecode: start, ..Code::clone(&place.code) };
+            Place { code: Rc::new(code), offset: place.offset }
+        })
+        .collect()
+}
+
+fn signature(reader: &Reader<'_>, code: &Code, offset: u32) -> Option<Signature> {
+    let address = code.bytecode.wrapping_add(u64::from(offset));
+    let instruction = [reader.memory.u8(address).ok()?, reader.memory.u8(address.wrapping_add(1)).ok()?];
+    if reader.layout.lines != LineTable::Locations {
+        return lines::signature(instruction, None, offset);
+    }
+    let table = reader.memory.u64(code.address.wrapping_add(reader.layout.code.line_table)).ok()?;
+    let (start, length) = reader.bytes_data(table, 1 << 24).ok()?;
+    let table = reader.memory.bytes(start, usize::try_from(length).ok()?).ok()?;
+    let structural = STRUCTURAL.iter().find(|(minor, _)| *minor == reader.layout.minor)?.1;
+    let [opcode, _] = instruction;
+    let opcode = structural.contains(&opcode).then_some(opcode);
+    Some(Signature { opcode, ..lines::signature(instruction, Some(&table), offset)? })
+}
