@@ -17,7 +17,7 @@ use super::breakpoint::{Breakpoint, Id, Kind, Level};
 use super::state::Skipped;
 use crate::python::object::{Content, Value};
 use crate::redact::Redactor;
-use crate::trace::span::{Resource, SpanId, TraceId};
+use crate::trace::span::{Resource, SpanRef};
 
 /// What was seen of one hit.
 #[derive(Debug, Clone, PartialEq)]
@@ -105,17 +105,6 @@ pub struct Request {
     pub headers: Vec<(String, String)>,
     /// Address of the client.
     pub client: Option<String>,
-}
-
-/// A span.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct SpanRef {
-    /// Its trace.
-    pub trace_id: TraceId,
-    /// The span.
-    pub span_id: SpanId,
-    /// It is exported.
-    pub sampled: bool,
 }
 
 /// Something that a limit has cut off.

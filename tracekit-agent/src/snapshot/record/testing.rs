@@ -4,12 +4,12 @@ use std::sync::Arc;
 
 use jiff::Timestamp;
 
-use super::{Frame, Process, Redacted, Request, Snapshot, SpanRef, Thread, Watch};
+use super::{Frame, Process, Redacted, Request, Snapshot, Thread, Watch};
 use crate::python::object::{Content, NotCaptured, Value};
 use crate::redact;
 use crate::snapshot::breakpoint::{Breakpoint, Kind, Source, Spec};
 use crate::snapshot::state::Skipped;
-use crate::trace::span::{Resource, SpanId, TraceId, Value as Attribute};
+use crate::trace::span::{Resource, SpanId, SpanRef, TraceId, Value as Attribute};
 
 pub(crate) fn int(value: i64) -> Value {
     Value::new("int", Content::Int(value.to_string()))

@@ -31,6 +31,7 @@ pub use saved::Saved;
 pub use view::{ProcessView, View};
 
 use super::breakpoint::{Breakpoint, Id, Patch, Source, Spec, SpecError};
+use super::engine::anchor::Anchor;
 use super::limits::{MAX_BREAKPOINTS, MAX_REMOTE_BREAKPOINTS};
 use super::state::{Counters, Pause, State};
 
@@ -40,6 +41,8 @@ const MAX_TEXT: usize = 1 << 20;
 const MAX_PAIRS: usize = 32 * 1024;
 /// Traced processes that are known.
 const MAX_PROCESSES: usize = 16 * 1024;
+/// Services in which a breakpoint is tied to a function.
+const MAX_ANCHORS: usize = 64;
 /// Events that a slow listener may lag behind before it loses some; each may hold a breakpoint with its texts.
 const EVENTS: usize = 256;
 /// How long breakpoints that are done or have expired stay in the list.
@@ -104,6 +107,8 @@ struct Entry {
     /// What the control server said, to notice what has changed.
     remote: Option<RemoteSpec>,
     processes: BTreeMap<u32, InProcess>,
+    /// By service, what the line was when it was armed first.
+    anchors: BTreeMap<String, Anchor>,
     /// The state that was told last.
     told: State,
 }
@@ -214,6 +219,8 @@ impl Registry {
         if patch.enabled == Some(true) && new.source == Source::Local {
             // Somebody wants to see more of it. How much a control server wants is its own affair.
             entry.used = 0;
+            // And means the line as it is now.
+            entry.anchors.clear();
             if new.has_expired(now) {
                 new = new.renewed(now);
             }
@@ -354,6 +361,21 @@ impl Registry {
         {
             process.state = state;
             self.tell_state(&mut inner, id, now);
+        }
+    }
+
+    /// What a breakpoint's line was when it was armed first in a service.
+    #[must_use]
+    pub fn anchor(&self, id: &Id, service: &str) -> Option<Anchor> {
+        self.lock().entries.get(id)?.anchors.get(service).cloned()
+    }
+
+    /// A breakpoint was armed in a service. The first time counts.
+    pub fn report_anchor(&self, id: &Id, service: &str, anchor: &Anchor) {
+        if let Some(entry) = self.lock().entries.get_mut(id)
+            && entry.anchors.len() < MAX_ANCHORS
+        {
+            entry.anchors.entry(service.to_owned()).or_insert_with(|| anchor.clone());
         }
     }
 
@@ -618,6 +640,7 @@ impl Entry {
             used: 0,
             remote,
             processes: BTreeMap::new(),
+            anchors: BTreeMap::new(),
             told: State::Pending,
         }
     }

@@ -1,5 +1,6 @@
 //! What outlives the agent.
 
+use std::collections::BTreeMap;
 use std::sync::atomic::Ordering;
 
 use jiff::Timestamp;
@@ -7,6 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{Entry, KillSwitch, Registry, RegistryError};
 use crate::snapshot::breakpoint::{Breakpoint, Id, Source};
+use crate::snapshot::engine::anchor::Anchor;
 use crate::snapshot::state::Counters;
 
 /// What is kept over a restart of the agent.
@@ -23,6 +25,9 @@ pub struct Saved {
     /// When the one process started that it is for, in clock ticks from boot.
     #[serde(default)]
     pub start_ticks: Option<u64>,
+    /// By service, what the line was when it was armed first.
+    #[serde(default)]
+    pub anchors: BTreeMap<String, Anchor>,
 }
 
 impl Registry {
@@ -36,6 +41,7 @@ impl Registry {
             counters: entry.counters.clone(),
             used: entry.used,
             start_ticks: entry.start_ticks,
+            anchors: entry.anchors.clone(),
         });
         (saved.collect(), inner.kill_switch.local())
     }
@@ -49,7 +55,7 @@ impl Registry {
     ) -> Vec<(Id, RegistryError)> {
         let mut refused = Vec::new();
         let mut inner = self.lock();
-        for Saved { breakpoint, counters, used, start_ticks } in saved {
+        for Saved { breakpoint, counters, used, start_ticks, anchors } in saved {
             let id = breakpoint.id.clone();
             let checked = breakpoint
                 .check()
@@ -67,6 +73,7 @@ impl Registry {
             let breakpoint = Breakpoint { source: Source::Local, ..breakpoint };
             let mut entry = Entry::new(breakpoint, None);
             (entry.counters, entry.used, entry.start_ticks) = (counters, used, start_ticks);
+            entry.anchors = anchors;
             inner.insert(entry);
         }
         inner.kill_switch = kill_switch.local();
