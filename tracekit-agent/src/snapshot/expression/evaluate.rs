@@ -226,7 +226,8 @@ impl<'e> Evaluation<'e> {
         let remote = if late {
             let kind = self.process.reader.type_of(address)?;
             // These are what they were.
-            let lasts = kind.has(flags::TYPE) || LASTING.contains(&kind.full_name.as_str());
+            let member = kind.class_names.iter().any(|class| class == "Enum");
+            let lasts = member || kind.has(flags::TYPE) || LASTING.contains(&kind.full_name.as_str());
             self.late.set(self.late.get() || !lasts);
             Remote { address, kind, late }
         } else {
