@@ -92,7 +92,8 @@ impl Agent {
     pub fn armed(&self, id: &str, processes: usize) -> Result<Json> {
         self.when(id, &format!("armed in {processes} processes"), |view| {
             let all = view["processes"].as_array().into_iter().flatten();
-            all.filter(|process| process["state"] == "ACTIVE").count() == processes
+            let is_armed = |process: &Json| process["state"] == "ACTIVE" || process["reason"] == "rate";
+            all.filter(|process| is_armed(process)).count() == processes
         })
     }
 
