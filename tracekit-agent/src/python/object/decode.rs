@@ -52,6 +52,11 @@ impl<'r, 'm> Decoder<'r, 'm> {
         std::mem::take(&mut self.hidden)
     }
 
+    /// What looks like a secret is not shown.
+    pub(super) fn searches(&self) -> bool {
+        self.redactor.is_some()
+    }
+
     /// Characters of a string, bytes of a `bytes`, that are read.
     pub(super) fn text_limit(&self) -> usize {
         self.limits.text.saturating_add(if self.redactor.is_some() { LOOK_AHEAD } else { 0 })
