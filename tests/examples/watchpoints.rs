@@ -9,7 +9,7 @@ use tracekit_agent::discovery::Inspector;
 use tracekit_agent::probes::{ProbeOptions, Probes};
 use tracekit_agent::python::kernel::describe;
 use tracekit_agent::python::runtime::Target;
-use tracekit_agent::snapshot::engine::{Engine, LineSpec};
+use tracekit_agent::snapshot::engine::{Engine, LineSpec, hit};
 
 /// A loop whose line 17 is run each time, and line 19 never.
 const PROGRAM: &str = "\
@@ -69,7 +69,8 @@ fn main() -> Result<()> {
     let (mut probes, _records) = Probes::load(ProbeOptions::default())?;
     probes.describe(pid, &described)?;
     probes.select(pid)?;
-    let mut engine = Engine::start(&mut probes)?;
+    let (watchpoints, mut hit_records) = probes.watchpoints()?;
+    let mut engine = Engine::new(watchpoints)?;
     engine.add_process(target)?;
 
     // Nothing, a line that is not hit, one that is counted, one that is captured.
@@ -89,12 +90,16 @@ fn main() -> Result<()> {
                 let counted = engine.status(id).context("it has a status")?.hits;
                 let wanted = if at == Some(HIT) { hits } else { 0 };
                 ensure!(counted.hits == wanted && counted.lost == 0, "{counted:?} of {wanted}");
-                for hit in engine.hits(false) {
-                    objects = hit.raw.record.objects;
-                    bytes = hit.raw.record.image;
-                    took = hit.raw.record.took;
-                    ensure!(hit.raw.record.flags == 0, "{:?}", hit.raw.record);
-                }
+                let (mut raw, mut flags) = (Vec::new(), 0);
+                hit_records.drain(|bytes| raw.extend(hit::decode(bytes).map(|hit| (hit, ()))));
+                engine.hits(raw, |hit, ()| {
+                    // Decoding teaches the kernel side about types.
+                    let _ = hit.raw.variables(hit.live, hit.limits, false);
+                    let record = hit.raw.record;
+                    (objects, bytes, took) = (record.objects, record.image, record.took);
+                    flags |= record.flags;
+                });
+                ensure!(flags == 0, "something was not captured: {flags}");
                 engine.remove(id);
             }
             // The first round warms up.

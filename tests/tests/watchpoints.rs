@@ -7,12 +7,13 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
 use tracekit_agent::discovery::Inspector;
-use tracekit_agent::probes::watchpoint::Scope;
+use tracekit_agent::probes::watchpoint::{HitRecords, Scope};
 use tracekit_agent::probes::{ProbeOptions, Probes, Records};
 use tracekit_agent::python::kernel::describe;
-use tracekit_agent::python::object::{Content, Limits};
+use tracekit_agent::python::object::{Content, Limits, Value};
 use tracekit_agent::python::runtime::Target;
-use tracekit_agent::snapshot::engine::{Engine, EngineError, Hit, LineSpec, State};
+use tracekit_agent::snapshot::engine::hit::{self, RawHit};
+use tracekit_agent::snapshot::engine::{Engine, EngineError, LineSpec, State};
 use tracekit_common::watchpoint::{Bucket, MAX_ITEMS, bucket_of_process};
 use tracekit_tests::interpreters::{Interpreter, installed};
 use tracekit_tests::paths;
@@ -68,16 +69,37 @@ impl Drop for Running {
 /// The kernel side, without the records of sockets.
 struct Stage {
     probes: Probes,
-    _records: Records,
+    _events: Records,
     engine: Engine,
+    records: HitRecords,
+}
+
+/// A hit, decoded.
+struct Hit {
+    breakpoint: u32,
+    raw: RawHit,
+    variables: Result<Vec<(String, Value)>, String>,
 }
 
 impl Stage {
     fn new() -> Result<Self> {
         let options = ProbeOptions { ring_bytes: 4 << 20, ..ProbeOptions::default() };
-        let (mut probes, records) = Probes::load(options).context("load the kernel side")?;
-        let engine = Engine::start(&mut probes)?;
-        Ok(Self { probes, _records: records, engine })
+        let (mut probes, events) = Probes::load(options).context("load the kernel side")?;
+        let (watchpoints, records) = probes.watchpoints()?;
+        Ok(Self { probes, _events: events, engine: Engine::new(watchpoints)?, records })
+    }
+
+    /// The hits since the last call, in their order.
+    fn hits(&mut self, redact: bool) -> Vec<Hit> {
+        let (mut raw, mut hits) = (Vec::new(), Vec::new());
+        self.records.drain(|bytes| raw.extend(hit::decode(bytes).map(|hit| (hit, ()))));
+        self.engine.hits(raw, |hit, ()| {
+            let variables =
+                hit.raw.variables(hit.live, hit.limits, redact).map_err(|error| error.to_string());
+            hits.push(Hit { breakpoint: hit.breakpoint, raw: hit.raw, variables });
+        });
+        hits.sort_by_key(|hit| hit.raw.record.time);
+        hits
     }
 
     fn attach(&mut self, pid: u32) -> Result<()> {
@@ -249,9 +271,9 @@ fn variables_are_what_the_program_had() -> Result<()> {
             }
             // With the first hits types become known.
             running.say("run 1")?;
-            stage.engine.hits(false);
+            stage.hits(false);
             running.say("run 1")?;
-            let hits = stage.engine.hits(false);
+            let hits = stage.hits(false);
             for (id, line, wanted) in added {
                 let Some(told) = told.get(&line.to_string()) else {
                     failures.push(format!("{line}: settrace has not seen it"));
@@ -360,8 +382,8 @@ fn captures_are_of_one_instant() -> Result<()> {
         let (mut seen, mut numbers) = (0, 0);
         let end = Instant::now() + Duration::from_secs(30) + Duration::from_millis(wanted * 2);
         while seen < wanted && Instant::now() < end {
-            stage.engine.wait(Duration::from_millis(50));
-            for hit in stage.engine.hits(false) {
+            stage.records.wait(Duration::from_millis(50));
+            for hit in stage.hits(false) {
                 seen += 1;
                 if seen <= 4 {
                     // Types are not known yet.
@@ -393,8 +415,8 @@ fn arms_and_reads() -> Result<()> {
     eprintln!("armed");
     let mut seen = false;
     loop {
-        stage.engine.wait(Duration::from_millis(50));
-        if !stage.engine.hits(false).is_empty() && !seen {
+        stage.records.wait(Duration::from_millis(50));
+        if !stage.hits(false).is_empty() && !seen {
             eprintln!("hit");
             seen = true;
         }
@@ -512,7 +534,7 @@ fn modules_that_come_and_go() -> Result<()> {
             stage.engine.add(pid, LineSpec::new("late.py", 77)).err().context("there is no line 77")?;
         ensure!(error.to_string().ends_with("the nearest lines are 2, 3, 4"), "{error}");
         running.say("drop")?;
-        until(&mut stage, id, |state| *state == State::Stale)?;
+        until(&mut stage, id, |state| matches!(state, State::Stale(_)))?;
         stage.detach(pid);
     }
     Ok(())
@@ -663,12 +685,12 @@ fn values_of_all_kinds() -> Result<()> {
         // What a type's recipe is becomes known with its first hit, and of what is in it with the next.
         for _ in 0..3 {
             running.say("show")?;
-            stage.engine.hits(false);
+            stage.hits(false);
         }
         running.say("show")?;
         let mut differences = BTreeMap::new();
         let mut shown = 0;
-        for hit in stage.engine.hits(false) {
+        for hit in stage.hits(false) {
             let variables = hit.variables.map_err(|error| anyhow::anyhow!(error))?;
             let of = |name: &str| variables.iter().find(|(known, _)| known == name).map(|(_, value)| value);
             let (name, value) = (of("name").context("no name")?, of("value").context("no value")?);
@@ -761,7 +783,7 @@ fn modules_classes_and_matches() -> Result<()> {
             // Cold code may be read once more than it is run, by the interpreter that specialises it.
             running.say("30")?;
             let before = stage.engine.status(id).context("it has a status")?.hits.hits;
-            stage.engine.hits(false);
+            stage.hits(false);
             running.say("3")?;
             let hits = stage.engine.status(id).context("it has a status")?.hits;
             if hits.hits - before != wanted * 3 {
@@ -772,7 +794,7 @@ fn modules_classes_and_matches() -> Result<()> {
                     wanted * 3
                 ));
             }
-            let variables = stage.engine.hits(false).pop().context("no capture")?.variables;
+            let variables = stage.hits(false).pop().context("no capture")?.variables;
             let variables = variables.map_err(|error| anyhow::anyhow!(error))?;
             let of = |name: &str| {
                 variables.iter().find(|(known, _)| known == name).map(|(_, value)| value.to_string())

@@ -129,6 +129,11 @@ pub trait Parser: Send {
     /// because bytes are missing. For callers that know that the connection has been quiet for a while.
     fn settle(&mut self, _events: &mut Vec<Event>) {}
 
+    /// The HTTP request of this id that is in flight, as far as it is known.
+    fn http(&self, _id: u64) -> Option<&exchange::Http> {
+        None
+    }
+
     /// True once nothing more can be learnt from the stream (upgraded, encrypted, replication …). All
     /// exchanges have ended then.
     fn is_opaque(&self) -> bool {

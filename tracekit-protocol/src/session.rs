@@ -3,7 +3,8 @@
 use std::collections::VecDeque;
 
 use crate::{
-    Close, Detection, Direction, Event, Limits, Moment, Parser, Role, Segment, http1, mysql, postgres, redis,
+    Close, Detection, Direction, Event, Limits, Moment, Parser, Role, Segment, exchange::Http, http1, mysql,
+    postgres, redis,
 };
 
 /// The protocols that are understood.
@@ -137,6 +138,15 @@ impl Session {
     pub fn settle(&mut self, events: &mut Vec<Event>) {
         if let State::Known(_, parser) = &mut self.state {
             parser.settle(events);
+        }
+    }
+
+    /// The HTTP request of this id that is in flight, as far as it is known.
+    #[must_use]
+    pub fn http(&self, id: u64) -> Option<&Http> {
+        match &self.state {
+            State::Known(_, parser) => parser.http(id),
+            _ => None,
         }
     }
 

@@ -7,12 +7,13 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, Result, ensure};
 use tracekit_agent::discovery::Inspector;
 use tracekit_agent::discovery::proc_fs::ProcFs;
+use tracekit_agent::probes::watchpoint::HitRecords;
 use tracekit_agent::probes::{ProbeOptions, Probes, Records};
 use tracekit_agent::python::Reader;
 use tracekit_agent::python::kernel::describe;
 use tracekit_agent::python::object::Limits;
 use tracekit_agent::python::runtime::Target;
-use tracekit_agent::snapshot::engine::hit::RawHit;
+use tracekit_agent::snapshot::engine::hit::{self, RawHit};
 use tracekit_agent::snapshot::engine::{Engine, LineSpec};
 use tracekit_tests::interpreters::{Interpreter, Running};
 
@@ -25,16 +26,28 @@ const ROUNDS: usize = 4;
 /// The kernel side.
 pub struct Stage {
     probes: Probes,
-    _records: Records,
+    _events: Records,
     engine: Engine,
+    records: HitRecords,
 }
 
 impl Stage {
     pub fn new() -> Result<Self> {
         let options = ProbeOptions { ring_bytes: 1 << 20, ..ProbeOptions::default() };
-        let (mut probes, records) = Probes::load(options).context("load the kernel side")?;
-        let engine = Engine::start(&mut probes)?;
-        Ok(Self { probes, _records: records, engine })
+        let (mut probes, events) = Probes::load(options).context("load the kernel side")?;
+        let (watchpoints, records) = probes.watchpoints()?;
+        Ok(Self { probes, _events: events, engine: Engine::new(watchpoints)?, records })
+    }
+
+    /// The last hit that waits. Decoded, so that the kernel side learns about its types.
+    fn hit(&mut self) -> Option<RawHit> {
+        let (mut raw, mut last) = (Vec::new(), None);
+        self.records.drain(|bytes| raw.extend(hit::decode(bytes).map(|hit| (hit, ()))));
+        self.engine.hits(raw, |hit, ()| {
+            let _ = hit.raw.variables(hit.live, hit.limits, false);
+            last = Some(hit.raw);
+        });
+        last
     }
 
     /// Runs the program, and gives `work` what it said of its expressions, the process, and the hits with images of each
@@ -69,13 +82,13 @@ impl Stage {
                 ensure!(running.ask("again")?.trim() == "done", "it does not answer");
                 let end = Instant::now() + Duration::from_secs(5);
                 let hit = loop {
-                    self.engine.wait(Duration::from_millis(100));
-                    if let Some(hit) = self.engine.hits(false).pop() {
+                    self.records.wait(Duration::from_millis(100));
+                    if let Some(hit) = self.hit() {
                         break hit;
                     }
                     ensure!(Instant::now() < end, "no hit: {:?}", self.engine.status(id));
                 };
-                found.insert(*depth, hit.raw);
+                found.insert(*depth, hit);
             }
             self.engine.remove(id);
         }

@@ -3,7 +3,8 @@
 //! One thread does it all, in the order in which things happened; parsing and correlation take a few
 //! microseconds a record. What may take long (export, printing) has threads of its own.
 
-mod clock;
+pub mod clock;
+mod hits;
 pub mod priority;
 mod pythons;
 mod world;
@@ -25,11 +26,16 @@ use crate::{
     probes::{
         Losses, Probes, Records,
         record::{self, ProcessEvent, Record},
+        watchpoint::HitRecords,
     },
-    snapshot::registry::Registry,
-    trace::{correlator::Correlator, peer::ServiceMap},
+    snapshot::{debugger::Debugger, registry::Registry},
+    trace::{
+        correlator::{Correlator, Environment as _},
+        peer::ServiceMap,
+    },
 };
 use clock::monotonic_nanos;
+use hits::Waiting;
 use pythons::Pythons;
 use tracekit_protocol::{Close, Direction, Event, Role};
 use world::World;
@@ -85,6 +91,8 @@ pub struct Agent {
     counters: Arc<Counters>,
     losses: Losses,
     breakpoints: Arc<Registry>,
+    debugger: Debugger,
+    hits: Waiting,
     follow: bool,
 }
 
@@ -94,6 +102,7 @@ impl Agent {
     pub fn start(
         config: AgentConfig,
         (probes, records): (Probes, Records),
+        (debugger, hits): (Debugger, Option<HitRecords>),
         spans: Handle,
         counters: Arc<Counters>,
     ) -> Self {
@@ -109,6 +118,8 @@ impl Agent {
             counters,
             losses: Losses::default(),
             breakpoints: config.breakpoints,
+            debugger,
+            hits: Waiting::new(hits),
             follow: config.follow,
         };
         let changes = agent.tracker.rescan();
@@ -136,7 +147,8 @@ impl Agent {
             if now >= housekeeping {
                 housekeeping = now + HOUSEKEEPING;
                 self.world.tick();
-                self.pythons.tick(&mut self.probes);
+                let started = self.pythons.tick(&mut self.probes);
+                self.step().started(started);
                 self.count_losses();
                 self.breakpoints.tick(Timestamp::now());
                 self.step().settle_quiet();
@@ -170,10 +182,25 @@ impl Agent {
             spans,
             counters,
             breakpoints,
+            debugger,
+            hits,
             ..
         } = self;
-        let mut step =
-            Step { probes, connections, correlator, tracker, world, pythons, spans, counters, breakpoints };
+        // Before the records of what came before them on the same threads.
+        hits.read();
+        let mut step = Step {
+            probes,
+            connections,
+            correlator,
+            tracker,
+            world,
+            pythons,
+            spans,
+            counters,
+            breakpoints,
+            debugger,
+            hits,
+        };
         let count = records.drain(|bytes| match record::decode(bytes) {
             Some(record) => step.take(record),
             None => tracing::error!(
@@ -181,6 +208,7 @@ impl Agent {
                 "malformed record from the kernel side; please report this"
             ),
         });
+        step.hits_before(u64::MAX);
         counters.add(Counter::EventsReceived, count);
     }
 
@@ -213,9 +241,23 @@ impl Agent {
             spans,
             counters,
             breakpoints,
+            debugger,
+            hits,
             ..
         } = self;
-        Step { probes, connections, correlator, tracker, world, pythons, spans, counters, breakpoints }
+        Step {
+            probes,
+            connections,
+            correlator,
+            tracker,
+            world,
+            pythons,
+            spans,
+            counters,
+            breakpoints,
+            debugger,
+            hits,
+        }
     }
 }
 
@@ -239,6 +281,8 @@ struct Step<'a> {
     spans: &'a Handle,
     counters: &'a Counters,
     breakpoints: &'a Registry,
+    debugger: &'a Debugger,
+    hits: &'a mut Waiting,
 }
 
 impl Step<'_> {
@@ -250,6 +294,7 @@ impl Step<'_> {
             }
             Record::Stack(stack) => self.pythons.stack(&stack, self.probes),
             Record::Data(data) => {
+                self.hits_before(data.returned);
                 let Self { probes, connections, correlator, world, pythons, spans, .. } = self;
                 if data.direction == Direction::Outbound
                     && let Some(caller) = pythons.sends(data.tid)
@@ -271,6 +316,7 @@ impl Step<'_> {
                 self.settle();
             }
             Record::Close { id, time, tid, close } => {
+                self.hits_before(time);
                 let Self { probes, connections, correlator, world, spans, .. } = self;
                 if close == Close::Local {
                     probes.connection_ended(id);
@@ -279,6 +325,24 @@ impl Step<'_> {
                 self.settle();
             }
             Record::Process(event) => self.process(event),
+        }
+    }
+
+    /// Hits before this time belong to the requests that are open now.
+    fn hits_before(&mut self, time: u64) {
+        while let Some(hit) = self.hits.before(time) {
+            let moment = hits::moment(&hit, self.correlator, self.connections);
+            if !self.debugger.hit(hit, moment) {
+                self.counters.add(Counter::HitsLost, 1);
+            }
+        }
+    }
+
+    /// Their interpreters can be read.
+    fn started(&mut self, processes: Vec<Arc<Inspected>>) {
+        for inspected in processes {
+            let resource = self.world.resource(inspected.pid());
+            self.debugger.started(inspected, resource);
         }
     }
 
@@ -302,10 +366,12 @@ impl Step<'_> {
             ProcessEvent::Fork { parent, child } => {
                 self.world.forked(parent, child);
                 self.pythons.forked(parent, child);
+                self.debugger.forked(parent, child);
                 self.tracker.on_fork(parent, child)
             }
             ProcessEvent::Exec(pid) => {
                 self.pythons.remove(pid);
+                self.debugger.gone(pid);
                 let changes = self.tracker.on_exec(pid, Instant::now());
                 if changes.is_empty() {
                     // It may have inherited the selection by fork alone, and is something else now.
@@ -333,11 +399,14 @@ impl Step<'_> {
                     self.world.add(&inspected);
                     match self.probes.select(pid) {
                         Ok(()) => {
-                            self.pythons.add(&inspected, self.probes);
+                            let can_be_read = self.pythons.add(&inspected, self.probes);
                             let service = self.world.service_name(pid);
                             let start_ticks = inspected.process.start_ticks;
                             self.breakpoints.process_started(pid, start_ticks, service, Timestamp::now());
                             tracing::info!(pid, service = self.world.service_name(pid), "tracing");
+                            if can_be_read {
+                                self.started(vec![inspected]);
+                            }
                         }
                         Err(error) => tracing::error!(pid, %error, "can't trace this process"),
                     }
@@ -358,6 +427,7 @@ impl Step<'_> {
         correlator.process_gone(pid);
         world.remove(pid);
         pythons.remove(pid);
+        self.debugger.gone(pid);
         self.breakpoints.process_gone(pid, Timestamp::now());
     }
 }

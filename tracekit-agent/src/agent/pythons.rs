@@ -41,36 +41,38 @@ pub struct Pythons {
 }
 
 impl Pythons {
-    /// A process is traced.
-    pub fn add(&mut self, inspected: &Arc<Inspected>, probes: &mut Probes) {
+    /// A process is traced. Whether it can be read: not if it is still starting.
+    pub fn add(&mut self, inspected: &Arc<Inspected>, probes: &mut Probes) -> bool {
         let pid = inspected.pid();
-        if !self.open(inspected, probes) {
+        let open = self.open(inspected, probes);
+        if open.is_none() {
             self.starting.insert(pid, (Arc::clone(inspected), Instant::now()));
         }
+        open == Some(true)
     }
 
-    /// Whether it is settled if the process can be read.
-    fn open(&mut self, inspected: &Inspected, probes: &mut Probes) -> bool {
+    /// Whether the process can be read; `None` if that is not settled.
+    fn open(&mut self, inspected: &Inspected, probes: &mut Probes) -> Option<bool> {
         let pid = inspected.pid();
         let target = match Target::open(&ProcFs::default(), inspected) {
             Ok(target) => target,
             Err(error) => {
                 tracing::info!(pid, %error, "spans will not say which code made them");
-                return true;
+                return Some(false);
             }
         };
-        let Some(python) = describe(&target) else { return false };
+        let python = describe(&target)?;
         // Of an interpreter that is not laid out as expected nothing is believed.
         if let Err(error) = target.reader() {
             tracing::info!(pid, %error, "spans will not say which code made them");
-            return true;
+            return Some(false);
         }
         let python = Python { flags: python.flags | STACKS, ..python };
         if let Err(error) = probes.describe(pid, &python) {
             tracing::warn!(pid, %error, "spans will not say which code made them");
         }
         self.resolvers.insert(pid, Resolver::new(target));
-        true
+        Some(true)
     }
 
     /// A traced process has a child, which the kernel side knows already.
@@ -87,13 +89,19 @@ impl Pythons {
         self.starting.remove(&pid);
     }
 
-    /// Looks again at processes that were starting.
-    pub fn tick(&mut self, probes: &mut Probes) {
+    /// Looks again at processes that were starting; those that can be read now.
+    pub fn tick(&mut self, probes: &mut Probes) -> Vec<Arc<Inspected>> {
+        let mut started = Vec::new();
         for (pid, (inspected, since)) in std::mem::take(&mut self.starting) {
-            if !self.open(&inspected, probes) && since.elapsed() < START {
-                self.starting.insert(pid, (inspected, since));
+            match self.open(&inspected, probes) {
+                Some(true) => started.push(inspected),
+                None if since.elapsed() < START => {
+                    self.starting.insert(pid, (inspected, since));
+                }
+                _ => {}
             }
         }
+        started
     }
 
     /// A thread is about to send something from here.

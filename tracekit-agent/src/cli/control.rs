@@ -13,8 +13,13 @@ use crate::control::audit::{AuditLog, AuditTarget};
 use crate::control::guard::Token;
 use crate::control::remote::{Remote, RemoteConfig};
 use crate::control::{Control, ControlConfig, ControlError};
+use crate::discovery::Inspector;
 use crate::exit::{ExitCode, Failure};
+use crate::export::Handle;
+use crate::redact::Redactor;
 use crate::snapshot::language::Expressions;
+use crate::snapshot::locate::Located;
+use crate::snapshot::outlet::Outlet;
 use crate::snapshot::persist::StateFolder;
 use crate::snapshot::registry::{Audit, Registry};
 use crate::snapshot::store::Store;
@@ -67,6 +72,19 @@ pub struct Debugging {
     state: Option<Arc<StateFolder>>,
 }
 
+impl Debugging {
+    /// Where snapshots go.
+    #[must_use]
+    pub fn outlet(&self, export: Handle) -> Outlet {
+        Outlet {
+            store: Arc::clone(&self.store),
+            export,
+            remote: self.remote.as_ref().map(Remote::uploads),
+            redactor: Redactor::standard(),
+        }
+    }
+}
+
 impl Drop for Debugging {
     fn drop(&mut self) {
         // First, so that nobody changes anything afterwards.
@@ -87,12 +105,14 @@ impl ControlArgs {
     ///
     /// # Errors
     /// See above.
-    pub fn start(&self) -> anyhow::Result<Debugging> {
+    pub fn start(&self, inspector: &Inspector) -> anyhow::Result<Debugging> {
         let token = self.token()?;
         // Without control nobody could take back what the last agent has left.
         let state = if self.no_control { None } else { self.state()? };
         let audit = self.audit(state.is_some())?;
-        let registry = Arc::new(Registry::new(Box::new(Expressions), audit));
+        let registry = Registry::new(Box::new(Expressions), audit);
+        let registry =
+            Arc::new(registry.with_locate(Box::new(Located::new(Inspector::new(inspector.proc.clone())))));
         let store = Arc::new(Store::default());
         if let Some(state) = &state {
             state.restore(&registry, Timestamp::now());

@@ -16,6 +16,7 @@ use crate::{
     exit::{ExitCode, Failure},
     export::{Counter, Counters, ExportConfig, Pipeline, PrintMode, Summary},
     probes::{ProbeError, ProbeOptions, Probes},
+    snapshot::debugger::Debugger,
     trace::peer::ServiceMap,
 };
 
@@ -134,10 +135,10 @@ fn trace(
         services.add(mapping).map_err(usage)?;
     }
     let stop = stop_on_signals()?;
-    let debugging = args.control.start()?;
+    let debugging = args.control.start(&inspector)?;
     // At full priority, because somebody is waiting for the first span; then the agent gives way.
     let options = ProbeOptions { ring_bytes: args.ring_bytes, follow_all: follow };
-    let loaded = Probes::load(options).map_err(probe_failure)?;
+    let mut loaded = Probes::load(options).map_err(probe_failure)?;
     if let Err(error) = priority::give_way() {
         tracing::warn!(%error, "can't lower the agent's own priority");
     }
@@ -145,6 +146,14 @@ fn trace(
     let sampler = export.sampler;
     let target = export.traces.otlp.then(|| export.traces_otlp.display_endpoint());
     let pipeline = Pipeline::start(export, print, Arc::clone(&counters))?;
+    let (watchpoints, hits) = match loaded.0.watchpoints() {
+        Ok((watchpoints, hits)) => (Ok(watchpoints), Some(hits)),
+        Err(error) => (Err(error.to_string()), None),
+    };
+    let registry = Arc::clone(&debugging.registry);
+    let outlet = debugging.outlet(pipeline.handle());
+    let debugger = Debugger::start(watchpoints, registry, outlet, inspector.proc.clone())
+        .context("start the thread of breakpoints")?;
     let config = AgentConfig {
         inspector,
         selector,
@@ -154,7 +163,7 @@ fn trace(
         breakpoints: Arc::clone(&debugging.registry),
         follow,
     };
-    let mut agent = Agent::start(config, loaded, pipeline.handle(), Arc::clone(&counters));
+    let mut agent = Agent::start(config, loaded, (debugger, hits), pipeline.handle(), Arc::clone(&counters));
 
     announce(&mut agent.selected(), target.as_deref(), follow);
     if !debugging.controlled.is_empty() {

@@ -4,7 +4,7 @@
 
 use std::{collections::HashMap, sync::Arc};
 
-use tracekit_protocol::{Close, Direction, Event, Limits, Moment, Segment, Session};
+use tracekit_protocol::{Close, Direction, Event, Limits, Moment, Segment, Session, exchange::Http};
 
 use crate::probes::record::{ConnectionId, Data, Endpoint};
 
@@ -114,6 +114,13 @@ impl Connections {
             return Verdict::Ignore;
         }
         Verdict::Follow
+    }
+
+    /// A connection, and the HTTP request of this id that is in flight on it.
+    #[must_use]
+    pub fn request(&self, id: ConnectionId, request: u64) -> Option<(&Connection, &Http)> {
+        let followed = self.followed.get(&id)?;
+        Some((&followed.connection, followed.session.http(request)?))
     }
 
     /// What is sent on this connection until something is received is sent from here.

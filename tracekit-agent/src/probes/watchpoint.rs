@@ -28,6 +28,8 @@ const PROGRAM: &str = "line_hit_arm64";
 
 /// Reads of the self-test.
 const TEST_READS: u64 = 4;
+/// Reads that are timed at once.
+const TRAPS: u32 = 16;
 /// How long it may take.
 const TEST_TIME: Duration = Duration::from_millis(500);
 /// Tasks of one process for which there are watchpoints at most.
@@ -365,6 +367,24 @@ impl Watchpoints {
             }
         }
         taken.len()
+    }
+
+    /// What an access to a watched address costs, measured on one of the agent's own; nothing if that fails.
+    #[must_use]
+    pub fn trap_cost(&self) -> Duration {
+        let byte = Box::new(AtomicU8::new(0));
+        let address = std::ptr::from_ref::<AtomicU8>(&byte) as u64;
+        // This thread.
+        let Ok(_event) = self.event(address, 0, -1, 0) else { return Duration::ZERO };
+        let time = |_| {
+            let start = std::time::Instant::now();
+            for _ in 0..TRAPS {
+                byte.load(Ordering::SeqCst);
+            }
+            start.elapsed() / TRAPS
+        };
+        // What disturbs makes it longer.
+        (0..8).map(time).min().unwrap_or_default()
     }
 
     fn event(&self, address: u64, pid: i32, processor: i32, flags: u64) -> io::Result<OwnedFd> {

@@ -205,17 +205,17 @@ impl Default for Cost {
 }
 
 impl Cost {
-    /// One hit took this long.
-    pub fn record(&mut self, cost: Duration) {
+    /// So many hits took this long each.
+    pub fn record(&mut self, cost: Duration, hits: u64) {
         let nanos = u64::try_from(cost.as_nanos()).unwrap_or(u64::MAX);
         // The float is cut to the range of the index.
         let index = ((nanos.max(1) as f64).log2() - FIRST_BUCKET) * 2.0;
         let index = (index.max(0.0) as usize).min(BUCKETS - 1);
         if let Some(bucket) = self.buckets.get_mut(index) {
-            *bucket = bucket.saturating_add(1);
+            *bucket = bucket.saturating_add(u32::try_from(hits).unwrap_or(u32::MAX));
         }
-        self.count = self.count.saturating_add(1);
-        self.total_nanos = self.total_nanos.saturating_add(nanos);
+        self.count = self.count.saturating_add(hits);
+        self.total_nanos = self.total_nanos.saturating_add(nanos.saturating_mul(hits));
         self.max_nanos = self.max_nanos.max(nanos);
     }
 
@@ -322,15 +322,15 @@ mod tests {
         let mut cost = Cost::default();
         assert_eq!(cost.quantile(0.5), Duration::ZERO);
         for n in 1..=1000 {
-            cost.record(Duration::from_micros(n));
+            cost.record(Duration::from_micros(n), 1);
         }
         for (share, micros) in [(0.5, 500.0), (0.99, 990.0)] {
             let ratio = cost.quantile(share).as_secs_f64() * 1e6 / micros;
             assert!((1.0..1.45).contains(&ratio), "{share}: {ratio}");
         }
         assert_eq!(cost.mean(), Duration::from_nanos(500_500));
-        cost.record(Duration::MAX);
-        cost.record(Duration::ZERO);
+        cost.record(Duration::MAX, 1);
+        cost.record(Duration::ZERO, 1);
         assert_eq!(serde_json::to_value(cost).unwrap()["count"], 1002);
     }
 

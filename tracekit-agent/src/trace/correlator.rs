@@ -13,7 +13,7 @@ use super::{
     database::{Statements, describe_redis, describe_sql},
     http,
     peer::ServiceMap,
-    span::{Attributes, Resource, Span, SpanId, SpanKind, Status, TraceId},
+    span::{Attributes, Resource, Span, SpanId, SpanKind, SpanRef, Status, TraceId},
 };
 use crate::{
     net::{Caller, Connection},
@@ -111,6 +111,16 @@ impl Correlator {
     /// them for those, so that answers whose end can't be told have ended.
     pub fn quiet(&mut self) -> Vec<ConnectionId> {
         std::mem::take(&mut self.quiet)
+    }
+
+    /// The request that a thread serves, and its span.
+    #[must_use]
+    pub fn serving(&self, tgid: u32, tid: u32) -> Option<((ConnectionId, u64), SpanRef)> {
+        let serving = self.threads.get(&(tgid, tid)).filter(|serving| !serving.interleaves)?;
+        let exchange = serving.open.first()?;
+        let open = self.open.get(exchange)?;
+        let span = SpanRef { trace_id: open.trace_id, span_id: open.span_id, sampled: open.sampled };
+        Some((*exchange, span))
     }
 
     /// A process is gone: forget its threads.

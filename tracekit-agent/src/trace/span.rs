@@ -103,6 +103,17 @@ impl Resource {
     }
 }
 
+/// Names a span.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct SpanRef {
+    /// Its trace.
+    pub trace_id: TraceId,
+    /// The span.
+    pub span_id: SpanId,
+    /// It is exported.
+    pub sampled: bool,
+}
+
 /// One finished span. Everything in it has passed redaction.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Span {

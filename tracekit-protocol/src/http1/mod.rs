@@ -692,6 +692,10 @@ impl Parser for Connection {
         }
     }
 
+    fn http(&self, id: u64) -> Option<&Http> {
+        self.queue.iter().find(|exchange| exchange.id == id).map(|exchange| &exchange.http)
+    }
+
     fn is_opaque(&self) -> bool {
         self.opaque
     }

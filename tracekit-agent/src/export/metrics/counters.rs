@@ -70,6 +70,8 @@ counters! {
         "Spans that were made but not exported.";
     SpansDroppedShutdown = "tracekit.spans.dropped" ["reason" = "shutdown"], "{span}",
         "Spans that were made but not exported.";
+    HitsLost = "tracekit.breakpoints.hits_lost", "{hit}",
+        "Captured hits of breakpoints that were dropped because too many waited to be decoded.";
     LogsExported = "tracekit.logs.exported", "{record}", "Log records that the collector accepted.";
     LogsDroppedQueueFull = "tracekit.logs.dropped" ["reason" = "queue_full"], "{record}",
         "Log records that were made but not exported.";

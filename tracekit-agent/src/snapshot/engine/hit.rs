@@ -2,9 +2,7 @@
 
 use tracekit_common::event::Kind;
 use tracekit_common::python::{Frame, MAX_FRAMES};
-use tracekit_common::watchpoint::{
-    HIT_HEAD, HitRecord, IMAGE_FULL, MAX_IMAGE, QUEUE_FULL, RangeHead, UNREADABLE,
-};
+use tracekit_common::watchpoint::{HIT_HEAD, HitRecord, MAX_IMAGE, RangeHead};
 
 use crate::python::frame::{self, Frame as LiveFrame};
 use crate::python::memory::Image;
@@ -23,10 +21,13 @@ pub struct RawHit {
 }
 
 impl RawHit {
-    /// Not all that was to be captured was.
-    #[must_use]
-    pub fn is_incomplete(&self) -> bool {
-        self.record.flags & (IMAGE_FULL | QUEUE_FULL | UNREADABLE) != 0
+    /// The frame that runs the line, in the image.
+    ///
+    /// # Errors
+    /// The code object is none any more.
+    pub fn frame(&self, live: &Reader<'_>) -> Result<LiveFrame, ReadError> {
+        let code = live.code(self.record.code)?;
+        Ok(LiveFrame { address: self.record.frame, code, line: None, offset: None })
     }
 
     /// The local variables, decoded.
@@ -40,8 +41,7 @@ impl RawHit {
         redact: bool,
     ) -> Result<Vec<(String, Value)>, ReadError> {
         let reader = Reader::of_image(&self.image, live);
-        let code = live.code(self.record.code)?;
-        let frame = LiveFrame { address: self.record.frame, code, line: None, offset: None };
+        let frame = self.frame(live)?;
         let mut decoder = Decoder::new(&reader, limits, redact);
         if let Some(dict) = frame::locals_dict(&reader, &frame)? {
             return decoder.names_in(dict);

@@ -11,6 +11,7 @@
 //! while it specialises it (3.11, globals) or makes its cache (3.8 to 3.10, at the 1024th call), with the same frame
 //! running. Under `sys.settrace` 3.11 reads it three times; and code that a JIT has compiled (3.14+) reads it no more.
 
+pub mod anchor;
 pub mod hit;
 pub mod lines;
 pub mod recipe;
@@ -25,18 +26,21 @@ use tracekit_common::watchpoint::{
     MAX_SLOTS, TypeKey, bucket_of_breakpoint,
 };
 
+use self::anchor::Anchor;
 use self::hit::RawHit;
 use self::lines::{LineError, Place, Signature};
-use crate::probes::watchpoint::{HitRecords, Scope, Support, Watch, WatchError, Watchpoints};
-use crate::probes::{ProbeError, Probes};
+use crate::probes::ProbeError;
+use crate::probes::watchpoint::{Scope, Support, Watch, WatchError, Watchpoints};
 use crate::python::code::scan;
 use crate::python::layout::LineTable;
-use crate::python::object::{Limits, Value};
+use crate::python::object::Limits;
 use crate::python::reader::{Code, Reader, bytecodes};
 use crate::python::runtime::Target;
 
 /// How often a process is searched for a module that is not loaded yet, and looked at whether armed code is still there.
 const LOOK_EVERY: Duration = Duration::from_secs(2);
+/// A search that took long is repeated after so many times that time.
+const SEARCH_SHARE: u32 = 50;
 /// How long watched addresses that take turns keep their turn.
 const TURN: Duration = Duration::from_millis(500);
 /// Debug registers that are used at most, if the machine has so many.
@@ -75,6 +79,9 @@ pub enum EngineError {
     /// There are too many breakpoints.
     #[error("there are {MAX_BREAKPOINTS} breakpoints already; remove some")]
     TooMany,
+    /// Another breakpoint is there.
+    #[error("breakpoint {0} is on that line already")]
+    Taken(u32),
     /// The line is none.
     #[error(transparent)]
     Line(#[from] LineError),
@@ -98,6 +105,8 @@ pub struct LineSpec {
     pub bytes: u32,
     /// Limit of captures, `None` for none.
     pub bucket: Option<Bucket>,
+    /// The function that the line was in when it was armed first: it is armed nowhere else.
+    pub anchor: Option<Anchor>,
 }
 
 impl LineSpec {
@@ -105,7 +114,7 @@ impl LineSpec {
     #[must_use]
     pub fn new(file: impl Into<String>, line: i32) -> Self {
         let limits = Limits::default();
-        Self { file: file.into(), line, capture: true, limits, bytes: 16 * 1024, bucket: None }
+        Self { file: file.into(), line, capture: true, limits, bytes: 16 * 1024, bucket: None, anchor: None }
     }
 }
 
@@ -121,8 +130,10 @@ pub enum State {
         /// They take turns with others, so that executions are missed.
         rotating: bool,
     },
+    /// Nothing is watched for now: [`Engine::pause`].
+    Paused,
     /// The code is not what it was.
-    Stale,
+    Stale(String),
     /// It can't be armed, for this reason.
     Error(String),
 }
@@ -138,23 +149,30 @@ pub struct Status {
     pub file: Option<String>,
     /// Qualified names of the code objects, with the offset of the watched instruction.
     pub places: Vec<(String, u32)>,
+    /// The function with the line, once it is known.
+    pub anchor: Option<Anchor>,
 }
 
-/// A hit, decoded.
-#[derive(Debug, Clone)]
-pub struct Hit {
+/// A hit, with what it takes to decode it.
+pub struct Hit<'h> {
     /// The breakpoint.
     pub breakpoint: u32,
+    /// The process in which it was added: the one that was hit, or one that this was forked from.
+    pub pid: u32,
+    /// The line as it is now.
+    pub line: i32,
     /// As it was reported.
     pub raw: RawHit,
-    /// Local variables; or why there are none.
-    pub variables: Result<Vec<(String, Value)>, String>,
+    /// Reads the process, for what lives longer than the hit.
+    pub live: &'h Reader<'h>,
+    /// What bounds values.
+    pub limits: Limits,
 }
 
 struct Process {
     target: Target,
     layout: u32,
-    /// Its code objects, and when they were looked for.
+    /// Its code objects, and until when they are believed to be all.
     codes: RefCell<Option<(Instant, Vec<Rc<Code>>)>>,
     /// Types of which the kernel side was told.
     told: HashSet<u64>,
@@ -170,10 +188,12 @@ impl Process {
     fn codes(&self, reader: &Reader<'_>) -> Option<Vec<Rc<Code>>> {
         let mut known = self.codes.borrow_mut();
         match known.as_ref() {
-            Some((since, codes)) if since.elapsed() < LOOK_EVERY => Some(codes.clone()),
+            Some((until, codes)) if Instant::now() < *until => Some(codes.clone()),
             _ => {
+                let start = Instant::now();
                 let codes = scan(&self.target, reader).ok()?.codes;
-                *known = Some((Instant::now(), codes.clone()));
+                let pause = LOOK_EVERY.max(start.elapsed().saturating_mul(SEARCH_SHARE));
+                *known = Some((Instant::now() + pause, codes.clone()));
                 Some(codes)
             }
         }
@@ -184,8 +204,12 @@ struct Breakpoint {
     pid: u32,
     spec: LineSpec,
     file: Option<String>,
+    /// The line as it is now.
+    line: i32,
+    anchor: Option<Anchor>,
     places: Vec<Place>,
     state: State,
+    paused: bool,
     looked: Instant,
 }
 
@@ -200,8 +224,8 @@ impl Breakpoint {
 /// Line breakpoints of the processes of a host.
 pub struct Engine {
     watchpoints: Watchpoints,
-    records: HitRecords,
     registers: usize,
+    trap_cost: Duration,
     processes: HashMap<u32, Process>,
     layouts: u32,
     breakpoints: BTreeMap<u32, Breakpoint>,
@@ -211,19 +235,19 @@ pub struct Engine {
 }
 
 impl Engine {
-    /// Loads the kernel side and tries whether watchpoints work.
+    /// Tries whether watchpoints work. The kernel side comes from [`Probes`](crate::probes::Probes).
     ///
     /// # Errors
     /// They don't.
-    pub fn start(probes: &mut Probes) -> Result<Self, EngineError> {
-        let (watchpoints, records) = probes.watchpoints()?;
+    pub fn new(watchpoints: Watchpoints) -> Result<Self, EngineError> {
         if let Support::Unsupported(reason) = watchpoints.self_test() {
             return Err(EngineError::Unsupported(reason));
         }
         let registers = watchpoints.free_slots(MAX_REGISTERS);
+        let trap_cost = watchpoints.trap_cost();
         let (processes, breakpoints, watched) = (HashMap::new(), BTreeMap::new(), HashMap::new());
         let (layouts, turn, turns) = (0, Instant::now(), 0);
-        Ok(Self { watchpoints, records, registers, processes, layouts, breakpoints, watched, turn, turns })
+        Ok(Self { watchpoints, registers, trap_cost, processes, layouts, breakpoints, watched, turn, turns })
     }
 
     /// Debug registers that were free at the start.
@@ -283,13 +307,19 @@ impl Engine {
         }
         let mut breakpoint = Breakpoint {
             pid,
-            spec,
             file: None,
+            line: spec.line,
+            anchor: spec.anchor.clone(),
             places: Vec::new(),
             state: State::Pending,
+            paused: false,
             looked: Instant::now(),
+            spec,
         };
         self.find(&mut breakpoint)?;
+        if let Some(other) = self.taken(&breakpoint) {
+            return Err(EngineError::Taken(other));
+        }
         self.watchpoints.clear_hits(id)?;
         self.watchpoints.limit(bucket_of_breakpoint(id), breakpoint.spec.bucket.as_ref())?;
         self.breakpoints.insert(id, breakpoint);
@@ -309,6 +339,16 @@ impl Engine {
         }
     }
 
+    /// Watches a breakpoint's line no more until it is to go on; it keeps its counters.
+    pub fn pause(&mut self, id: u32, pause: bool) {
+        if let Some(breakpoint) = self.breakpoints.get_mut(&id)
+            && breakpoint.paused != pause
+        {
+            breakpoint.paused = pause;
+            self.arrange();
+        }
+    }
+
     /// State and counters of a breakpoint.
     #[must_use]
     pub fn status(&self, id: u32) -> Option<Status> {
@@ -319,7 +359,23 @@ impl Engine {
             hits: self.watchpoints.hits(id),
             file: breakpoint.file.clone(),
             places: places.collect(),
+            anchor: breakpoint.anchor.clone(),
         })
+    }
+
+    /// The breakpoint of the same process that is on the same line.
+    fn taken(&self, new: &Breakpoint) -> Option<u32> {
+        let addresses: Vec<u64> = new.places.iter().map(Place::address).collect();
+        let is_there = |known: &Breakpoint| {
+            known.pid == new.pid && known.places.iter().any(|place| addresses.contains(&place.address()))
+        };
+        self.breakpoints.iter().find(|(_, known)| is_there(known)).map(|(id, _)| *id)
+    }
+
+    /// What an access to a watched address costs beside the kernel side's program, measured at the start.
+    #[must_use]
+    pub fn trap_cost(&self) -> Duration {
+        self.trap_cost
     }
 
     /// Finds the places of a breakpoint; none if its file is not loaded.
@@ -335,8 +391,19 @@ impl Engine {
             Err(LineError::NoFile(_)) => return Ok(()),
             Err(error) => return Err(error.into()),
         };
+        if let Some(anchor) = &breakpoint.anchor {
+            let Some(line) = anchor.line(&codes, &file) else {
+                let function = &anchor.function;
+                breakpoint.state =
+                    State::Stale(format!("{function} in {file} is not what it was, or is gone"));
+                return Ok(());
+            };
+            breakpoint.line = line;
+        }
         let signature = |code: &Code, offset: u32| signature(&reader, code, offset);
-        let places = lines::places(&codes, &file, breakpoint.spec.line, signature)?;
+        let places = lines::places(&codes, &file, breakpoint.line, signature)?;
+        let first = places.first().map(|place| Anchor::new(&place.code, breakpoint.line));
+        breakpoint.anchor = breakpoint.anchor.take().or(first);
         breakpoint.places =
             places.into_iter().flat_map(|place| with_copies(&reader, place)).take(MAX_PLACES).collect();
         breakpoint.file = Some(file);
@@ -346,8 +413,13 @@ impl Engine {
     /// Watches what is to be watched, as far as there are registers.
     fn arrange(&mut self) {
         let mut wanted: BTreeMap<u32, Vec<(u64, u32)>> = BTreeMap::new();
-        for (id, breakpoint) in &self.breakpoints {
-            if !matches!(breakpoint.state, State::Stale) {
+        for (id, breakpoint) in &mut self.breakpoints {
+            if breakpoint.paused {
+                breakpoint.state = State::Paused;
+            } else if breakpoint.state == State::Paused {
+                breakpoint.state = State::Pending;
+            }
+            if !breakpoint.paused {
                 let addresses = breakpoint.places.iter().map(|place| (place.address(), *id));
                 wanted.entry(breakpoint.pid).or_default().extend(addresses);
             }
@@ -429,6 +501,10 @@ impl Engine {
                 if let Err(error) = self.find(&mut breakpoint) {
                     breakpoint.state = State::Error(error.to_string());
                 }
+                if let Some(other) = self.taken(&breakpoint) {
+                    breakpoint.places.clear();
+                    breakpoint.state = State::Error(EngineError::Taken(other).to_string());
+                }
                 changed |= !breakpoint.places.is_empty();
             } else if self.is_stale(&breakpoint) {
                 for place in &breakpoint.places {
@@ -436,7 +512,7 @@ impl Engine {
                     self.watchpoints.forget(place.address());
                 }
                 breakpoint.places.clear();
-                breakpoint.state = State::Stale;
+                breakpoint.state = State::Stale("its code was freed, and is not loaded again".to_owned());
                 changed = true;
             }
             self.breakpoints.insert(id, breakpoint);
@@ -469,22 +545,14 @@ impl Engine {
         })
     }
 
-    /// Waits for hits, up to this long.
-    pub fn wait(&self, time: Duration) {
-        self.records.wait(time);
-    }
-
-    /// The hits since the last call, decoded. `redact`: what looks like a secret is not shown.
-    pub fn hits(&mut self, redact: bool) -> Vec<Hit> {
-        let mut raw = Vec::new();
-        self.records.drain(|bytes| raw.extend(hit::decode(bytes)));
-        let mut hits = Vec::new();
-        let mut by_process: BTreeMap<u32, Vec<RawHit>> = BTreeMap::new();
-        raw.into_iter().for_each(|hit| by_process.entry(hit.record.tgid).or_default().push(hit));
+    /// Gives hits to `take`, in their order within each process, and tells the kernel side what was learned from them.
+    pub fn hits<T>(&mut self, raw: Vec<(RawHit, T)>, mut take: impl FnMut(Hit<'_>, T)) {
+        let mut by_process: BTreeMap<u32, Vec<(RawHit, T)>> = BTreeMap::new();
+        raw.into_iter().for_each(|hit| by_process.entry(hit.0.record.tgid).or_default().push(hit));
         for (tgid, raw) in by_process {
             // A worker of which nobody has said that it was forked.
             if !self.processes.contains_key(&tgid) {
-                let hit = raw.iter().find_map(|hit| {
+                let hit = raw.iter().find_map(|(hit, _)| {
                     self.breakpoints.get(&hit.record.index).filter(|known| known.is_hit_by(hit))
                 });
                 let Some(parent) = hit.map(|known| known.pid) else { continue };
@@ -493,17 +561,16 @@ impl Engine {
             let Some(process) = self.processes.get_mut(&tgid) else { continue };
             process.target.memory.forget();
             let live = Reader::new(&process.target.memory, process.target.layout);
-            for raw in raw {
-                let Some(breakpoint) = self.breakpoints.get(&raw.record.index) else { continue };
-                if !breakpoint.is_hit_by(&raw) {
+            for (raw, with) in raw {
+                let id = raw.record.index;
+                let Some(breakpoint) = self.breakpoints.get(&id).filter(|known| known.is_hit_by(&raw)) else {
                     continue;
-                }
+                };
                 // More is not in images.
                 let limits = breakpoint.spec.limits;
                 let limits = Limits { items: limits.items.min(MAX_ITEMS as usize), ..limits };
-                let variables = raw.variables(&live, limits, redact);
-                let variables = variables.map_err(|error| error.to_string());
-                hits.push(Hit { breakpoint: raw.record.index, raw, variables });
+                let (pid, line) = (breakpoint.pid, breakpoint.line);
+                take(Hit { breakpoint: id, pid, line, raw, live: &live, limits }, with);
             }
             if process.told.len() > MAX_TOLD || process.since.elapsed() > TOLD {
                 process.told.clear();
@@ -518,8 +585,6 @@ impl Engine {
                 }
             }
         }
-        hits.sort_by_key(|hit| hit.raw.record.time);
-        hits
     }
 }
 

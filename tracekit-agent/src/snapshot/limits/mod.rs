@@ -64,14 +64,14 @@ const SNAPSHOT: Bounds = Bounds {
     items: bound(100, 1000),
     text: bound(256, 16_384),
     fields: bound(20, 100),
-    frames: bound(1, 16),
+    frames: bound(1, 1),
     stack: bound(64, 128),
     payload_bytes: bound(16 * 1024, 1024 * 1024),
 };
 
 /// A log line is read among thousands.
 const LOG: Bounds =
-    Bounds { hits: bound(10_000, 1_000_000), rate: bound(100.0, 5000.0), frames: bound(0, 16), ..SNAPSHOT };
+    Bounds { hits: bound(10_000, 1_000_000), rate: bound(100.0, 5000.0), frames: bound(0, 1), ..SNAPSHOT };
 
 /// The slowest rate: once an hour.
 const MIN_RATE: f64 = 1.0 / 3600.0;

@@ -17,7 +17,7 @@ use super::breakpoint::{Breakpoint, Id, Kind, Level};
 use super::state::Skipped;
 use crate::python::object::{Content, Value};
 use crate::redact::Redactor;
-use crate::trace::span::{Resource, SpanId, TraceId};
+use crate::trace::span::{Resource, SpanRef};
 
 /// What was seen of one hit.
 #[derive(Debug, Clone, PartialEq)]
@@ -90,6 +90,8 @@ pub struct Watch {
     pub expression: String,
     /// Its value, or why there is none.
     pub result: Result<Value, String>,
+    /// It was made of globals or of attributes of classes, which were read a little after the line ran.
+    pub late: bool,
 }
 
 /// The request that a thread was handling.
@@ -105,17 +107,6 @@ pub struct Request {
     pub headers: Vec<(String, String)>,
     /// Address of the client.
     pub client: Option<String>,
-}
-
-/// A span.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct SpanRef {
-    /// Its trace.
-    pub trace_id: TraceId,
-    /// The span.
-    pub span_id: SpanId,
-    /// It is exported.
-    pub sampled: bool,
 }
 
 /// Something that a limit has cut off.
@@ -276,6 +267,9 @@ fn locals_json(locals: &[(String, Value)]) -> Json {
 impl Watch {
     fn to_json(&self) -> Json {
         match &self.result {
+            Ok(value) if self.late => {
+                json!({ "expression": self.expression, "value": value.to_json(), "late": true })
+            }
             Ok(value) => json!({ "expression": self.expression, "value": value.to_json() }),
             Err(reason) => json!({ "expression": self.expression, "undefined": reason }),
         }

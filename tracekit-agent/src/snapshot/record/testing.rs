@@ -4,12 +4,12 @@ use std::sync::Arc;
 
 use jiff::Timestamp;
 
-use super::{Frame, Process, Redacted, Request, Snapshot, SpanRef, Thread, Watch};
+use super::{Frame, Process, Redacted, Request, Snapshot, Thread, Watch};
 use crate::python::object::{Content, NotCaptured, Value};
 use crate::redact;
 use crate::snapshot::breakpoint::{Breakpoint, Kind, Source, Spec};
 use crate::snapshot::state::Skipped;
-use crate::trace::span::{Resource, SpanId, TraceId, Value as Attribute};
+use crate::trace::span::{Resource, SpanId, SpanRef, TraceId, Value as Attribute};
 
 pub(crate) fn int(value: i64) -> Value {
     Value::new("int", Content::Int(value.to_string()))
@@ -69,8 +69,12 @@ pub(crate) fn snapshot(kind: Kind) -> Snapshot {
             frame("dispatch", 7),
         ],
         watches: vec![
-            Watch { expression: "order.total".to_owned(), result: Ok(int(120)) },
-            Watch { expression: "user.plan".to_owned(), result: Err("user is not defined".to_owned()) },
+            Watch { expression: "order.total".to_owned(), result: Ok(int(120)), late: false },
+            Watch {
+                expression: "user.plan".to_owned(),
+                result: Err("user is not defined".to_owned()),
+                late: false,
+            },
         ],
         message: (kind == Kind::Log).then(|| "total=120".to_owned()),
         request: Some(Request {

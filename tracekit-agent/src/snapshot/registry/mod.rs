@@ -16,7 +16,7 @@ mod view;
 
 use std::collections::{BTreeMap, btree_map};
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use jiff::{SignedDuration, Timestamp};
 use serde::Serialize;
@@ -31,6 +31,7 @@ pub use saved::Saved;
 pub use view::{ProcessView, View};
 
 use super::breakpoint::{Breakpoint, Id, Patch, Source, Spec, SpecError};
+use super::engine::anchor::Anchor;
 use super::limits::{MAX_BREAKPOINTS, MAX_REMOTE_BREAKPOINTS};
 use super::state::{Counters, Pause, State};
 
@@ -40,6 +41,8 @@ const MAX_TEXT: usize = 1 << 20;
 const MAX_PAIRS: usize = 32 * 1024;
 /// Traced processes that are known.
 const MAX_PROCESSES: usize = 16 * 1024;
+/// Services in which a breakpoint is tied to a function.
+const MAX_ANCHORS: usize = 64;
 /// Events that a slow listener may lag behind before it loses some; each may hold a breakpoint with its texts.
 const EVENTS: usize = 256;
 /// How long breakpoints that are done or have expired stay in the list.
@@ -104,6 +107,8 @@ struct Entry {
     /// What the control server said, to notice what has changed.
     remote: Option<RemoteSpec>,
     processes: BTreeMap<u32, InProcess>,
+    /// By service, what the line was when it was armed first.
+    anchors: BTreeMap<String, Anchor>,
     /// The state that was told last.
     told: State,
 }
@@ -125,6 +130,8 @@ struct Inner {
 pub struct Registry {
     inner: Mutex<Inner>,
     revision: AtomicU64,
+    /// Told of each new revision.
+    waker: OnceLock<Box<dyn Fn() + Send + Sync>>,
     events: broadcast::Sender<Arc<Event>>,
     language: Box<dyn Language>,
     locate: Option<Box<dyn Locate>>,
@@ -142,7 +149,8 @@ impl Registry {
     #[must_use]
     pub fn new(language: Box<dyn Language>, audit: Box<dyn Audit>) -> Self {
         let (events, _) = broadcast::channel(EVENTS);
-        Self { inner: Mutex::default(), revision: AtomicU64::new(1), events, language, locate: None, audit }
+        let (revision, waker) = (AtomicU64::new(1), OnceLock::new());
+        Self { inner: Mutex::default(), revision, waker, events, language, locate: None, audit }
     }
 
     /// Lines are looked up before a breakpoint is accepted.
@@ -156,6 +164,19 @@ impl Registry {
     #[must_use]
     pub fn revision(&self) -> u64 {
         self.revision.load(Ordering::Acquire)
+    }
+
+    /// Tells somebody, once for all, whenever the revision changes. It must not wait, and not ask the registry.
+    pub fn wake(&self, waker: Box<dyn Fn() + Send + Sync>) {
+        // There is one engine.
+        let _ = self.waker.set(waker);
+    }
+
+    fn changed(&self) {
+        self.revision.fetch_add(1, Ordering::AcqRel);
+        if let Some(waker) = self.waker.get() {
+            waker();
+        }
     }
 
     /// All changes from now on.
@@ -214,6 +235,8 @@ impl Registry {
         if patch.enabled == Some(true) && new.source == Source::Local {
             // Somebody wants to see more of it. How much a control server wants is its own affair.
             entry.used = 0;
+            // And means the line as it is now.
+            entry.anchors.clear();
             if new.has_expired(now) {
                 new = new.renewed(now);
             }
@@ -316,7 +339,7 @@ impl Registry {
         if inner.processes.len() < MAX_PROCESSES || inner.processes.contains_key(&pid) {
             inner.processes.insert(pid, Traced { start_ticks, service: service.into() });
             // Breakpoints for this process alone have somewhere to be again.
-            self.revision.fetch_add(1, Ordering::AcqRel);
+            self.changed();
             self.tell_states(&mut inner, now);
         }
     }
@@ -354,6 +377,21 @@ impl Registry {
         {
             process.state = state;
             self.tell_state(&mut inner, id, now);
+        }
+    }
+
+    /// What a breakpoint's line was when it was armed first in a service.
+    #[must_use]
+    pub fn anchor(&self, id: &Id, service: &str) -> Option<Anchor> {
+        self.lock().entries.get(id)?.anchors.get(service).cloned()
+    }
+
+    /// A breakpoint was armed in a service. The first time counts.
+    pub fn report_anchor(&self, id: &Id, service: &str, anchor: &Anchor) {
+        if let Some(entry) = self.lock().entries.get_mut(id)
+            && entry.anchors.len() < MAX_ANCHORS
+        {
+            entry.anchors.entry(service.to_owned()).or_insert_with(|| anchor.clone());
         }
     }
 
@@ -508,7 +546,7 @@ impl Registry {
             _ => true,
         };
         if concerns_engine {
-            self.revision.fetch_add(1, Ordering::AcqRel);
+            self.changed();
         }
         inner.sequence += 1;
         // Fails if nobody listens.
@@ -618,6 +656,7 @@ impl Entry {
             used: 0,
             remote,
             processes: BTreeMap::new(),
+            anchors: BTreeMap::new(),
             told: State::Pending,
         }
     }

@@ -1,12 +1,13 @@
 //! What outlives the agent.
 
-use std::sync::atomic::Ordering;
+use std::collections::BTreeMap;
 
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use super::{Entry, KillSwitch, Registry, RegistryError};
 use crate::snapshot::breakpoint::{Breakpoint, Id, Source};
+use crate::snapshot::engine::anchor::Anchor;
 use crate::snapshot::state::Counters;
 
 /// What is kept over a restart of the agent.
@@ -23,6 +24,9 @@ pub struct Saved {
     /// When the one process started that it is for, in clock ticks from boot.
     #[serde(default)]
     pub start_ticks: Option<u64>,
+    /// By service, what the line was when it was armed first.
+    #[serde(default)]
+    pub anchors: BTreeMap<String, Anchor>,
 }
 
 impl Registry {
@@ -36,6 +40,7 @@ impl Registry {
             counters: entry.counters.clone(),
             used: entry.used,
             start_ticks: entry.start_ticks,
+            anchors: entry.anchors.clone(),
         });
         (saved.collect(), inner.kill_switch.local())
     }
@@ -49,7 +54,7 @@ impl Registry {
     ) -> Vec<(Id, RegistryError)> {
         let mut refused = Vec::new();
         let mut inner = self.lock();
-        for Saved { breakpoint, counters, used, start_ticks } in saved {
+        for Saved { breakpoint, counters, used, start_ticks, anchors } in saved {
             let id = breakpoint.id.clone();
             let checked = breakpoint
                 .check()
@@ -67,12 +72,13 @@ impl Registry {
             let breakpoint = Breakpoint { source: Source::Local, ..breakpoint };
             let mut entry = Entry::new(breakpoint, None);
             (entry.counters, entry.used, entry.start_ticks) = (counters, used, start_ticks);
+            entry.anchors = anchors;
             inner.insert(entry);
         }
         inner.kill_switch = kill_switch.local();
         self.tell_states(&mut inner, now);
         drop(inner);
-        self.revision.fetch_add(1, Ordering::AcqRel);
+        self.changed();
         refused
     }
 }

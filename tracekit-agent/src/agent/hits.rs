@@ -1,0 +1,73 @@
+//! Hits of breakpoints, and the requests that they belong to.
+
+use std::collections::VecDeque;
+
+use tracekit_protocol::exchange::Http;
+
+use crate::{
+    net::{Connection, Connections},
+    probes::{record::Endpoint, watchpoint::HitRecords},
+    snapshot::{
+        debugger::Moment,
+        engine::hit::{self, RawHit},
+        record::Request,
+    },
+    trace::correlator::Correlator,
+};
+
+/// Hits that wait for the records before them, in the order of time.
+pub struct Waiting {
+    records: Option<HitRecords>,
+    hits: VecDeque<RawHit>,
+}
+
+impl Waiting {
+    /// Of these records, if the kernel side has them.
+    pub fn new(records: Option<HitRecords>) -> Self {
+        Self { records, hits: VecDeque::new() }
+    }
+
+    /// Takes over what the kernel side has reported.
+    pub fn read(&mut self) {
+        let Some(records) = &mut self.records else { return };
+        let hits = &mut self.hits;
+        records.drain(|bytes| match hit::decode(bytes) {
+            Some(hit) => hits.push_back(hit),
+            None => tracing::error!(
+                length = bytes.len(),
+                "malformed hit from the kernel side; please report this"
+            ),
+        });
+        self.hits.make_contiguous().sort_by_key(|hit| hit.record.time);
+    }
+
+    /// The next one before this time, in nanoseconds of `CLOCK_MONOTONIC`.
+    pub fn before(&mut self, time: u64) -> Option<RawHit> {
+        self.hits.front().filter(|hit| hit.record.time < time)?;
+        self.hits.pop_front()
+    }
+}
+
+/// What the thread of a hit was serving, as far as that is known now.
+pub fn moment(hit: &RawHit, correlator: &Correlator, connections: &Connections) -> Moment {
+    let Some((exchange, span)) = correlator.serving(hit.record.tgid, hit.record.tid) else {
+        return Moment::default();
+    };
+    let request = connections.request(exchange.0, exchange.1);
+    Moment { request: request.map(|(connection, http)| of_http(connection, http)), span: Some(span) }
+}
+
+fn of_http(connection: &Connection, http: &Http) -> Request {
+    let client = match connection.ends.as_ref().map(|(_, remote)| remote) {
+        Some(Endpoint::Ip(address)) => Some(address.ip().to_string()),
+        _ => None,
+    };
+    let headers = http.request_headers.iter();
+    Request {
+        method: http.method.clone(),
+        url: http.target.clone(),
+        route: None,
+        headers: headers.map(|(name, value)| (name.to_ascii_lowercase(), value.clone())).collect(),
+        client,
+    }
+}

@@ -1,0 +1,472 @@
+//! Breakpoints at work: arms what the registry wants, makes snapshots and log lines of hits, and keeps the limits.
+//!
+//! A thread of its own, because a search for code in a large process takes longer than the records of sockets may
+//! wait. The agent tells it which processes there are, and hands it the hits with the requests that they belong to.
+
+mod capture;
+mod line;
+
+use std::cell::OnceCell;
+use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::mpsc::{self, RecvTimeoutError};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use jiff::Timestamp;
+
+use self::capture::Captured;
+use self::line::{Line, Member};
+use super::breakpoint::{Breakpoint, Id};
+use super::engine::hit::RawHit;
+use super::engine::{Engine, EngineError, Hit};
+use super::limits::{Admission, Budget, Charge};
+use super::outlet::Outlet;
+use super::record::Request;
+use super::registry::Registry;
+use super::state::{Pause, State};
+use crate::agent::clock::unix_offset;
+use crate::discovery::Inspected;
+use crate::discovery::proc_fs::ProcFs;
+use crate::probes::watchpoint::Watchpoints;
+use crate::python::runtime::Target;
+use crate::trace::span::{Resource, SpanRef};
+
+/// How often counters are looked at, and with them the budget: a hot line is paused within this.
+const TICK: Duration = Duration::from_millis(50);
+/// How often it looks around while nothing is armed.
+const IDLE: Duration = Duration::from_secs(1);
+/// Hits that wait to be decoded at most: images of 32 KiB.
+const MAX_WAITING: usize = 256;
+
+/// The request that a hit belongs to.
+#[derive(Debug, Clone, Default)]
+pub struct Moment {
+    /// What was asked for.
+    pub request: Option<Request>,
+    /// Its span.
+    pub span: Option<SpanRef>,
+}
+
+enum Message {
+    Process(ProcessEvent),
+    Hit(Box<(RawHit, Moment)>),
+    /// The registry wants something else.
+    Changed,
+    Stop,
+}
+
+enum ProcessEvent {
+    Started(Arc<Inspected>, Arc<Resource>),
+    Forked { parent: u32, child: u32 },
+    Gone(u32),
+}
+
+/// The agent's end of the thread. Dropped, it disarms everything and ends the thread.
+pub struct Debugger {
+    messages: mpsc::Sender<Message>,
+    waiting: Arc<AtomicUsize>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Debugger {
+    /// Starts the thread. Without watchpoints, of which the text says why, breakpoints are errors that say so.
+    ///
+    /// # Errors
+    /// The system has no thread.
+    pub fn start(
+        watchpoints: Result<Watchpoints, String>,
+        registry: Arc<Registry>,
+        outlet: Outlet,
+        proc: ProcFs,
+    ) -> std::io::Result<Self> {
+        let (messages, received) = mpsc::channel();
+        let waiting = Arc::new(AtomicUsize::new(0));
+        let its_waiting = Arc::clone(&waiting);
+        let waker = messages.clone();
+        // Fails when the thread has ended.
+        registry.wake(Box::new(move || drop(waker.send(Message::Changed))));
+        let thread = std::thread::Builder::new().name("debugger".into()).spawn(move || {
+            let engine = watchpoints
+                .and_then(|watchpoints| Engine::new(watchpoints).map_err(|error| error.to_string()));
+            if let Err(reason) = &engine {
+                tracing::warn!("breakpoints don't work here: {reason}");
+            }
+            Worker::new(engine, registry, outlet, proc).run(&received, &its_waiting);
+        })?;
+        Ok(Self { messages, waiting, thread: Some(thread) })
+    }
+
+    /// A process is traced, and its interpreter is known to the kernel side.
+    pub fn started(&self, inspected: Arc<Inspected>, resource: Arc<Resource>) {
+        self.send(Message::Process(ProcessEvent::Started(inspected, resource)));
+    }
+
+    /// A process was forked from one that is known.
+    pub fn forked(&self, parent: u32, child: u32) {
+        self.send(Message::Process(ProcessEvent::Forked { parent, child }));
+    }
+
+    /// A process has ended, or runs another program.
+    pub fn gone(&self, pid: u32) {
+        self.send(Message::Process(ProcessEvent::Gone(pid)));
+    }
+
+    /// A breakpoint was hit. False if too many wait already: then it is lost.
+    #[must_use]
+    pub fn hit(&self, hit: RawHit, moment: Moment) -> bool {
+        if self.waiting.fetch_add(1, Ordering::Relaxed) >= MAX_WAITING {
+            self.waiting.fetch_sub(1, Ordering::Relaxed);
+            return false;
+        }
+        self.send(Message::Hit(Box::new((hit, moment))));
+        true
+    }
+
+    fn send(&self, message: Message) {
+        // The thread ends after this only.
+        let _ = self.messages.send(message);
+    }
+}
+
+impl Drop for Debugger {
+    fn drop(&mut self) {
+        self.send(Message::Stop);
+        if let Some(thread) = self.thread.take() {
+            let _ = thread.join();
+        }
+    }
+}
+
+/// A traced process.
+struct Process {
+    resource: Arc<Resource>,
+    budget: Budget,
+    /// Paused until its budget allows more.
+    paused: bool,
+    /// Why it can have no breakpoints.
+    error: Option<String>,
+}
+
+struct Worker {
+    engine: Result<Engine, String>,
+    registry: Arc<Registry>,
+    outlet: Outlet,
+    proc: ProcFs,
+    processes: HashMap<u32, Process>,
+    /// Armed lines, by the engine's number.
+    lines: BTreeMap<u32, Line>,
+    /// Where breakpoints are: the line's number, or why there is none.
+    placed: BTreeMap<(u32, Id), Result<u32, String>>,
+    admission: Admission,
+    revision: u64,
+    unix_offset: u64,
+    looked: Instant,
+}
+
+impl Worker {
+    fn new(engine: Result<Engine, String>, registry: Arc<Registry>, outlet: Outlet, proc: ProcFs) -> Self {
+        Self {
+            engine,
+            registry,
+            outlet,
+            proc,
+            processes: HashMap::new(),
+            lines: BTreeMap::new(),
+            placed: BTreeMap::new(),
+            admission: Admission::default(),
+            revision: 0,
+            unix_offset: unix_offset(),
+            looked: Instant::now(),
+        }
+    }
+
+    fn run(&mut self, messages: &mpsc::Receiver<Message>, waiting: &AtomicUsize) {
+        loop {
+            let pause = if self.lines.is_empty() { IDLE } else { TICK };
+            let due = self.looked + pause;
+            let mut hits = Vec::new();
+            let mut next = messages.recv_timeout(due.saturating_duration_since(Instant::now()));
+            loop {
+                match next {
+                    Ok(Message::Hit(hit)) => {
+                        waiting.fetch_sub(1, Ordering::Relaxed);
+                        hits.push(*hit);
+                    }
+                    Ok(Message::Process(event)) => {
+                        // Hits of a process that is gone since.
+                        self.hits(std::mem::take(&mut hits));
+                        self.process(event);
+                    }
+                    Ok(Message::Changed) => {}
+                    Ok(Message::Stop) | Err(RecvTimeoutError::Disconnected) => return,
+                    Err(RecvTimeoutError::Timeout) => break,
+                }
+                if Instant::now() >= due {
+                    break;
+                }
+                next = messages.recv_timeout(Duration::ZERO);
+            }
+            self.hits(hits);
+            self.follow();
+            if Instant::now() >= due {
+                self.looked = Instant::now();
+                self.tick();
+            }
+        }
+    }
+
+    fn process(&mut self, event: ProcessEvent) {
+        match event {
+            ProcessEvent::Started(inspected, resource) => self.started(&inspected, resource),
+            ProcessEvent::Forked { parent, child } => {
+                if let Ok(engine) = &mut self.engine {
+                    engine.forked(parent, child);
+                }
+            }
+            ProcessEvent::Gone(pid) => self.gone(pid),
+        }
+    }
+
+    fn started(&mut self, inspected: &Inspected, resource: Arc<Resource>) {
+        let pid = inspected.pid();
+        let error = match &mut self.engine {
+            Ok(engine) => match Target::open(&self.proc, inspected) {
+                Ok(target) => engine.add_process(target).err().map(|error| error.to_string()),
+                Err(error) => Some(error.to_string()),
+            },
+            Err(reason) => Some(reason.clone()),
+        };
+        self.forget_lines(pid);
+        self.processes.insert(pid, Process { resource, budget: Budget::default(), paused: false, error });
+        self.revision = 0;
+    }
+
+    fn gone(&mut self, pid: u32) {
+        self.forget_lines(pid);
+        self.processes.remove(&pid);
+        self.admission.forget_process(pid);
+        if let Ok(engine) = &mut self.engine {
+            engine.remove_process(pid);
+        }
+    }
+
+    fn forget_lines(&mut self, pid: u32) {
+        let ended: Vec<u32> =
+            self.lines.iter().filter(|(_, line)| line.pid == pid).map(|(id, _)| *id).collect();
+        ended.into_iter().for_each(|id| self.disarm(id));
+        self.placed.retain(|(of, _), _| *of != pid);
+    }
+
+    /// Arms what the registry wants now, and no more.
+    fn follow(&mut self) {
+        if self.registry.revision() == self.revision {
+            return;
+        }
+        let desired = self.registry.desired(Timestamp::now());
+        self.revision = desired.revision;
+        if let Ok(engine) = &mut self.engine
+            && let Err(error) = engine.watchpoints().kill(desired.kill_switch.all.is_some())
+        {
+            tracing::error!(%error, "the kill switch");
+        }
+        let mut wanted: BTreeMap<(u32, Id), Arc<Breakpoint>> = BTreeMap::new();
+        for (pid, process) in &self.processes {
+            let service = process.resource.service_name();
+            if desired.kill_switch.is_on_for(service) {
+                continue;
+            }
+            let selected = desired.breakpoints.iter().filter(|wanted| wanted.selects(*pid, service));
+            wanted.extend(selected.map(|breakpoint| ((*pid, breakpoint.id.clone()), Arc::clone(breakpoint))));
+        }
+        let gone: Vec<(u32, Id)> =
+            self.placed.keys().filter(|key| !wanted.contains_key(key)).cloned().collect();
+        for key in gone {
+            self.displace(&key);
+            if self.registry.get(&key.1, Timestamp::now()).is_none() {
+                self.admission.forget_breakpoint(&key.1);
+            }
+        }
+        for (key, breakpoint) in wanted {
+            let line = self.placed.get(&key).and_then(|placed| self.lines.get(placed.as_ref().ok()?));
+            let same = line.is_some_and(|line| line.has(&breakpoint));
+            // What could not be placed is tried again when it, or anything else, has changed.
+            if !same {
+                self.displace(&key);
+                let placed = self.place(key.0, &breakpoint);
+                match &placed {
+                    Ok(id) => self.tell(*id),
+                    Err(reason) => {
+                        let state = State::Error { reason: reason.clone() };
+                        self.registry.report_state(&key.1, key.0, state, Timestamp::now());
+                    }
+                }
+                self.placed.insert(key, placed);
+            }
+        }
+    }
+
+    /// Takes a breakpoint out of a process.
+    fn displace(&mut self, key: &(u32, Id)) {
+        let Some(Ok(id)) = self.placed.remove(key) else { return };
+        self.account(id);
+        let Some(line) = self.lines.get_mut(&id) else { return };
+        line.members.retain(|member| member.breakpoint.id != key.1);
+        if line.members.is_empty() {
+            self.disarm(id);
+        }
+    }
+
+    fn disarm(&mut self, id: u32) {
+        self.account(id);
+        self.lines.remove(&id);
+        if let Ok(engine) = &mut self.engine {
+            engine.remove(id);
+        }
+    }
+
+    /// Puts a breakpoint into a process: on a line of its own, or on one that others are on.
+    fn place(&mut self, pid: u32, breakpoint: &Arc<Breakpoint>) -> Result<u32, String> {
+        let process = self.processes.get(&pid).ok_or("the process is not traced")?;
+        if let Some(error) = &process.error {
+            return Err(error.clone());
+        }
+        let engine = self.engine.as_mut().map_err(|reason| reason.clone())?;
+        let anchor = self.registry.anchor(&breakpoint.id, process.resource.service_name());
+        let member = Member::new(Arc::clone(breakpoint), self.outlet.redactor)?;
+        let mut members = vec![member];
+        let mut spec = line::spec(&members, anchor);
+        let same = self.lines.iter().find(|(_, line)| line.pid == pid && line.is_at(breakpoint));
+        let mut added = match same {
+            Some((other, _)) => Err(EngineError::Taken(*other)),
+            None => engine.add(pid, spec.clone()),
+        };
+        if let Err(EngineError::Taken(other)) = added {
+            // What the line captures is what all want of it.
+            self.account(other);
+            let Some(line) = self.lines.remove(&other) else { return Err("the line is taken".to_owned()) };
+            members.extend(line.members);
+            spec = line::spec(&members, spec.anchor);
+            let engine = self.engine.as_mut().map_err(|reason| reason.clone())?;
+            engine.remove(other);
+            added = engine.add(pid, spec);
+            if let Ok(id) = added {
+                for member in &members {
+                    self.placed.insert((pid, member.breakpoint.id.clone()), Ok(id));
+                }
+            }
+        }
+        let id = added.map_err(|error| error.to_string())?;
+        if let Ok(engine) = &mut self.engine
+            && process_is_paused(&self.processes, pid)
+        {
+            engine.pause(id, true);
+        }
+        self.lines.insert(id, Line::new(pid, members));
+        Ok(id)
+    }
+
+    /// What is due: counters, budgets, states.
+    fn tick(&mut self) {
+        self.unix_offset = unix_offset();
+        if let Ok(engine) = &mut self.engine {
+            engine.tick();
+        }
+        let ids: Vec<u32> = self.lines.keys().copied().collect();
+        for id in &ids {
+            self.account(*id);
+        }
+        self.spend();
+        for id in ids {
+            self.tell(id);
+        }
+    }
+
+    /// Takes over what the kernel side has counted of a line.
+    fn account(&mut self, id: u32) {
+        let Ok(engine) = &self.engine else { return };
+        let (Some(line), Some(status)) = (self.lines.get_mut(&id), engine.status(id)) else { return };
+        let cost = line.account(&status.hits, engine.trap_cost(), self.unix_offset);
+        if let Some(process) = self.processes.get_mut(&line.pid) {
+            line.cost += cost;
+            if let Charge::Over { pause } = process.budget.charge(cost, Instant::now())
+                && !process.paused
+            {
+                process.paused = true;
+                tracing::warn!(
+                    pid = line.pid,
+                    ?pause,
+                    "breakpoints take too much of the process's time; paused"
+                );
+            }
+        }
+        line.report(&self.registry);
+    }
+
+    /// Pauses the lines of processes that are over their budget, and goes on with those of others.
+    fn spend(&mut self) {
+        let now = Instant::now();
+        for (pid, process) in &mut self.processes {
+            if process.paused && process.budget.pause_left(now).is_none() {
+                process.paused = false;
+            }
+            let Ok(engine) = &mut self.engine else { return };
+            for (id, line) in self.lines.iter().filter(|(_, line)| line.pid == *pid) {
+                engine.pause(*id, process.paused || line.is_broken(now));
+            }
+        }
+    }
+
+    /// Tells the registry how a line is.
+    fn tell(&mut self, id: u32) {
+        let Ok(engine) = &self.engine else { return };
+        let (Some(line), Some(status)) = (self.lines.get_mut(&id), engine.status(id)) else { return };
+        let Some(process) = self.processes.get(&line.pid) else { return };
+        let now = Instant::now();
+        for member in &mut line.members {
+            let state = if process.paused {
+                State::Paused { reason: Pause::Budget }
+            } else if member.breaker.is_open(now) {
+                State::Paused { reason: Pause::Breaker }
+            } else if member.is_limited(now) {
+                State::Paused { reason: Pause::Rate }
+            } else {
+                line::state(&status.state)
+            };
+            self.registry.report_state(&member.breakpoint.id, line.pid, state, Timestamp::now());
+            if let Some(anchor) = &status.anchor {
+                self.registry.report_anchor(&member.breakpoint.id, process.resource.service_name(), anchor);
+            }
+        }
+    }
+
+    fn hits(&mut self, hits: Vec<(RawHit, Moment)>) {
+        let Self { engine: Ok(engine), lines, processes, registry, outlet, admission, unix_offset, .. } =
+            self
+        else {
+            return;
+        };
+        if hits.is_empty() {
+            return;
+        }
+        engine.hits(hits, |hit: Hit<'_>, moment| {
+            let Some(line) = lines.get_mut(&hit.breakpoint) else { return };
+            // Of a process that was forked a moment ago it is what its parent is.
+            let known = processes.get(&hit.raw.record.tgid).or_else(|| processes.get(&line.pid));
+            let Some(process) = known else { return };
+            let hit = Captured {
+                hit,
+                moment,
+                resource: &process.resource,
+                unix_offset: *unix_offset,
+                scope: OnceCell::new(),
+            };
+            line.hit(&hit, admission, registry, outlet);
+        });
+    }
+}
+
+fn process_is_paused(processes: &HashMap<u32, Process>, pid: u32) -> bool {
+    processes.get(&pid).is_some_and(|process| process.paused)
+}
