@@ -430,7 +430,6 @@ impl Worker {
         let (Some(line), Some(status)) = (self.lines.get_mut(&id), engine.status(id)) else { return };
         let cost = line.account(&status.hits, engine.trap_cost(), self.unix_offset);
         if let Some(process) = self.processes.get_mut(&line.pid) {
-            line.cost += cost;
             if let Charge::Over { pause } = process.budget.charge(cost, Instant::now())
                 && !process.paused
             {
