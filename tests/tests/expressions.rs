@@ -1,5 +1,7 @@
 //! Expressions evaluated from outside give what `eval()` gives inside the process, or nothing.
 
+mod hits;
+
 use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::io::{Seek as _, Write as _};
@@ -14,6 +16,7 @@ use tracekit_agent::python::object::{Content, Value};
 use tracekit_agent::python::{MemoryError, MemorySource, Reader, Target};
 use tracekit_agent::redact::Redactor;
 use tracekit_agent::snapshot::expression::{Context, Expression, Limits, Scope, Template, Undefined};
+use tracekit_common::watchpoint::{IMAGE_FULL, QUEUE_FULL};
 use tracekit_tests::interpreters::{Interpreter, Running, installed};
 
 const PROGRAM: &str = include_str!("../apps/expressions.py");
@@ -438,16 +441,36 @@ fn on_an_image_values_are_the_same_or_undefined() -> Result<()> {
         let expected = values(&recorder);
         let ranges: Vec<(u64, Vec<u8>)> = recorder.ranges.into_inner().into_iter().collect();
         ensure!(values(&spanning(&ranges, |_| true)) == expected, "the whole image gives other values");
+        // As a hit has it: types and globals are read from the process.
+        let on_hit = |image: &Image| -> Vec<Result<String, Undefined>> {
+            let reader = Reader::of_image(image, live.reader);
+            let context = Context { reader: &reader, ..*live };
+            let value = |expression: &Expression| Ok(expression.value(&context)?.to_string());
+            expressions.iter().map(value).collect()
+        };
         let mut undefined = 0;
         for missing in 0..40 {
             let image = spanning(&ranges, |at| at % 40 != missing);
-            for ((expression, found), expected) in expressions.iter().zip(values(&image)).zip(&expected) {
-                match (&found, expected) {
-                    (Err(Undefined::Unreadable(_)), _) => undefined += 1,
-                    (Err(_), Err(_)) => {}
-                    // Parts of a value that are missing are marked in it.
-                    (Ok(found), Ok(expected)) if found == expected || found.contains("unreadable") => {}
-                    _ => bail!("{}: {found:?} instead of {expected:?}", expression.text()),
+            // Ranges of which the second half is missing: parts of containers and of strings.
+            let mut halves = ranges.clone();
+            let long = halves
+                .iter_mut()
+                .enumerate()
+                .filter(|(at, (_, bytes))| at % 4 == missing % 4 && bytes.len() > 64);
+            long.for_each(|(_, (_, bytes))| bytes.truncate(bytes.len() / 16 * 8 + missing));
+            for values in [values(&image), on_hit(&image), on_hit(&spanning(&halves, |_| true))] {
+                for ((expression, found), expected) in expressions.iter().zip(values).zip(&expected) {
+                    match (&found, expected) {
+                        (Err(Undefined::Unreadable(_) | Undefined::NotCaptured), _) => undefined += 1,
+                        (Err(_), Err(_)) => {}
+                        // Parts of a value that are missing are marked in it.
+                        (Ok(found), Ok(expected))
+                            if found == expected
+                                || ["unreadable", "not captured", " more"]
+                                    .iter()
+                                    .any(|mark| found.contains(mark)) => {}
+                        _ => bail!("{}: {found:?} instead of {expected:?}", expression.text()),
+                    }
                 }
             }
         }
@@ -470,6 +493,163 @@ fn spanning(ranges: &[(u64, Vec<u8>)], wanted: impl Fn(usize) -> bool) -> Image 
     }
     let kept = joined.into_iter().enumerate().filter(|(at, _)| wanted(*at)).map(|(_, range)| range);
     Image::new(kept.collect())
+}
+
+const CAPTURED: &str = include_str!("../apps/captured.py");
+/// One of each way in which frames and attributes are kept.
+const HIT_INTERPRETERS: &[&str] =
+    &["3.8-pyenv", "3.10-pyenv", "3.11-pyenv", "3.12-pyenv", "3.13-pyenv", "3.14-debian-sid"];
+
+/// Expressions, and how they are answered from the image of a hit: as `eval()` does; "late": so too, with values that were
+/// read after the hit; "missing": undefined, because it was not captured, and so said; "undefined": for another reason.
+const ON_HITS: &[(&str, &str)] = &[
+    ("number + 1", ""),
+    ("big", ""),
+    ("half * 2 > 4", ""),
+    ("yes and not nothing", ""),
+    ("nothing is None", ""),
+    ("text.lower() + '!'", ""),
+    ("wide", ""),
+    ("data", ""),
+    ("order.total > 100 and order.customer.name == 'Ada'", ""),
+    ("order.customer.address.country", ""),
+    ("order.customer.address.lines[1]", ""),
+    ("order.customer.address.lines", ""),
+    ("len(order.customer.address.lines)", ""),
+    ("any(line.startswith('W') for line in order.customer.address.lines)", ""),
+    ("order.missing", "undefined"),
+    ("hasattr(order, 'missing')", ""),
+    ("getattr(order, 'missing', 4)", ""),
+    ("order.customer.upper", "undefined"),
+    ("order.customer.method", "undefined"),
+    ("order.customer.kind", "late"),
+    ("order.currency", "late"),
+    ("order.taxes['DE']", "late"),
+    ("kind.currency", "late"),
+    ("order.tags", ""),
+    ("'paid' in order.tags", ""),
+    ("'lost' in order.tags", ""),
+    ("order.lines['pen'] * 2", ""),
+    ("order.lines.get('cup', 0)", ""),
+    ("sum(order.lines.values())", ""),
+    ("any(key == 'book' and value == 1 for key, value in order.lines.items())", ""),
+    ("max(numbers) - min(numbers)", ""),
+    ("numbers[-1]", ""),
+    ("numbers == [5, 3, 9]", ""),
+    ("sum(number * 2 for number in numbers if number > 3)", ""),
+    ("len(many)", ""),
+    ("many[3]", ""),
+    ("many[99]", "missing"),
+    ("many[-1]", "missing"),
+    ("many[100]", "undefined"),
+    ("1005 in many", ""),
+    ("1090 in many", "missing"),
+    ("5 in many", "missing"),
+    ("any(item > 1003 for item in many)", ""),
+    ("all(item > 1003 for item in many)", ""),
+    ("all(item >= 1000 for item in many)", "missing"),
+    ("any(item > 1050 for item in many)", "missing"),
+    ("sum(many)", "missing"),
+    ("max(many)", "missing"),
+    ("many == numbers", ""),
+    ("many[2:4]", "missing"),
+    ("len(table)", ""),
+    ("table['row3']", ""),
+    ("table['row59']", "missing"),
+    ("table.get('row59')", "missing"),
+    ("table.get('no')", "missing"),
+    ("'row2' in table", ""),
+    ("'row59' in table", "missing"),
+    ("'no' in table", "missing"),
+    ("'no' in order.lines", ""),
+    ("numbered[1] + numbered[(1, 2)]", ""),
+    ("numbered[None]", ""),
+    ("'x' in letters", ""),
+    ("'q' in letters", ""),
+    ("len(crowd)", ""),
+    ("sum(crowd)", "missing"),
+    ("5 in crowd", "missing"),
+    ("queue[1]", ""),
+    ("page == 'short'", ""),
+    ("len(page)", ""),
+    ("page.startswith('<html>')", ""),
+    ("page.startswith('<xml>')", ""),
+    ("'html' in page", ""),
+    ("'</html>' in page", "missing"),
+    ("page is not None and bool(page)", ""),
+    ("page.upper()", "missing"),
+    ("colour.name", ""),
+    ("colour.value == 1", ""),
+    ("colour == Colour.RED", ""),
+    ("colour is Colour.BLUE", ""),
+    ("point.x + point.y", ""),
+    ("point == (3, 4)", ""),
+    ("slotted.left", ""),
+    ("slotted.unset", "undefined"),
+    ("cost > 10", ""),
+    ("moment.year", ""),
+    ("str(identifier)", ""),
+    ("error.args[1]", ""),
+    ("captured[0]", ""),
+    ("values", "undefined"),
+    ("isinstance(order, Order)", ""),
+    ("isinstance(error, (KeyError, ValueError))", ""),
+    ("type(number) is int", ""),
+    ("LIMIT + number", "late"),
+    ("NAMES['global'][1]", "late"),
+    ("no_such_name", "undefined"),
+];
+
+fn check_hits(stage: &mut hits::Stage, interpreter: &Interpreter) -> Result<Vec<String>> {
+    let expressions: Vec<String> = ON_HITS.iter().map(|(text, _)| (*text).to_owned()).collect();
+    let mut differences = Vec::new();
+    stage.hits(interpreter, CAPTURED, &expressions, &[3, 1], |said, live, hits| {
+        let said: Vec<Said> = serde_json::from_str(said)?;
+        for (depth, hit) in hits {
+            let reader = Reader::of_image(&hit.image, live);
+            let scope = Scope::of_hit(&reader, hit.record.code, hit.record.frame)?;
+            let limits = Limits { time: std::time::Duration::from_secs(5), ..Limits::default() };
+            let context = Context { reader: &reader, scope: &scope, limits, redactor: Redactor::standard() };
+            for (said, (text, wanted)) in said.iter().zip(ON_HITS) {
+                let outcome = Expression::compile(text, Redactor::standard())?.evaluate(&context);
+                let deep = Expression::compile(text, Redactor::standard())?.depth() > *depth;
+                let found = match &outcome.value {
+                    Ok(_) if outcome.late => "late",
+                    Ok(_) => "",
+                    Err(Undefined::NotCaptured) => "missing",
+                    Err(_) => "undefined",
+                };
+                let difference = if deep && found == "missing" {
+                    None
+                } else if found != *wanted {
+                    Some(format!("{text}: {found:?}, not {wanted:?}: {:?}", outcome.value))
+                } else if outcome.value.is_ok() {
+                    compare(said, text, &context)?
+                } else {
+                    None
+                };
+                differences.extend(difference.map(|what| format!("depth {depth}: {what}")));
+            }
+            if hit.record.flags & (IMAGE_FULL | QUEUE_FULL) != 0 {
+                differences.push(format!("the image is not complete: {:?}", hit.record));
+            }
+        }
+        ensure!(hits.len() == 2, "{} images", hits.len());
+        Ok(())
+    })?;
+    Ok(differences)
+}
+
+#[test]
+fn on_hits_values_are_those_of_eval_or_not_captured() -> Result<()> {
+    let (mut stage, mut failures) = (hits::Stage::new()?, Vec::new());
+    for interpreter in installed()?.iter().filter(|found| HIT_INTERPRETERS.contains(&found.id.as_str())) {
+        let differences = check_hits(&mut stage, interpreter).with_context(|| interpreter.id.clone())?;
+        println!("{}: {} differences", interpreter.id, differences.len());
+        failures.extend(differences.into_iter().map(|what| format!("{}: {what}", interpreter.id)));
+    }
+    ensure!(failures.is_empty(), "{} differences:\n{}", failures.len(), failures.join("\n"));
+    Ok(())
 }
 
 /// A program with a frame of every kind on its stack: a method that closes over names, called by a generator, called by

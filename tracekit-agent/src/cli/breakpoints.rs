@@ -1,6 +1,7 @@
 //! `tracekit break` and `tracekit log`: breakpoints of a running agent.
 
 use std::fmt::Write as _;
+use std::time::Duration;
 
 use clap::{Args, Subcommand};
 use hyper::Method;
@@ -13,6 +14,10 @@ use crate::discovery::ps::Format;
 use crate::exit::ExitCode;
 use crate::snapshot::breakpoint::{Kind, Level, Spec};
 use crate::snapshot::limits::LimitsSpec;
+
+/// How often it is looked whether a new breakpoint is armed, before it is said that it waits for its file.
+const ARMING_STEPS: u32 = 20;
+const ARMING_STEP: Duration = Duration::from_millis(50);
 
 /// Arguments of `tracekit break`.
 #[derive(Debug, Args)]
@@ -219,7 +224,16 @@ pub fn run_log(args: &LogArgs) -> anyhow::Result<ExitCode> {
 }
 
 fn add(agent: &AgentArgs, spec: &Spec, output: Format) -> anyhow::Result<ExitCode> {
-    let added = agent.ask(Method::POST, "/v1/breakpoints", Some(&serde_json::to_value(spec)?))?;
+    let mut added = agent.ask(Method::POST, "/v1/breakpoints", Some(&serde_json::to_value(spec)?))?;
+    // Whoever asks wants to know whether it is armed, which takes a moment.
+    let path = path(&text(&added, "/id"), "")?;
+    for _ in 0..ARMING_STEPS {
+        if added["state"] != "PENDING" || added["process_count"] == 0 {
+            break;
+        }
+        std::thread::sleep(ARMING_STEP);
+        added = agent.ask(Method::GET, &path, None)?;
+    }
     match output {
         Format::Json => print_json(&added),
         Format::Table => {

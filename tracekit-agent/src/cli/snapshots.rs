@@ -181,7 +181,8 @@ pub(super) fn details(snapshot: &Json) -> Result<String, std::fmt::Error> {
             Some(reason) => format!("UNDEFINED ({})", printable(reason)),
             None => python(&watch["value"]),
         };
-        writeln!(out, "  {} = {value}", text(watch, "/expression"))?;
+        let late = if watch["late"] == true { "  (read a little later)" } else { "" };
+        writeln!(out, "  {} = {value}{late}", text(watch, "/expression"))?;
     }
     for frame in snapshot["stack"].as_array().into_iter().flatten() {
         writeln!(out, "  {} ({}:{})", text(frame, "/function"), text(frame, "/file"), text(frame, "/line"))?;

@@ -456,6 +456,32 @@ impl Watchpoints {
     }
 }
 
+/// Debug registers of this thread that are free and work, tried without a program.
+///
+/// # Errors
+/// There are none, or they can't be had.
+pub fn free_registers() -> Result<usize, WatchError> {
+    let byte = Box::new(AtomicU8::new(0));
+    let address = std::ptr::from_ref::<AtomicU8>(&byte) as u64;
+    let mut events = Vec::new();
+    // No processor has more than 16 (arm64).
+    while events.len() < 16 {
+        match open(address, 0, -1, 0) {
+            Ok(event) => events.push(event),
+            Err(error) if events.is_empty() => return Err(why(address, error, 0)),
+            Err(_) => break,
+        }
+    }
+    for _ in 0..TEST_READS {
+        byte.load(Ordering::SeqCst);
+    }
+    let works = |event: &OwnedFd| count(event.as_fd()).is_ok_and(|count| count == TEST_READS);
+    match events.iter().all(works) {
+        true => Ok(events.len()),
+        false => Err(WatchError::Unsupported(io::Error::other("reads are not counted"))),
+    }
+}
+
 fn map<T>(map: &'static str, outcome: Result<T, MapError>) -> Result<T, ProbeError> {
     outcome.map_err(|source| ProbeError::Map { map, source })
 }

@@ -283,6 +283,12 @@ impl<'a> Reader<'a> {
         self.live.is_some()
     }
 
+    /// The reader of what lives longer than an image: of the process that it was captured in, or this one.
+    #[must_use]
+    pub fn process(&self) -> &Reader<'a> {
+        self.live.unwrap_or(self)
+    }
+
     /// Memory of types, and of what belongs to them.
     #[must_use]
     pub fn lasting(&self) -> &'a dyn MemorySource {
@@ -486,6 +492,36 @@ impl<'a> Reader<'a> {
     /// # Errors
     /// If the object is no string.
     pub fn text(&self, object: u64, limit: usize) -> Result<Text, ReadError> {
+        self.text_by(object, limit, |data, count| Ok(self.memory.bytes(data, count)?))
+    }
+
+    /// A `str`, at most `limit` characters of it; of an image, those that are in it.
+    ///
+    /// # Errors
+    /// If the object is no string.
+    pub fn text_there(&self, object: u64, limit: usize) -> Result<Text, ReadError> {
+        self.text_by(object, limit, |data, count| self.bytes_there(data, count))
+    }
+
+    /// Bytes; of an image, as many of them as are in it.
+    ///
+    /// # Errors
+    /// If they cannot be read.
+    pub fn bytes_there(&self, start: u64, count: usize) -> Result<Vec<u8>, ReadError> {
+        match self.memory.bytes(start, count) {
+            Err(_) if self.is_image() => {
+                Ok((0..count as u64).map_while(|at| self.memory.u8(start.wrapping_add(at)).ok()).collect())
+            }
+            bytes => Ok(bytes?),
+        }
+    }
+
+    fn text_by(
+        &self,
+        object: u64,
+        limit: usize,
+        bytes: impl Fn(u64, usize) -> Result<Vec<u8>, ReadError>,
+    ) -> Result<Text, ReadError> {
         let offsets = &self.layout.object;
         let meta = self.type_address(object)?;
         if self.type_flags(meta)? & flags::STR == 0 {
@@ -507,16 +543,16 @@ impl<'a> Reader<'a> {
         let count = usize::try_from(length).unwrap_or(usize::MAX).min(limit);
         let any = |code| char::from_u32(code).unwrap_or(char::REPLACEMENT_CHARACTER);
         let text = match width {
-            1 => self.memory.bytes(data, count)?.iter().map(|byte| char::from(*byte)).collect(),
+            1 => bytes(data, count)?.iter().map(|byte| char::from(*byte)).collect(),
             2 => {
-                let bytes = self.memory.bytes(data, count.saturating_mul(2))?;
+                let bytes = bytes(data, count.saturating_mul(2))?;
                 let units = bytes.chunks_exact(2);
                 units
                     .map(|unit| any(u32::from(u16::from_le_bytes(unit.try_into().unwrap_or_default()))))
                     .collect()
             }
             4 => {
-                let bytes = self.memory.bytes(data, count.saturating_mul(4))?;
+                let bytes = bytes(data, count.saturating_mul(4))?;
                 let units = bytes.chunks_exact(4);
                 units.map(|unit| any(u32::from_le_bytes(unit.try_into().unwrap_or_default()))).collect()
             }

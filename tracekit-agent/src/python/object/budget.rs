@@ -15,6 +15,9 @@ pub enum AccessError {
     /// It could not be read.
     #[error(transparent)]
     Read(#[from] ReadError),
+    /// It is not, or not all, in the image.
+    #[error("it was not captured")]
+    NotCaptured,
     /// It would take more steps, or longer, than allowed.
     #[error("it takes more than the limit of steps or time")]
     Budget,

@@ -25,8 +25,15 @@ impl Decoder<'_, '_> {
             return Err(ReadError::Invalid("sequence"));
         }
         let count = usize::try_from(length).unwrap_or(usize::MAX).min(self.limits.items);
-        let items = self.reader.memory.words(start, count)?;
-        self.reader.memory.prefetch(&items);
+        let memory = self.reader.memory;
+        let items = match memory.words(start, count) {
+            // Of a long sequence an image has a part.
+            Err(_) if self.reader.is_image() => {
+                (0..count).map_while(|at| memory.u64(start.wrapping_add(8 * at as u64)).ok()).collect()
+            }
+            items => items?,
+        };
+        memory.prefetch(&items);
         Ok((items, length))
     }
 

@@ -2,6 +2,7 @@
 
 pub mod access;
 pub mod budget;
+pub mod classes;
 mod containers;
 mod decode;
 mod named_tuple;

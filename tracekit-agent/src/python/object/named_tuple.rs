@@ -2,6 +2,7 @@
 
 use std::rc::Rc;
 
+use super::Limits;
 use super::decode::Decoder;
 use crate::python::reader::{ReadError, Type, flags};
 
@@ -26,10 +27,13 @@ impl Decoder<'_, '_> {
         fields
     }
 
+    /// The class lives longer than an image, so that it is read from the process.
     fn read_fields(&self, found: &Type) -> Result<Vec<Option<String>>, ReadError> {
-        let (reader, offsets) = (self.reader, &self.reader.layout.object);
+        let (reader, offsets) = (self.reader.process(), &self.reader.layout.object);
+        let limits = Limits { items: MAX_FIELDS, ..self.limits };
+        let process = Decoder::with_redactor(reader, limits, None);
         let order = reader.memory.u64(found.address.wrapping_add(offsets.tp_mro))?;
-        let (classes, _) = self.tuple(order)?;
+        let (classes, _) = process.tuple(order)?;
         for class in classes.into_iter().take(MAX_CLASSES) {
             // CPython `Include/cpython/object.h`: `tp_dict`, `tp_descr_get`, `tp_descr_set`, `tp_dictoffset`. Static
             // types have no `tp_dict` of their own since 3.12, and no `_fields`.
@@ -37,14 +41,14 @@ impl Decoder<'_, '_> {
             if dict == 0 || !reader.type_of(dict)?.has(flags::DICT) {
                 continue;
             }
-            let (attributes, _) = self.dict_pairs(dict, MAX_ATTRIBUTES)?;
+            let (attributes, _) = process.dict_pairs(dict, MAX_ATTRIBUTES)?;
             let fields =
                 attributes.into_iter().find(|(key, _)| reader.name(*key).is_ok_and(|name| name == "_fields"));
             if let Some((_, fields)) = fields
                 .filter(|(_, fields)| reader.type_of(*fields).is_ok_and(|found| found.has(flags::TUPLE)))
             {
-                let (names, _) = self.tuple(fields)?;
-                return Ok(names.into_iter().take(MAX_FIELDS).map(|name| reader.name(name).ok()).collect());
+                let (names, _) = process.tuple(fields)?;
+                return Ok(names.into_iter().map(|name| reader.name(name).ok()).collect());
             }
         }
         Ok(Vec::new())

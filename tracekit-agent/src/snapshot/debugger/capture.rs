@@ -33,8 +33,8 @@ impl Captured<'_> {
     pub fn context<T>(&self, redactor: &Redactor, evaluate: impl FnOnce(&Context<'_>) -> T) -> Option<T> {
         let reader = Reader::of_image(&self.hit.raw.image, self.hit.live);
         let scope = self.scope.get_or_init(|| {
-            let frame = self.hit.raw.frame(self.hit.live).ok()?;
-            Scope::of_frame(&reader, &frame).ok()
+            let record = &self.hit.raw.record;
+            Scope::of_hit(&reader, record.code, record.frame).ok()
         });
         let limits = Evaluation { value: self.hit.limits, ..Evaluation::default() };
         Some(evaluate(&Context { reader: &reader, scope: scope.as_ref()?, limits, redactor }))
@@ -83,13 +83,13 @@ impl Captured<'_> {
         stack.truncate(most);
 
         let watches = member.watches.iter().map(|expression| {
-            let value = self.context(redactor, |context| expression.value(context));
-            let result = match value {
-                Some(value) => value.map_err(|reason| reason.to_string()),
-                None => Err("the frame was not captured".to_owned()),
+            let outcome = self.context(redactor, |context| expression.evaluate(context));
+            let (result, late) = match outcome {
+                Some(outcome) => (outcome.value.map_err(|reason| reason.to_string()), outcome.late),
+                None => (Err("the frame was not captured".to_owned()), false),
             };
             undefined += u64::from(result.is_err());
-            Watch { expression: expression.text().to_owned(), result }
+            Watch { expression: expression.text().to_owned(), result, late }
         });
         let watches = watches.collect();
         let message = match &member.template {

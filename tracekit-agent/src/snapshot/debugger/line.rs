@@ -21,6 +21,8 @@ use crate::snapshot::state::{Counters, Mode, Skipped, State};
 
 /// Images a second that a condition is evaluated on: some 30 µs each, which is within the budget of a process.
 const EVALUATED: f64 = 200.0;
+/// Levels below local variables that are captured at most.
+const MAX_DEPTH: usize = 10;
 /// A rate that was reached is said for so long.
 const LIMITED: Duration = Duration::from_secs(1);
 
@@ -64,6 +66,16 @@ impl Member {
             limited: None,
             done: false,
         })
+    }
+
+    /// Levels below local variables that it needs.
+    fn depth(&self) -> usize {
+        let shown = usize::try_from(self.breakpoint.limits.depth).unwrap_or(usize::MAX);
+        let watched = self.watches.iter().map(|watch| watch.depth().saturating_add(shown));
+        let variables = if self.breakpoint.limits.frames > 0 { shown } else { 0 };
+        let condition = self.condition.iter().map(Expression::depth);
+        let template = self.template.iter().map(Template::depth);
+        watched.chain(condition).chain(template).fold(variables, usize::max)
     }
 
     /// A rate was reached lately.
@@ -233,7 +245,7 @@ pub fn spec(members: &[Member], anchor: Option<Anchor>) -> LineSpec {
     let burst = rate.max(1.0) as u64;
     let small = |number: u32| usize::try_from(number).unwrap_or(usize::MAX);
     let limits = Limits {
-        depth: small(most(|breakpoint| breakpoint.limits.depth)),
+        depth: members.iter().map(Member::depth).max().unwrap_or(0).min(MAX_DEPTH),
         items: small(most(|breakpoint| breakpoint.limits.items)),
         fields: small(most(|breakpoint| breakpoint.limits.fields)),
         text: small(most(|breakpoint| breakpoint.limits.text)),

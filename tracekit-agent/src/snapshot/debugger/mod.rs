@@ -35,8 +35,8 @@ use crate::trace::span::{Resource, SpanRef};
 
 /// How often counters are looked at, and with them the budget: a hot line is paused within this.
 const TICK: Duration = Duration::from_millis(50);
-/// How often, while nothing is armed, it is looked whether something is to be.
-const IDLE: Duration = Duration::from_millis(200);
+/// How often it looks around while nothing is armed.
+const IDLE: Duration = Duration::from_secs(1);
 /// Hits that wait to be decoded at most: images of 32 KiB.
 const MAX_WAITING: usize = 256;
 
@@ -50,15 +50,22 @@ pub struct Moment {
 }
 
 enum Message {
-    Started(Arc<Inspected>, Arc<Resource>),
-    Forked(u32, u32),
-    Gone(u32),
+    Process(ProcessEvent),
     Hit(Box<(RawHit, Moment)>),
+    /// The registry wants something else.
+    Changed,
+    Stop,
+}
+
+enum ProcessEvent {
+    Started(Arc<Inspected>, Arc<Resource>),
+    Forked { parent: u32, child: u32 },
+    Gone(u32),
 }
 
 /// The agent's end of the thread. Dropped, it disarms everything and ends the thread.
 pub struct Debugger {
-    messages: Option<mpsc::Sender<Message>>,
+    messages: mpsc::Sender<Message>,
     waiting: Arc<AtomicUsize>,
     thread: Option<JoinHandle<()>>,
 }
@@ -77,6 +84,9 @@ impl Debugger {
         let (messages, received) = mpsc::channel();
         let waiting = Arc::new(AtomicUsize::new(0));
         let its_waiting = Arc::clone(&waiting);
+        let waker = messages.clone();
+        // Fails when the thread has ended.
+        registry.wake(Box::new(move || drop(waker.send(Message::Changed))));
         let thread = std::thread::Builder::new().name("debugger".into()).spawn(move || {
             let engine = watchpoints
                 .and_then(|watchpoints| Engine::new(watchpoints).map_err(|error| error.to_string()));
@@ -85,22 +95,22 @@ impl Debugger {
             }
             Worker::new(engine, registry, outlet, proc).run(&received, &its_waiting);
         })?;
-        Ok(Self { messages: Some(messages), waiting, thread: Some(thread) })
+        Ok(Self { messages, waiting, thread: Some(thread) })
     }
 
     /// A process is traced, and its interpreter is known to the kernel side.
     pub fn started(&self, inspected: Arc<Inspected>, resource: Arc<Resource>) {
-        self.send(Message::Started(inspected, resource));
+        self.send(Message::Process(ProcessEvent::Started(inspected, resource)));
     }
 
     /// A process was forked from one that is known.
     pub fn forked(&self, parent: u32, child: u32) {
-        self.send(Message::Forked(parent, child));
+        self.send(Message::Process(ProcessEvent::Forked { parent, child }));
     }
 
     /// A process has ended, or runs another program.
     pub fn gone(&self, pid: u32) {
-        self.send(Message::Gone(pid));
+        self.send(Message::Process(ProcessEvent::Gone(pid)));
     }
 
     /// A breakpoint was hit. False if too many wait already: then it is lost.
@@ -116,13 +126,13 @@ impl Debugger {
 
     fn send(&self, message: Message) {
         // The thread ends after this only.
-        let _ = self.messages.as_ref().map(|messages| messages.send(message));
+        let _ = self.messages.send(message);
     }
 }
 
 impl Drop for Debugger {
     fn drop(&mut self) {
-        self.messages = None;
+        self.send(Message::Stop);
         if let Some(thread) = self.thread.take() {
             let _ = thread.join();
         }
@@ -184,10 +194,13 @@ impl Worker {
                         waiting.fetch_sub(1, Ordering::Relaxed);
                         hits.push(*hit);
                     }
-                    Ok(Message::Started(inspected, resource)) => self.started(&inspected, resource),
-                    Ok(Message::Forked(parent, child)) => self.forked(parent, child),
-                    Ok(Message::Gone(pid)) => self.gone(pid),
-                    Err(RecvTimeoutError::Disconnected) => return,
+                    Ok(Message::Process(event)) => {
+                        // Hits of a process that is gone since.
+                        self.hits(std::mem::take(&mut hits));
+                        self.process(event);
+                    }
+                    Ok(Message::Changed) => {}
+                    Ok(Message::Stop) | Err(RecvTimeoutError::Disconnected) => return,
                     Err(RecvTimeoutError::Timeout) => break,
                 }
                 if Instant::now() >= due {
@@ -196,11 +209,23 @@ impl Worker {
                 next = messages.recv_timeout(Duration::ZERO);
             }
             self.hits(hits);
+            self.follow();
             if Instant::now() >= due {
                 self.looked = Instant::now();
-                self.follow();
                 self.tick();
             }
+        }
+    }
+
+    fn process(&mut self, event: ProcessEvent) {
+        match event {
+            ProcessEvent::Started(inspected, resource) => self.started(&inspected, resource),
+            ProcessEvent::Forked { parent, child } => {
+                if let Ok(engine) = &mut self.engine {
+                    engine.forked(parent, child);
+                }
+            }
+            ProcessEvent::Gone(pid) => self.gone(pid),
         }
     }
 
@@ -216,12 +241,6 @@ impl Worker {
         self.forget_lines(pid);
         self.processes.insert(pid, Process { resource, budget: Budget::default(), paused: false, error });
         self.revision = 0;
-    }
-
-    fn forked(&mut self, parent: u32, child: u32) {
-        if let Ok(engine) = &mut self.engine {
-            engine.forked(parent, child);
-        }
     }
 
     fn gone(&mut self, pid: u32) {
@@ -276,9 +295,12 @@ impl Worker {
             if !same {
                 self.displace(&key);
                 let placed = self.place(key.0, &breakpoint);
-                if let Err(reason) = &placed {
-                    let state = State::Error { reason: reason.clone() };
-                    self.registry.report_state(&key.1, key.0, state, Timestamp::now());
+                match &placed {
+                    Ok(id) => self.tell(*id),
+                    Err(reason) => {
+                        let state = State::Error { reason: reason.clone() };
+                        self.registry.report_state(&key.1, key.0, state, Timestamp::now());
+                    }
                 }
                 self.placed.insert(key, placed);
             }

@@ -120,7 +120,7 @@ impl Evaluation<'_> {
             Function::Float => self.to_float(value),
             Function::Str => self.to_text(value).map(|text| Operand::text(&text)),
             Function::Type => match value {
-                Operand::Object(remote) => self.object(remote.kind.address),
+                Operand::Object(remote) => self.lasting(remote.kind.address),
                 _ => Err(Undefined::Unsupported("the type of a computed value".into())),
             },
             other => Err(Undefined::Unsupported(format!("function '{}'", other.name()))),
@@ -295,9 +295,10 @@ impl Evaluation<'_> {
         }
         match (self.node(class), self.syntax(class)?) {
             (Ok(class), _) => self.is_instance_of(object, &class),
-            (Err(Undefined::NoName(_) | Undefined::Unreadable(_)), Node::Name(name)) => {
-                Ok(self.class_names(object)?.iter().any(|found| found == name))
-            }
+            (
+                Err(Undefined::NoName(_) | Undefined::NotCaptured | Undefined::Unreadable(_)),
+                Node::Name(name),
+            ) => Ok(self.class_names(object)?.iter().any(|found| found == name)),
             (Err(error), _) => Err(error),
         }
     }
@@ -343,10 +344,10 @@ impl Evaluation<'_> {
                 if remote.kind.address == wanted.address {
                     return Ok(true);
                 }
-                self.objects.bases(remote.kind.address)?.contains(&wanted.address)
+                self.classes.bases(remote.kind.address)?.contains(&wanted.address)
             }
             _ => {
-                let name = self.objects.reader.type_at(wanted.address)?.full_name.clone();
+                let name = self.classes.reader().type_at(wanted.address)?.full_name.clone();
                 self.class_names(object)?.contains(&name)
             }
         };
@@ -355,12 +356,12 @@ impl Evaluation<'_> {
             self.check_method_before(remote, "__class__", None)?;
             self.check_method_before(remote, "__getattribute__", None)?;
             if Category::of(&remote.kind) == Category::Other
-                && !self.objects.has_generic_lookup(&remote.kind)?
+                && !self.classes.has_generic_lookup(&remote.kind)?
             {
                 return Err(Undefined::Unsupported(format!("isinstance() of a {}", remote.kind.full_name)));
             }
         }
-        match self.objects.python_method(&wanted.kind, "__instancecheck__", None)? {
+        match self.classes.python_method(&wanted.kind, "__instancecheck__", None)? {
             // An abstract class says yes to all that inherit from it; what else it does only it knows.
             Some(method) if !(inherits && method == "ABCMeta.__instancecheck__") => {
                 Err(Undefined::WouldRunCode(method))
@@ -372,6 +373,14 @@ impl Evaluation<'_> {
     pub fn method(&self, method: Method, object: &Operand, arguments: &[Operand]) -> Evaluated {
         if let Operand::Object(remote) = object {
             self.check_method(remote, method.name())?;
+        }
+        if method == Method::StartsWith
+            && let Some((part, _)) = self.text_part(object)?
+        {
+            return match self.text_method(method, &part, arguments)? {
+                Operand::Bool(false) if self.is_shorter(&part, arguments)? => Err(Undefined::NotCaptured),
+                found => Ok(found),
+            };
         }
         let loaded = self.load(object)?;
         match &loaded {
@@ -394,6 +403,21 @@ impl Evaluation<'_> {
             },
             _ => Err(no_method(method, &loaded)),
         }
+    }
+
+    /// The captured part of a string is shorter than one of those with which it might begin.
+    fn is_shorter(&self, part: &str, arguments: &[Operand]) -> Result<bool, Undefined> {
+        let Some(wanted) = arguments.first() else { return Ok(false) };
+        let wanted = match self.load(wanted)? {
+            Operand::Str(text) => return Ok(part.len() < text.len()),
+            other => self.items(&other)?,
+        };
+        for text in wanted {
+            if matches!(self.load(&text)?, Operand::Str(text) if part.len() < text.len()) {
+                return Ok(true);
+            }
+        }
+        Ok(false)
     }
 
     /// An instance of a dict's subclass may have an attribute in place of the method.

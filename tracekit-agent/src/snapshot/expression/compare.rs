@@ -3,11 +3,12 @@
 use std::cmp::Ordering;
 use std::ops::ControlFlow;
 
-use super::evaluate::Evaluation;
+use super::evaluate::{Evaluated, Evaluation};
 use super::number::Number;
 use super::operand::{Category, Operand, Remote, Undefined};
 use super::syntax::Comparison;
 use crate::python::object::access::Container;
+use crate::python::object::budget::AccessError;
 
 /// Which kinds of sequences equal each other.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -45,13 +46,24 @@ impl Evaluation<'_> {
         if let (Operand::Object(a), Operand::Object(b)) = (a, b) {
             return Ok(a.address == b.address);
         }
-        let (a, b) = (self.load(a)?, self.load(b)?);
-        match (&a, &b) {
+        match (self.constant(a)?, self.constant(b)?) {
             (Operand::None, Operand::None) => Ok(true),
             (Operand::Bool(a), Operand::Bool(b)) => Ok(a == b),
             // What was computed has no identity, but it is none of these.
             (Operand::None | Operand::Bool(_), _) | (_, Operand::None | Operand::Bool(_)) => Ok(false),
             _ => Err(Undefined::Unsupported("'is' with a computed value".into())),
+        }
+    }
+
+    /// None and bools are read; others stay where they are.
+    fn constant(&self, operand: &Operand) -> Evaluated {
+        match operand {
+            Operand::Object(remote)
+                if !matches!(Category::of(&remote.kind), Category::None | Category::Bool) =>
+            {
+                Ok(operand.clone())
+            }
+            _ => self.load(operand),
         }
     }
 
@@ -83,6 +95,12 @@ impl Evaluation<'_> {
         }
         if let (Some(a), Some(b)) = (self.number(a)?, self.number(b)?) {
             return Ok(a.compare(&b) == Some(Ordering::Equal));
+        }
+        match (self.text_part(a)?, self.text_part(b)?) {
+            (None, None) => {}
+            (Some(a), Some(b)) => return equal_parts(&a, &b),
+            (Some(part), None) => return self.equal_part(&part, b),
+            (None, Some(part)) => return self.equal_part(&part, a),
         }
         let (a, b) = (self.load(a)?, self.load(b)?);
         match (&a, &b) {
@@ -128,11 +146,20 @@ impl Evaluation<'_> {
         Ok(false)
     }
 
+    /// The string of which a part was captured equals another value.
+    fn equal_part(&self, part: &(String, u64), other: &Operand) -> Result<bool, Undefined> {
+        match self.load(other)? {
+            Operand::Str(text) => equal_parts(part, &(text.to_string(), text.chars().count() as u64)),
+            Operand::None | Operand::Bool(_) | Operand::Int(_) | Operand::Float(_) => Ok(false),
+            _ => Err(Undefined::NotCaptured),
+        }
+    }
+
     /// Fails for objects whose comparison only C code of theirs knows.
     fn check_identity_rules(&self, operand: &Operand) -> Result<(), Undefined> {
         let Operand::Object(remote) = operand else { return Ok(()) };
         let known = !matches!(Category::of(&remote.kind), Category::Other);
-        if known || self.objects.compares_by_identity(&remote.kind)? {
+        if known || self.classes.compares_by_identity(&remote.kind)? {
             return Ok(());
         }
         Err(Undefined::Unsupported(format!("comparing a {}", remote.kind.full_name)))
@@ -196,16 +223,39 @@ impl Evaluation<'_> {
     /// The hash table of these items has this one. An item whose equality only its own code knows may have
     /// another hash, and then it is never asked: it matters only if nothing else is found.
     pub fn holds(&self, items: &[Operand], wanted: &Operand) -> Result<bool, Undefined> {
+        self.any_same(items.iter().map(|item| Ok(item.clone())), wanted)
+    }
+
+    fn any_same(&self, items: impl Iterator<Item = Evaluated>, wanted: &Operand) -> Result<bool, Undefined> {
         let mut unsure = None;
         for item in items {
-            match self.same(item, wanted) {
+            match item.and_then(|item| self.same(&item, wanted)) {
                 Ok(true) => return Ok(true),
                 Ok(false) => {}
-                Err(error @ (Undefined::WouldRunCode(_) | Undefined::Unsupported(_))) => unsure = Some(error),
+                Err(error) if self.is_unsure(&error) => unsure = Some(error),
                 Err(error) => return Err(error),
             }
         }
         unsure.map_or(Ok(false), Err)
+    }
+
+    /// Whether it is the same is not known, but another may be.
+    fn is_unsure(&self, error: &Undefined) -> bool {
+        match error {
+            Undefined::WouldRunCode(_) | Undefined::Unsupported(_) | Undefined::NotCaptured => true,
+            Undefined::Unreadable(_) => self.objects.reader.is_image(),
+            _ => false,
+        }
+    }
+
+    /// The hash table of a set or dict has this item.
+    fn holds_key(&self, container: &Operand, wanted: &Operand) -> Result<bool, Undefined> {
+        let Operand::Object(remote) = container else { return self.holds(&self.items(container)?, wanted) };
+        let Category::Container(kind) = Category::of(&remote.kind) else { return Ok(false) };
+        self.check_method(remote, "__iter__")?;
+        let (items, whole) = self.addresses(remote, kind)?;
+        let found = self.any_same(items.into_iter().map(|item| self.part(remote, item)), wanted)?;
+        if found || whole { Ok(found) } else { Err(Undefined::NotCaptured) }
     }
 
     /// Fails for what cannot be a key.
@@ -268,17 +318,25 @@ impl Evaluation<'_> {
             Operand::Str(text) => Some((text.clone(), text.chars().count() as u64)),
             _ => None,
         };
-        let found = self.objects.each_entry(remote.address, |candidate, value| {
+        let objects = self.at(remote);
+        let found = objects.each_entry(remote.address, |candidate, value| {
             // Most keys are strings, and compared as such.
             let exactly = match &text {
-                Some((text, characters)) => self.objects.has_text(candidate, text, *characters)?,
+                Some((text, characters)) => match objects.has_text(candidate, text, *characters) {
+                    // It may be this key, or another.
+                    Err(AccessError::Read(_)) if objects.reader.is_image() => {
+                        unsure = Some(Undefined::NotCaptured);
+                        return Ok(ControlFlow::Continue(()));
+                    }
+                    found => found?,
+                },
                 None => None,
             };
             let found = match exactly {
                 Some(found) => found,
-                None => match self.object(candidate).and_then(|candidate| self.same(&candidate, &key)) {
+                None => match self.part(remote, candidate).and_then(|found| self.same(&found, &key)) {
                     Ok(found) => found,
-                    Err(error @ (Undefined::WouldRunCode(_) | Undefined::Unsupported(_))) => {
+                    Err(error) if self.is_unsure(&error) => {
                         unsure = Some(error);
                         false
                     }
@@ -288,7 +346,7 @@ impl Evaluation<'_> {
             Ok(if found { ControlFlow::Break(value) } else { ControlFlow::Continue(()) })
         })?;
         match (found, unsure) {
-            (Some(value), _) => self.object(value).map(Some),
+            (Some(value), _) => self.part(remote, value).map(Some),
             (None, Some(unsure)) => Err(unsure),
             (None, None) => Ok(None),
         }
@@ -298,6 +356,11 @@ impl Evaluation<'_> {
     pub fn contains(&self, container: &Operand, item: &Operand) -> Result<bool, Undefined> {
         if let Operand::Object(remote) = container {
             self.check_method(remote, "__contains__")?;
+        }
+        if let Some((part, _)) = self.text_part(container)?
+            && let Operand::Str(wanted) = self.load(item)?
+        {
+            return if part.contains(wanted.as_ref()) { Ok(true) } else { Err(Undefined::NotCaptured) };
         }
         let container = self.load(container)?;
         match &container {
@@ -329,7 +392,7 @@ impl Evaluation<'_> {
                 self.check_hashable(item)?;
                 match self.lookup(&container, item) {
                     // That a dict has a key of this name is not hidden.
-                    Err(Undefined::Redacted(_)) => self.holds(&self.items(&container)?, item),
+                    Err(Undefined::Redacted(_)) => self.holds_key(&container, item),
                     found => Ok(found?.is_some()),
                 }
             }
@@ -338,7 +401,7 @@ impl Evaluation<'_> {
                 if shape(item) != Some(Shape::Set) {
                     self.check_hashable(item)?;
                 }
-                self.holds(&self.items(&container)?, item)
+                self.holds_key(&container, item)
             }
             Some(_) => {
                 let found = self.each_item(&container, |candidate| {
@@ -439,7 +502,7 @@ impl Evaluation<'_> {
 
     /// The address of the time zone object, 0 for none.
     pub fn zone(&self, remote: &Remote) -> Result<u64, Undefined> {
-        let reader = self.objects.reader;
+        let reader = self.at(remote).reader;
         let flag = remote.address.wrapping_add(reader.layout.object.datetime_has_zone);
         let read = || {
             if reader.memory.u8(flag)? == 0 {
@@ -451,6 +514,15 @@ impl Evaluation<'_> {
         };
         read().map_err(|error: crate::python::MemoryError| Undefined::Unreadable(error.into()))
     }
+}
+
+/// Strings of which the beginning and the length are known are equal.
+fn equal_parts(a: &(String, u64), b: &(String, u64)) -> Result<bool, Undefined> {
+    let ((a, a_length), (b, b_length)) = (a, b);
+    if a_length != b_length || !(a.starts_with(b.as_str()) || b.starts_with(a.as_str())) {
+        return Ok(false);
+    }
+    Err(Undefined::NotCaptured)
 }
 
 /// The comparison is true for this order.

@@ -4,20 +4,24 @@ use std::cell::{Cell, RefCell};
 use std::ops::ControlFlow;
 
 use num_bigint::BigInt;
-use num_traits::ToPrimitive as _;
 
 use super::number::{Decimal, Number, arithmetic};
 use super::operand::{Category, Operand, Remote, Undefined};
 use super::scope::{Context, Found};
 use super::syntax::{Binary, Comparison, Node, NodeId, Program, Unary};
+use crate::python::memory::MemoryError;
 use crate::python::object::access::{Attribute, Objects};
 use crate::python::object::budget::Budget;
+use crate::python::object::classes::Classes;
 use crate::python::object::{Content, Decoder, Limits as DecoderLimits, Value};
+use crate::python::reader::{ReadError, flags};
 use crate::redact::{Counts, Kind};
 
 /// C types that do what the built-in type they inherit from does.
 const KNOWN_SUBTYPES: &[&str] =
     &["collections.OrderedDict", "collections.defaultdict", "os.stat_result", "time.struct_time"];
+/// Types of objects that do not change, and of those that live as long as their module.
+const LASTING: &[&str] = &["NoneType", "bool", "builtin_function_or_method", "function", "module"];
 /// Levels of containers in containers that are compared.
 const MAX_LEVELS: usize = 20;
 
@@ -27,6 +31,9 @@ pub(super) type Evaluated = Result<Operand, Undefined>;
 pub(super) struct Evaluation<'e> {
     pub context: &'e Context<'e>,
     pub objects: Objects<'e, 'e>,
+    /// Those of the process; of an evaluation that is not on an image the same.
+    process: Objects<'e, 'e>,
+    pub classes: Classes<'e, 'e>,
     program: &'e Program,
     /// Variables of generator expressions.
     variables: RefCell<Vec<Option<Operand>>>,
@@ -36,18 +43,48 @@ pub(super) struct Evaluation<'e> {
     used: RefCell<Vec<Operand>>,
     /// What the first secret in those was.
     secret: Cell<Option<Kind>>,
+    /// Something that can change was read from the process, after the image.
+    late: Cell<bool>,
 }
 
 impl<'e> Evaluation<'e> {
     pub fn new(context: &'e Context<'e>, program: &'e Program, budget: &'e Budget) -> Self {
+        let objects = Objects::new(context.reader, budget);
         Self {
             context,
-            objects: Objects::new(context.reader, budget),
+            process: objects.lasting(),
+            classes: objects.classes(),
+            objects,
             program,
             variables: RefCell::default(),
             levels: Cell::new(0),
             used: RefCell::default(),
             secret: Cell::new(None),
+            late: Cell::new(false),
+        }
+    }
+
+    /// Something that can change was read from the process, after the image.
+    pub fn is_late(&self) -> bool {
+        self.late.get()
+    }
+
+    /// What looks into this object: into the image, or the process.
+    pub fn at(&self, remote: &Remote) -> &Objects<'e, 'e> {
+        if remote.late { &self.process } else { &self.objects }
+    }
+
+    fn is_image(&self) -> bool {
+        self.objects.reader.is_image()
+    }
+
+    /// What could not be read from an image was not captured.
+    pub fn reason(&self, error: Undefined) -> Undefined {
+        match error {
+            Undefined::Unreadable(
+                ReadError::Invalid(_) | ReadError::Memory(MemoryError::Unmapped { .. }),
+            ) if self.is_image() => Undefined::NotCaptured,
+            error => error,
         }
     }
 
@@ -168,19 +205,54 @@ impl<'e> Evaluation<'e> {
         ids.iter().map(|id| self.node(*id)).collect()
     }
 
-    /// The object at an address.
+    /// The object at an address of the locals' graph.
     pub fn object(&self, address: u64) -> Evaluated {
+        self.object_in(address, false)
+    }
+
+    /// The object that a class, a module or the globals have at an address.
+    pub fn lasting(&self, address: u64) -> Evaluated {
+        self.object_in(address, self.is_image())
+    }
+
+    /// The object at an address that was found in another.
+    pub fn part(&self, whole: &Remote, address: u64) -> Evaluated {
+        self.object_in(address, whole.late)
+    }
+
+    fn object_in(&self, address: u64, late: bool) -> Evaluated {
         self.objects.budget.take(1)?;
-        let kind = self.objects.reader.type_of(address)?;
-        if self.context.redactor.sensitive_type(kind.name()).is_some() {
-            return Ok(Operand::Redacted(kind.name().into()));
+        let remote = if late {
+            let kind = self.process.reader.type_of(address)?;
+            // These are what they were.
+            let member = kind.class_names.iter().any(|class| class == "Enum");
+            let lasts = member || kind.has(flags::TYPE) || LASTING.contains(&kind.full_name.as_str());
+            self.late.set(self.late.get() || !lasts);
+            Remote { address, kind, late }
+        } else {
+            match self.objects.reader.type_of(address) {
+                Ok(kind) => Remote { address, kind, late },
+                Err(error) => self.singleton(address).ok_or(error)?,
+            }
+        };
+        if self.context.redactor.sensitive_type(remote.kind.name()).is_some() {
+            return Ok(Operand::Redacted(remote.kind.name().into()));
         }
-        Ok(Operand::Object(Remote { address, kind }))
+        Ok(Operand::Object(remote))
+    }
+
+    /// An object that is not in the image, but can be told by its address alone: there it was and will be.
+    fn singleton(&self, address: u64) -> Option<Remote> {
+        let kind = self.process.reader.type_of(address).ok().filter(|_| self.is_image())?;
+        let is_one = matches!(kind.full_name.as_str(), "NoneType" | "bool") && kind.class_names.is_empty();
+        is_one.then_some(Remote { address, kind, late: true })
     }
 
     fn name(&self, name: &str) -> Evaluated {
-        match self.context.scope.find(&self.objects, name)? {
+        match self.context.scope.find(&self.objects, &self.process, name)? {
             Found::Object(address) => self.object(address),
+            Found::Lasting(address) => self.lasting(address),
+            Found::NotCaptured => Err(Undefined::NotCaptured),
             Found::Unset => Err(Undefined::Unset(name.to_owned())),
             Found::Missing => Err(Undefined::NoName(name.to_owned())),
         }
@@ -206,7 +278,7 @@ impl<'e> Evaluation<'e> {
         method: &str,
         native: Option<&str>,
     ) -> Result<(), Undefined> {
-        match self.objects.python_method(&remote.kind, method, native)? {
+        match self.classes.python_method(&remote.kind, method, native)? {
             Some(method) => Err(Undefined::WouldRunCode(method)),
             None => Ok(()),
         }
@@ -219,14 +291,14 @@ impl<'e> Evaluation<'e> {
             Operand::Redacted(name) => return Err(Undefined::Redacted(name.to_string())),
             other => return Ok(other.clone()),
         };
-        let reader = self.objects.reader;
+        let reader = self.at(remote).reader;
         match Category::of(&remote.kind) {
             Category::None => Ok(Operand::None),
             Category::Bool | Category::Int | Category::Float => self.number_at(remote),
             Category::Str => {
                 let limit = self.context.limits.text;
                 let length = reader.memory.u64(remote.address.wrapping_add(reader.layout.object.str_length));
-                let length = length.map_err(crate::python::ReadError::from)?;
+                let length = length.map_err(ReadError::from)?;
                 if length > limit as u64 {
                     return Err(Undefined::Limit("characters of a string"));
                 }
@@ -248,6 +320,17 @@ impl<'e> Evaluation<'e> {
             }
             _ => Ok(operand.clone()),
         }
+    }
+
+    /// The captured part of a string, and the length of the whole, if not all of it was captured.
+    pub fn text_part(&self, operand: &Operand) -> Result<Option<(String, u64)>, Undefined> {
+        let Operand::Object(remote) = operand else { return Ok(None) };
+        if remote.late || !self.is_image() || Category::of(&remote.kind) != Category::Str {
+            return Ok(None);
+        }
+        let part = self.objects.reader.text_there(remote.address, self.context.limits.text)?;
+        self.objects.budget.take(part.text.len() / 64)?;
+        Ok(Some((part.text, part.length)).filter(|(text, length)| (text.chars().count() as u64) < *length))
     }
 
     /// A string of the target, of which parts may get into what is shown.
@@ -289,10 +372,10 @@ impl<'e> Evaluation<'e> {
     }
 
     fn number_at(&self, remote: &Remote) -> Evaluated {
-        let reader = self.objects.reader;
+        let reader = self.at(remote).reader;
         if Category::of(&remote.kind) == Category::Float {
             let at = remote.address.wrapping_add(reader.layout.object.float_value);
-            let bits = reader.memory.u64(at).map_err(crate::python::ReadError::from)?;
+            let bits = reader.memory.u64(at).map_err(ReadError::from)?;
             return Ok(Operand::Float(f64::from_bits(bits)));
         }
         let digits = Decoder::new(reader, DecoderLimits::default(), false).integer(remote.address)?;
@@ -306,6 +389,11 @@ impl<'e> Evaluation<'e> {
 
     /// The number that an operand is, decimals included.
     pub fn number(&self, operand: &Operand) -> Result<Option<Number>, Undefined> {
+        if let Operand::Object(remote) = operand
+            && !Category::of(&remote.kind).is_number()
+        {
+            return Ok(None);
+        }
         let loaded = self.load(operand)?;
         if let Operand::Object(remote) = &loaded
             && Category::of(&remote.kind) == Category::Decimal
@@ -317,7 +405,8 @@ impl<'e> Evaluation<'e> {
 
     /// `str(value)` of a `Decimal`.
     pub fn decimal_text(&self, remote: &Remote) -> Result<String, Undefined> {
-        let value = Decoder::new(self.objects.reader, DecoderLimits::default(), false).value(remote.address);
+        let value =
+            Decoder::new(self.at(remote).reader, DecoderLimits::default(), false).value(remote.address);
         let Content::Text(text) = value.content else { return Err(unreadable("Decimal")) };
         let text = text.strip_prefix("Decimal('").and_then(|rest| rest.strip_suffix("')"));
         Ok(text.ok_or_else(|| unreadable("Decimal"))?.to_owned())
@@ -337,13 +426,16 @@ impl<'e> Evaluation<'e> {
         if let Some(number) = self.number(operand)? {
             return Ok(!number.is_zero());
         }
+        if self.text_part(operand)?.is_some() {
+            return Ok(true);
+        }
         match self.load(operand)? {
             Operand::None => Ok(false),
             Operand::Object(remote) => match Category::of(&remote.kind) {
                 Category::Container(_) => Ok(self.length(operand)? != 0),
                 Category::DateTime | Category::Date | Category::Time => Ok(true),
                 Category::Delta => Ok(self.date_parts(&remote)?.iter().any(|part| *part != 0)),
-                _ if self.objects.is_always_true(&remote.kind)? => Ok(true),
+                _ if self.classes.is_always_true(&remote.kind)? => Ok(true),
                 _ => Err(Undefined::Unsupported(format!("the truth value of a {}", remote.kind.full_name))),
             },
             other => Ok(self.length(&other)? != 0),
@@ -352,6 +444,9 @@ impl<'e> Evaluation<'e> {
 
     /// `len(value)`
     pub fn length(&self, operand: &Operand) -> Result<u64, Undefined> {
+        if let Some((_, length)) = self.text_part(operand)? {
+            return Ok(length);
+        }
         let loaded = self.load(operand)?;
         Ok(match &loaded {
             Operand::Str(text) => text.chars().count() as u64,
@@ -367,7 +462,7 @@ impl<'e> Evaluation<'e> {
                 let Category::Container(container) = Category::of(&remote.kind) else {
                     return Err(Undefined::Type(format!("a '{}' has no len()", loaded.type_name())));
                 };
-                self.objects.length(remote.address, container)?
+                self.at(remote).length(remote.address, container)?
             }
             _ => return Err(Undefined::Type(format!("a '{}' has no len()", loaded.type_name()))),
         })
@@ -401,15 +496,17 @@ impl<'e> Evaluation<'e> {
         };
         let category = Category::of(&remote.kind);
         let found = if category == Category::Static {
-            self.objects.static_attribute(remote.address, name)?
+            self.check_static(remote)?;
+            self.classes.static_attribute(remote.address, name)?
         } else {
             if let Some(found) = self.known_attribute(remote, category, name)? {
                 return Ok(Some(found));
             }
-            self.objects.attribute(remote.address, name)?
+            self.at(remote).attribute(remote.address, name)?
         };
         Ok(Some(match found {
-            Attribute::Object(address) => self.object(address)?,
+            Attribute::Object(address) => self.part(remote, address)?,
+            Attribute::Lasting(address) => self.lasting(address)?,
             Attribute::Integer(value) => Operand::int(value),
             Attribute::Float(value) => Operand::Float(value),
             Attribute::Text(text) => Operand::text(&text),
@@ -423,117 +520,12 @@ impl<'e> Evaluation<'e> {
         }))
     }
 
-    /// The object is a member of an enum that has this method or property from `Enum`.
-    fn is_of_enum(&self, remote: &Remote, name: &str) -> Result<bool, Undefined> {
-        if !remote.kind.class_names.iter().any(|class| class == "Enum") {
-            return Ok(false);
+    /// A class or module of the image is still what is at its address.
+    fn check_static(&self, remote: &Remote) -> Result<(), Undefined> {
+        if remote.late || self.process.reader.type_address(remote.address)? == remote.kind.address {
+            return Ok(());
         }
-        let meta = self.objects.reader.type_of(remote.kind.address)?;
-        let made = meta.class_names.iter().any(|class| class == "EnumMeta" || class == "EnumType");
-        let found = self.objects.python_method(&remote.kind, name, None)?;
-        Ok(made && found == Some(format!("Enum.{name}")))
-    }
-
-    /// `str()` of classes of the standard library that are written in Python.
-    pub fn known_text(&self, remote: &Remote) -> Result<Option<String>, Undefined> {
-        // One with a value of a built-in type may have the text of that.
-        if Category::of(&remote.kind) == Category::Other && self.is_of_enum(remote, "__str__")? {
-            let Attribute::Object(name) = self.objects.attribute(remote.address, "_name_")? else {
-                return Ok(None);
-            };
-            let Operand::Str(name) = self.load(&self.object(name)?)? else { return Ok(None) };
-            return Ok(Some(format!("{}.{name}", remote.kind.name())));
-        }
-        Ok(self.uuid(remote)?.map(|id| id.to_string()))
-    }
-
-    /// The value of a `uuid.UUID`, not of a class that inherits from it.
-    pub fn uuid(&self, remote: &Remote) -> Result<Option<uuid::Uuid>, Undefined> {
-        if remote.kind.full_name != "UUID" {
-            return Ok(None);
-        }
-        let Attribute::Object(module) = self.objects.static_attribute(remote.kind.address, "__module__")?
-        else {
-            return Ok(None);
-        };
-        let Attribute::Object(number) = self.objects.attribute(remote.address, "int")? else {
-            return Ok(None);
-        };
-        match (self.load(&self.object(module)?)?, self.load(&self.object(number)?)?) {
-            (Operand::Str(module), Operand::Int(number)) if &*module == "uuid" => {
-                Ok(number.to_u128().map(uuid::Uuid::from_u128))
-            }
-            _ => Ok(None),
-        }
-    }
-
-    /// Attributes that CPython computes, but whose meaning is known.
-    fn known_attribute(
-        &self,
-        remote: &Remote,
-        category: Category,
-        name: &str,
-    ) -> Result<Option<Operand>, Undefined> {
-        use crate::python::reader::flags;
-        let kind = &remote.kind;
-        if matches!(name, "name" | "value") && self.is_of_enum(remote, name)? {
-            let Attribute::Object(found) = self.objects.attribute(remote.address, &format!("_{name}_"))?
-            else {
-                return Ok(None);
-            };
-            return self.object(found).map(Some);
-        }
-        if name == "args" && kind.has(flags::EXCEPTION) {
-            let at = remote.address.wrapping_add(self.objects.reader.layout.object.exception_args);
-            let arguments = self.objects.reader.memory.u64(at).map_err(crate::python::ReadError::from)?;
-            return self.object(arguments).map(Some);
-        }
-        if name == "tzinfo" && matches!(category, Category::DateTime | Category::Time) {
-            return match self.zone(remote)? {
-                0 => Ok(Some(Operand::None)),
-                zone => self.object(zone).map(Some),
-            };
-        }
-        let fields: &[&str] = match category {
-            Category::DateTime => &["year", "month", "day", "hour", "minute", "second", "microsecond"],
-            Category::Date => &["year", "month", "day"],
-            Category::Time => &["hour", "minute", "second", "microsecond"],
-            _ => return Ok(None),
-        };
-        let Some(at) = fields.iter().position(|field| *field == name) else { return Ok(None) };
-        if self.objects.python_method(kind, name, category.native(kind))?.is_some() {
-            return Ok(None);
-        }
-        Ok(self.date_parts(remote)?.get(at).map(|part| Operand::int(*part)))
-    }
-
-    /// Fields of the types of `datetime`, the most significant first; of a delta days, seconds, microseconds.
-    pub fn date_parts(&self, remote: &Remote) -> Result<Vec<i64>, Undefined> {
-        let (memory, offsets) = (self.objects.reader.memory, &self.objects.reader.layout.object);
-        let category = Category::of(&remote.kind);
-        if category == Category::Delta {
-            let start = remote.address.wrapping_add(offsets.timedelta_days);
-            let part = |at: u64| memory.i32(start.wrapping_add(4 * at)).map(i64::from);
-            let parts: Result<Vec<i64>, _> = (0..3).map(part).collect();
-            return Ok(parts.map_err(crate::python::ReadError::from)?);
-        }
-        // CPython `Include/datetime.h`: `char hastzinfo; unsigned char data[]`, numbers big-endian.
-        let data = remote.address.wrapping_add(offsets.datetime_has_zone).wrapping_add(1);
-        let widths: &[usize] = match category {
-            Category::DateTime => &[2, 1, 1, 1, 1, 1, 3],
-            Category::Date => &[2, 1, 1],
-            _ => &[1, 1, 1, 3],
-        };
-        let bytes = memory.bytes(data, widths.iter().sum()).map_err(crate::python::ReadError::from)?;
-        let mut rest = bytes.as_slice();
-        Ok(widths
-            .iter()
-            .map(|width| {
-                let (part, after) = rest.split_at(*width.min(&rest.len()));
-                rest = after;
-                part.iter().fold(0, |number, byte| number << 8 | i64::from(*byte))
-            })
-            .collect())
+        Err(Undefined::NotCaptured)
     }
 
     /// Calls `each` with what an argument gives: items of a container, or elements of a generator expression.
@@ -648,5 +640,5 @@ impl<'e> Evaluation<'e> {
 }
 
 pub(super) fn unreadable(what: &'static str) -> Undefined {
-    Undefined::Unreadable(crate::python::ReadError::Invalid(what))
+    Undefined::Unreadable(ReadError::Invalid(what))
 }

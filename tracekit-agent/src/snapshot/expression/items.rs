@@ -48,13 +48,15 @@ impl Evaluation<'_> {
                     Err(self.no_key(key))
                 }
                 Category::Container(container @ (Container::List | Container::Tuple)) => {
-                    let at = self.index(key, self.objects.length(remote.address, container)?)?;
-                    self.object(self.objects.item_at(remote.address, container, at)?)
+                    let objects = self.at(remote);
+                    let at = self.index(key, objects.length(remote.address, container)?)?;
+                    self.part(remote, objects.item_at(remote.address, container, at)?)
                 }
                 Category::Container(Container::Deque) => {
-                    let items = self.items(&object)?;
-                    let at = self.index(key, items.len() as u64)?;
-                    items.get(at as usize).cloned().ok_or(Undefined::Limit("items"))
+                    let at = self.index(key, self.length(&object)?)?;
+                    let (items, _) = self.addresses(remote, Container::Deque)?;
+                    let item = usize::try_from(at).ok().and_then(|at| items.get(at));
+                    self.part(remote, *item.ok_or(Undefined::NotCaptured)?)
                 }
                 _ => Err(not_subscriptable(&object)),
             },
@@ -155,12 +157,26 @@ impl Evaluation<'_> {
         Ok(found)
     }
 
-    /// Calls `each` with the items of a container, until it breaks.
+    /// Calls `each` with the items of a container, until it breaks. If not all were captured, and none of the others
+    /// breaks, it has no result.
     pub fn each_item<T>(
         &self,
         operand: &Operand,
         mut each: impl FnMut(Operand) -> Result<ControlFlow<T>, Undefined>,
     ) -> Result<Option<T>, Undefined> {
+        if let Operand::Object(remote) = operand
+            && let Category::Container(container) = Category::of(&remote.kind)
+        {
+            self.check_method(remote, "__iter__")?;
+            let (items, whole) = self.addresses(remote, container)?;
+            for item in items {
+                self.objects.budget.take(1)?;
+                if let ControlFlow::Break(found) = each(self.part(remote, item)?)? {
+                    return Ok(Some(found));
+                }
+            }
+            return if whole { Ok(None) } else { Err(Undefined::NotCaptured) };
+        }
         for item in self.items(operand)? {
             self.objects.budget.take(1)?;
             if let ControlFlow::Break(found) = each(item)? {
@@ -168,6 +184,27 @@ impl Evaluation<'_> {
             }
         }
         Ok(None)
+    }
+
+    /// Addresses of the items of a container, of the keys of a dict; and whether these are all.
+    pub fn addresses(&self, remote: &Remote, container: Container) -> Result<(Vec<u64>, bool), Undefined> {
+        let (objects, limit) = (self.at(remote), self.context.limits.items);
+        if container != Container::Dict {
+            return Ok(objects.items(remote.address, container, limit)?);
+        }
+        let mut keys = Vec::new();
+        let done = objects.each_entry(remote.address, |key, _| -> Result<ControlFlow<()>, Undefined> {
+            if keys.len() >= limit {
+                return Err(Undefined::Limit("items"));
+            }
+            keys.push(key);
+            Ok(ControlFlow::Continue(()))
+        });
+        match done {
+            Ok(_) => Ok((keys, true)),
+            Err(Undefined::NotCaptured) => Ok((keys, false)),
+            Err(error) => Err(error),
+        }
     }
 
     /// The items that iterating over a value gives.
@@ -194,25 +231,25 @@ impl Evaluation<'_> {
             let what = format!("iterating over a '{}'", remote.kind.full_name);
             return Err(Undefined::Unsupported(what));
         };
-        if container == Container::Dict {
-            return Ok(self.entries(remote)?.into_iter().map(|(key, _)| key).collect());
+        let (items, whole) = self.addresses(remote, container)?;
+        if !whole {
+            return Err(Undefined::NotCaptured);
         }
-        let items = self.objects.items(remote.address, container, self.context.limits.items)?;
-        items.into_iter().map(|item| self.object(item)).collect()
+        items.into_iter().map(|item| self.part(remote, item)).collect()
     }
 
     /// Keys and values of a dict of the target; values whose key is the name of a secret are not given.
     pub fn entries(&self, remote: &Remote) -> Result<Vec<(Operand, Operand)>, Undefined> {
         let mut entries = Vec::new();
         let limit = self.context.limits.items;
-        self.objects.each_entry(remote.address, |key, value| -> Result<ControlFlow<()>, Undefined> {
+        self.at(remote).each_entry(remote.address, |key, value| -> Result<ControlFlow<()>, Undefined> {
             if entries.len() >= limit {
                 return Err(Undefined::Limit("items"));
             }
-            let key = self.object(key)?;
+            let key = self.part(remote, key)?;
             let value = match self.secret_key(&key)? {
                 Some(name) => Operand::Redacted(name),
-                None => self.object(value)?,
+                None => self.part(remote, value)?,
             };
             entries.push((key, value));
             Ok(ControlFlow::Continue(()))

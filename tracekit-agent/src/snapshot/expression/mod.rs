@@ -10,7 +10,7 @@
 //!
 //! `token` and `parse` make a [`Program`] of a text: at most 1 KiB, 200 nodes and 40 levels.
 //! `evaluate`, `items`, `compare`, `call` and `number` compute it within a budget of steps, items, bytes and time;
-//! [`Scope`] finds names, and [`crate::python::object::access`] attributes and entries; `shown` is what leaves the
+//! `known` has classes of the standard library; [`Scope`] finds names, and [`crate::python::object::access`] attributes and entries; `shown` is what leaves the
 //! agent.
 //!
 //! The rules:
@@ -20,6 +20,9 @@
 //!   and lengths that a class defines in Python. Where a class inherits them from a built-in type, they are
 //!   those of the built-in type.
 //!   `Enum` and `uuid.UUID` are written in Python too, but do what is known.
+//! - On the image of a hit, values are those of that moment: what the image lacks is undefined, and a part of a container
+//!   is never taken for the whole. Classes, modules, globals and builtins are in no image; they are read from the
+//!   process a little later, and if such a value can have changed in between, [`Outcome::late`] says so.
 //! - Integers have up to 20 000 bits; beyond that the result is undefined, not rounded. A `Decimal` is compared
 //!   exactly but not computed with: its results depend on a context of the thread.
 //! - An expression that names a secret does not compile. Keys that are computed are checked when they are
@@ -47,10 +50,12 @@
 
 mod call;
 mod compare;
+mod depth;
 mod evaluate;
 mod format;
 mod function;
 mod items;
+mod known;
 mod number;
 mod operand;
 mod parse;
@@ -72,6 +77,7 @@ use crate::python::object::budget::Budget;
 use crate::redact::Redactor;
 use evaluate::Evaluation;
 use format::Spec;
+use operand::Operand;
 use shown::{shown, written};
 use syntax::Program;
 
@@ -113,10 +119,13 @@ impl Expression {
     /// # Errors
     /// Why there is none.
     pub fn condition(&self, context: &Context<'_>) -> Result<bool, Undefined> {
-        let budget = Budget::new(context.limits.steps, context.limits.time);
-        let evaluation = Evaluation::new(context, &self.program, &budget);
-        let value = evaluation.run()?;
-        evaluation.truth(&value)
+        self.decide(context).value
+    }
+
+    /// As [`Self::condition`], and how it was found out.
+    #[must_use]
+    pub fn decide(&self, context: &Context<'_>) -> Outcome<bool> {
+        self.run(context, |evaluation, value| evaluation.truth(&value))
     }
 
     /// The value, with what looks like a secret hidden.
@@ -124,21 +133,53 @@ impl Expression {
     /// # Errors
     /// Why there is none.
     pub fn value(&self, context: &Context<'_>) -> Result<Value, Undefined> {
-        let budget = Budget::new(context.limits.steps, context.limits.time);
-        let evaluation = Evaluation::new(context, &self.program, &budget);
-        let value = evaluation.run()?;
-        shown(&evaluation, &value)
+        self.evaluate(context).value
+    }
+
+    /// As [`Self::value`], and how it was found out.
+    #[must_use]
+    pub fn evaluate(&self, context: &Context<'_>) -> Outcome<Value> {
+        self.run(context, |evaluation, value| shown(evaluation, &value))
+    }
+
+    /// How many levels below a local variable the expression looks: an image that is to answer it needs at least this
+    /// depth. `order.customer.address.country` looks 3 levels deep, `any(item.price > 9 for item in order.items)` too.
+    /// What is shown of a value has levels of its own.
+    #[must_use]
+    pub fn depth(&self) -> usize {
+        depth::of(&self.program)
     }
 
     /// The value as text, for a template.
-    fn render(&self, context: &Context<'_>, rendering: &Rendering) -> Result<String, Undefined> {
-        let budget = Budget::new(context.limits.steps, context.limits.time);
-        let evaluation = Evaluation::new(context, &self.program, &budget);
-        let value = evaluation.run()?;
-        let text = written(&evaluation, &value, rendering)?;
-        Ok(match text.char_indices().nth(MAX_TEXT) {
-            Some((end, _)) => text.get(..end).unwrap_or_default().to_owned() + "…",
-            None => text,
+    fn render(&self, context: &Context<'_>, rendering: &Rendering) -> Outcome<String> {
+        self.run(context, |evaluation, value| {
+            let text = written(evaluation, &value, rendering)?;
+            Ok(match text.char_indices().nth(MAX_TEXT) {
+                Some((end, _)) => text.get(..end).unwrap_or_default().to_owned() + "…",
+                None => text,
+            })
         })
     }
+
+    fn run<T>(
+        &self,
+        context: &Context<'_>,
+        answer: impl FnOnce(&Evaluation<'_>, Operand) -> Result<T, Undefined>,
+    ) -> Outcome<T> {
+        let budget = Budget::new(context.limits.steps, context.limits.time);
+        let evaluation = Evaluation::new(context, &self.program, &budget);
+        let value = evaluation.run().and_then(|value| answer(&evaluation, value));
+        let value = value.map_err(|error| evaluation.reason(error));
+        Outcome { value, late: evaluation.is_late() }
+    }
+}
+
+/// What an evaluation came to.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Outcome<T> {
+    /// The value, or why there is none.
+    pub value: Result<T, Undefined>,
+    /// On an image: it was made of values that are not in the image (globals, attributes of classes and modules). They
+    /// were read from the process, after the moment of the hit, and may have changed in between.
+    pub late: bool,
 }

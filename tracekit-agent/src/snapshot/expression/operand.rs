@@ -56,7 +56,11 @@ pub enum Undefined {
     /// A bound was reached.
     #[error("more than the limit of {0}")]
     Limit(&'static str),
-    /// The memory was not captured, or does not hold what it should.
+    /// It needs what the image of the hit does not have: it is deeper, or behind more items or characters, than was
+    /// captured.
+    #[error("it was not captured: it is deeper, or behind more items, than the breakpoint captures")]
+    NotCaptured,
+    /// The memory does not hold what it should.
     #[error("cannot be read: {0}")]
     Unreadable(ReadError),
 }
@@ -75,6 +79,7 @@ impl Undefined {
             Self::Unsupported(_) => "unsupported",
             Self::Redacted(_) => "redacted",
             Self::Limit(_) => "limit",
+            Self::NotCaptured => "not captured",
             Self::Unreadable(_) => "unreadable",
         }
     }
@@ -84,6 +89,7 @@ impl From<AccessError> for Undefined {
     fn from(error: AccessError) -> Self {
         match error {
             AccessError::Read(error) => Self::Unreadable(error),
+            AccessError::NotCaptured => Self::NotCaptured,
             AccessError::Budget => Self::Limit("steps, items or time"),
         }
     }
@@ -100,6 +106,8 @@ impl From<ReadError> for Undefined {
 pub(super) struct Remote {
     pub address: u64,
     pub kind: Rc<Type>,
+    /// Of an evaluation on an image: it is not in the image, but read from the process.
+    pub late: bool,
 }
 
 /// A value in the middle of an evaluation.
@@ -209,6 +217,13 @@ impl Category {
             Self::Delta => "datetime.timedelta",
             Self::Static | Self::Other => return None,
         })
+    }
+}
+
+impl Category {
+    /// Of a number, as far as expressions compute with it.
+    pub(super) fn is_number(self) -> bool {
+        matches!(self, Self::Bool | Self::Int | Self::Float | Self::Decimal)
     }
 }
 

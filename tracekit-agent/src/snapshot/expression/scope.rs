@@ -1,6 +1,6 @@
 //! Where the names of an expression come from, and what an evaluation may cost.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use crate::python::frame::{Frame, locals, locals_dict};
@@ -38,10 +38,15 @@ impl Default for Limits {
 }
 
 /// The names that are visible in a frame: its local variables, cells included, then its globals, then builtins.
+///
+/// Of a frame in an image, local variables are those of the moment of the hit. Globals and builtins are in no image: they
+/// are what they are when the expression is evaluated, a little later, which [`Outcome::late`](super::Outcome) says.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Scope {
     /// Local variables; 0 for those without a value.
     locals: BTreeMap<String, u64>,
+    /// Of these, those that are behind what was captured of the frame.
+    not_captured: BTreeSet<String>,
     /// Of a module's or class's body: the dict of its variables.
     locals_dict: Option<u64>,
     globals: Option<u64>,
@@ -50,7 +55,12 @@ pub struct Scope {
 
 /// Where a name leads.
 pub(super) enum Found {
+    /// Of the frame.
     Object(u64),
+    /// Of the process.
+    Lasting(u64),
+    /// A variable of which it is not known where it leads.
+    NotCaptured,
     /// A local variable without a value.
     Unset,
     Missing,
@@ -74,8 +84,20 @@ impl Scope {
             names.extend(visible.map(|(name, _)| (name.clone(), 0)));
         }
         names.extend(locals(reader, frame)?.into_iter().map(|local| (local.name, local.object)));
+        let is_there = |slot: usize| {
+            let at = frame.address.wrapping_add(offsets.locals).wrapping_add(8 * slot as u64);
+            reader.memory.u64(at).is_ok()
+        };
+        let not_captured = match reader.is_image() {
+            true => {
+                let slots = frame.code.locals.iter().enumerate();
+                slots.filter(|(slot, _)| !is_there(*slot)).map(|(_, (name, _))| name.clone()).collect()
+            }
+            false => BTreeSet::new(),
+        };
         Ok(Self {
             locals: names,
+            not_captured,
             locals_dict: locals_dict(reader, frame)?,
             globals: dict(offsets.globals),
             builtins: dict(offsets.builtins),
@@ -88,15 +110,43 @@ impl Scope {
         Self { locals: locals.into_iter().collect(), ..Self::default() }
     }
 
-    pub(super) fn find(&self, objects: &Objects<'_, '_>, name: &str) -> Result<Found, AccessError> {
+    /// The names of the frame that was hit, by the addresses of the code object and the frame in the record of the hit;
+    /// `reader` is one of its image ([`Reader::of_image`]).
+    ///
+    /// # Errors
+    /// The code object is none any more, or not even the frame is in the image.
+    pub fn of_hit(reader: &Reader<'_>, code: u64, frame: u64) -> Result<Self, ReadError> {
+        let code = reader.code(code)?;
+        Self::of_frame(reader, &Frame { address: frame, code, line: None, offset: None })
+    }
+
+    /// Looks for a name among the local variables, and then in the process.
+    pub(super) fn find(
+        &self,
+        objects: &Objects<'_, '_>,
+        process: &Objects<'_, '_>,
+        name: &str,
+    ) -> Result<Found, AccessError> {
         match self.locals.get(name) {
+            Some(0) if self.not_captured.contains(name) => return Ok(Found::NotCaptured),
             Some(0) => return Ok(Found::Unset),
             Some(address) => return Ok(Found::Object(*address)),
             None => {}
         }
-        for dict in [self.locals_dict, self.globals, self.builtins].into_iter().flatten() {
-            if let Some(address) = objects.dict_entry(dict, name)? {
-                return Ok(Found::Object(address));
+        let mut globals = self.globals;
+        if let Some(variables) = self.locals_dict {
+            match objects.dict_entry(variables, name) {
+                Ok(Some(address)) => return Ok(Found::Object(address)),
+                // A module's variables are its globals: it had no such name then, whatever it has now.
+                Ok(None) if globals == self.locals_dict => globals = None,
+                Ok(None) => {}
+                Err(AccessError::NotCaptured | AccessError::Read(_)) if globals == self.locals_dict => {}
+                Err(error) => return Err(error),
+            }
+        }
+        for dict in [globals, self.builtins].into_iter().flatten() {
+            if let Some(address) = process.dict_entry(dict, name)? {
+                return Ok(Found::Lasting(address));
             }
         }
         Ok(Found::Missing)

@@ -94,7 +94,7 @@ fn part(evaluation: &Evaluation<'_>, value: &Operand, depth: usize) -> Result<Va
     let (content, truncated) = match value {
         Operand::Object(remote) => {
             evaluation.objects.budget.take(1)?;
-            let mut decoder = Decoder::with_redactor(evaluation.objects.reader, limits, Some(redactor));
+            let mut decoder = Decoder::with_redactor(evaluation.at(remote).reader, limits, Some(redactor));
             return Ok(decoder.value(remote.address));
         }
         Operand::Redacted(name) if depth == 0 => return Err(Undefined::Redacted(name.to_string())),

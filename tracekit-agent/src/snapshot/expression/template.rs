@@ -33,6 +33,8 @@ pub struct Rendered {
     pub text: String,
     /// The expressions that had no value, and why.
     pub undefined: Vec<(String, Undefined)>,
+    /// Some of it was read after the moment of the hit: see [`Outcome::late`](super::Outcome).
+    pub late: bool,
 }
 
 impl Template {
@@ -95,20 +97,34 @@ impl Template {
         &self.text
     }
 
+    /// How many levels below local variables its expressions look: see [`Expression::depth`].
+    #[must_use]
+    pub fn depth(&self) -> usize {
+        let depth = |part: &Part| match part {
+            Part::Text(_) => 0,
+            Part::Value { expression, .. } => expression.depth(),
+        };
+        self.parts.iter().map(depth).max().unwrap_or(0)
+    }
+
     /// The text with the values of this moment; parts without one are [`UNDEFINED`].
     #[must_use]
     pub fn render(&self, context: &Context<'_>) -> Rendered {
-        let mut rendered = Rendered { text: String::new(), undefined: Vec::new() };
+        let mut rendered = Rendered { text: String::new(), undefined: Vec::new(), late: false };
         for part in &self.parts {
             match part {
                 Part::Text(text) => rendered.text.push_str(text),
-                Part::Value { expression, rendering } => match expression.render(context, rendering) {
-                    Ok(text) => rendered.text.push_str(&text),
-                    Err(reason) => {
-                        rendered.text.push_str(UNDEFINED);
-                        rendered.undefined.push((expression.text().to_owned(), reason));
+                Part::Value { expression, rendering } => {
+                    let outcome = expression.render(context, rendering);
+                    rendered.late |= outcome.late;
+                    match outcome.value {
+                        Ok(text) => rendered.text.push_str(&text),
+                        Err(reason) => {
+                            rendered.text.push_str(UNDEFINED);
+                            rendered.undefined.push((expression.text().to_owned(), reason));
+                        }
                     }
-                },
+                }
             }
         }
         rendered

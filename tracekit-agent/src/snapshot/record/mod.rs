@@ -90,6 +90,8 @@ pub struct Watch {
     pub expression: String,
     /// Its value, or why there is none.
     pub result: Result<Value, String>,
+    /// It was made of globals or of attributes of classes, which were read a little after the line ran.
+    pub late: bool,
 }
 
 /// The request that a thread was handling.
@@ -265,6 +267,9 @@ fn locals_json(locals: &[(String, Value)]) -> Json {
 impl Watch {
     fn to_json(&self) -> Json {
         match &self.result {
+            Ok(value) if self.late => {
+                json!({ "expression": self.expression, "value": value.to_json(), "late": true })
+            }
             Ok(value) => json!({ "expression": self.expression, "value": value.to_json() }),
             Err(reason) => json!({ "expression": self.expression, "undefined": reason }),
         }

@@ -69,8 +69,12 @@ pub(crate) fn snapshot(kind: Kind) -> Snapshot {
             frame("dispatch", 7),
         ],
         watches: vec![
-            Watch { expression: "order.total".to_owned(), result: Ok(int(120)) },
-            Watch { expression: "user.plan".to_owned(), result: Err("user is not defined".to_owned()) },
+            Watch { expression: "order.total".to_owned(), result: Ok(int(120)), late: false },
+            Watch {
+                expression: "user.plan".to_owned(),
+                result: Err("user is not defined".to_owned()),
+                late: false,
+            },
         ],
         message: (kind == Kind::Log).then(|| "total=120".to_owned()),
         request: Some(Request {

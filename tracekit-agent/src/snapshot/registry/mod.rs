@@ -16,7 +16,7 @@ mod view;
 
 use std::collections::{BTreeMap, btree_map};
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use jiff::{SignedDuration, Timestamp};
 use serde::Serialize;
@@ -130,6 +130,8 @@ struct Inner {
 pub struct Registry {
     inner: Mutex<Inner>,
     revision: AtomicU64,
+    /// Told of each new revision.
+    waker: OnceLock<Box<dyn Fn() + Send + Sync>>,
     events: broadcast::Sender<Arc<Event>>,
     language: Box<dyn Language>,
     locate: Option<Box<dyn Locate>>,
@@ -147,7 +149,8 @@ impl Registry {
     #[must_use]
     pub fn new(language: Box<dyn Language>, audit: Box<dyn Audit>) -> Self {
         let (events, _) = broadcast::channel(EVENTS);
-        Self { inner: Mutex::default(), revision: AtomicU64::new(1), events, language, locate: None, audit }
+        let (revision, waker) = (AtomicU64::new(1), OnceLock::new());
+        Self { inner: Mutex::default(), revision, waker, events, language, locate: None, audit }
     }
 
     /// Lines are looked up before a breakpoint is accepted.
@@ -161,6 +164,19 @@ impl Registry {
     #[must_use]
     pub fn revision(&self) -> u64 {
         self.revision.load(Ordering::Acquire)
+    }
+
+    /// Tells somebody, once for all, whenever the revision changes. It must not wait, and not ask the registry.
+    pub fn wake(&self, waker: Box<dyn Fn() + Send + Sync>) {
+        // There is one engine.
+        let _ = self.waker.set(waker);
+    }
+
+    fn changed(&self) {
+        self.revision.fetch_add(1, Ordering::AcqRel);
+        if let Some(waker) = self.waker.get() {
+            waker();
+        }
     }
 
     /// All changes from now on.
@@ -323,7 +339,7 @@ impl Registry {
         if inner.processes.len() < MAX_PROCESSES || inner.processes.contains_key(&pid) {
             inner.processes.insert(pid, Traced { start_ticks, service: service.into() });
             // Breakpoints for this process alone have somewhere to be again.
-            self.revision.fetch_add(1, Ordering::AcqRel);
+            self.changed();
             self.tell_states(&mut inner, now);
         }
     }
@@ -530,7 +546,7 @@ impl Registry {
             _ => true,
         };
         if concerns_engine {
-            self.revision.fetch_add(1, Ordering::AcqRel);
+            self.changed();
         }
         inner.sequence += 1;
         // Fails if nobody listens.

@@ -1,7 +1,6 @@
 //! What outlives the agent.
 
 use std::collections::BTreeMap;
-use std::sync::atomic::Ordering;
 
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
@@ -79,7 +78,7 @@ impl Registry {
         inner.kill_switch = kill_switch.local();
         self.tell_states(&mut inner, now);
         drop(inner);
-        self.revision.fetch_add(1, Ordering::AcqRel);
+        self.changed();
         refused
     }
 }
