@@ -26,7 +26,6 @@ use crate::{
     probes::{
         Losses, Probes, Records,
         record::{self, ProcessEvent, Record},
-        watchpoint::HitRecords,
     },
     snapshot::{debugger::Debugger, registry::Registry},
     trace::{
@@ -102,7 +101,7 @@ impl Agent {
     pub fn start(
         config: AgentConfig,
         (probes, records): (Probes, Records),
-        (debugger, hits): (Debugger, Option<HitRecords>),
+        debugger: Debugger,
         spans: Handle,
         counters: Arc<Counters>,
     ) -> Self {
@@ -119,7 +118,7 @@ impl Agent {
             losses: Losses::default(),
             breakpoints: config.breakpoints,
             debugger,
-            hits: Waiting::new(hits),
+            hits: Waiting::default(),
             follow: config.follow,
         };
         let changes = agent.tracker.rescan();
@@ -139,6 +138,9 @@ impl Agent {
         while !stop.load(Ordering::Relaxed) {
             self.records.wait(POLL);
             self.drain();
+            if self.debugger.needs_watchpoints() {
+                self.load_watchpoints();
+            }
             let now = Instant::now();
             if self.tracker.pending().is_some_and(|due| due <= now) {
                 let changes = self.tracker.poll(now);
@@ -210,6 +212,15 @@ impl Agent {
         });
         step.hits_before(u64::MAX);
         counters.add(Counter::EventsReceived, count);
+    }
+
+    /// Not before there is a breakpoint: the kernel takes a while to check the program.
+    fn load_watchpoints(&mut self) {
+        let watchpoints = self.probes.watchpoints().map(|(watchpoints, hits)| {
+            self.hits = Waiting::new(hits);
+            watchpoints
+        });
+        self.debugger.armed_with(watchpoints.map_err(|error| error.to_string()));
     }
 
     fn count_losses(&mut self) {

@@ -500,12 +500,20 @@ impl<'a> Reader<'a> {
     /// # Errors
     /// If the object is no string.
     pub fn text_there(&self, object: u64, limit: usize) -> Result<Text, ReadError> {
-        self.text_by(object, limit, |data, count| match self.memory.bytes(data, count) {
+        self.text_by(object, limit, |data, count| self.bytes_there(data, count))
+    }
+
+    /// Bytes; of an image, as many of them as are in it.
+    ///
+    /// # Errors
+    /// If they cannot be read.
+    pub fn bytes_there(&self, start: u64, count: usize) -> Result<Vec<u8>, ReadError> {
+        match self.memory.bytes(start, count) {
             Err(_) if self.is_image() => {
-                Ok((0..count as u64).map_while(|at| self.memory.u8(data.wrapping_add(at)).ok()).collect())
+                Ok((0..count as u64).map_while(|at| self.memory.u8(start.wrapping_add(at)).ok()).collect())
             }
             bytes => Ok(bytes?),
-        })
+        }
     }
 
     fn text_by(

@@ -34,4 +34,4 @@ pub use redactor::{MAX_TEXT, Redactor, SettingsError};
 pub use settings::{CustomPattern, Mode, Settings};
 pub use span::{Finding, Hidden};
 pub use values::LOOK_AHEAD;
-pub(crate) use values::{beside, name_of};
+pub(crate) use values::{Members, name_of};

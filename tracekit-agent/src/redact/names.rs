@@ -7,7 +7,7 @@ mod words;
 
 use std::collections::BTreeSet;
 
-use self::words::{ABOUT, ABOUT_KEY, COMPOUNDS, ENDS, KEYS, LAST, PASSES, TOKENS, TYPED, WEAK, WORDS};
+use self::words::{ABOUT, COMPOUNDS, ENDS, KEY_OF, LAST, PARTS, PASSES, TOKENS, TYPED, VALUES, WEAK, WORDS};
 use super::kind::{Kind, OPEN};
 
 /// Bytes of a name at most; what is longer is a text.
@@ -82,10 +82,7 @@ impl Names {
             let before = before(&words, at);
             let before = before.as_str();
             let hit = match word.as_str() {
-                "key" => {
-                    let about = words.iter().skip(at + 1).any(|word| contains(ABOUT_KEY, word));
-                    !about && !contains(KEYS, before)
-                }
+                "key" => words.len() == 1 || contains(KEY_OF, before),
                 "token" => !contains(TOKENS, before),
                 "pass" => at == last && (at == 0 || contains(PASSES, before)),
                 "pin" => words.len() == 1,
@@ -97,7 +94,10 @@ impl Names {
                         || word.starts_with("password")
                 }
             };
-            hit && !described(at + 1)
+            let mut rest = words.iter().skip(at + 1);
+            let number = |word: &String| word.starts_with(char::is_numeric);
+            let own = !contains(PARTS, word) || rest.all(|word| contains(VALUES, word) || number(word));
+            hit && own && !described(at + 1)
         });
         if secret { sensitive(words.len() == 1 && contains(WEAK, &whole)) } else { None }
     }
@@ -218,7 +218,7 @@ mod tests {
 
     #[test]
     fn lists_are_sorted_for_the_search() {
-        for list in [WORDS, LAST, COMPOUNDS, ABOUT, ABOUT_KEY, KEYS, TOKENS, PASSES, WEAK] {
+        for list in [WORDS, LAST, COMPOUNDS, ABOUT, KEY_OF, PARTS, TOKENS, PASSES, VALUES, WEAK] {
             assert!(list.is_sorted(), "{list:?}");
         }
     }

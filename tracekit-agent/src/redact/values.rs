@@ -54,24 +54,37 @@ fn is_code(text: &str) -> bool {
     .any(|code| text.starts_with(code))
 }
 
-/// Members of an object of which one is the name of others: `{"name": "password", "value": "x"}`.
-pub(crate) struct Beside {
+/// Members of an object, of which one can be the name of others: `{"name": "password", "value": "x"}`.
+pub(crate) struct Members {
     /// Which member is the name.
-    pub naming: usize,
+    naming: Option<usize>,
+    /// Its own name.
+    name: String,
+    /// Which members it names.
     named: Vec<usize>,
 }
 
-/// Finds the member that is the name of others.
-pub(crate) fn beside<'n>(names: impl Iterator<Item = Option<&'n str>>) -> Option<Beside> {
-    let (mut naming, mut named) = (None, Vec::new());
-    for (at, name) in names.enumerate() {
-        match name {
-            Some(name) if naming.is_none() && is_naming(name) => naming = Some(at),
-            Some(name) if is_named(name) => named.push(at),
-            _ => {}
+impl Members {
+    /// Members with these names.
+    pub(crate) fn of<'n>(names: impl Iterator<Item = Option<&'n str>>) -> Self {
+        let (mut naming, mut named) = (None, Vec::new());
+        for (at, name) in names.enumerate() {
+            match name {
+                Some(name) if naming.is_none() && is_naming(name) => naming = Some((at, name)),
+                Some(name) if is_named(name) => named.push(at),
+                _ => {}
+            }
+        }
+        match naming.filter(|_| !named.is_empty()) {
+            Some((at, name)) => Self { naming: Some(at), name: name.to_owned(), named },
+            None => Self { naming: None, name: String::new(), named },
         }
     }
-    naming.filter(|_| !named.is_empty()).map(|naming| Beside { naming, named })
+
+    /// The name that says whether a member is a secret; none of the member that is the name of others.
+    pub(crate) fn name_of<'n>(&self, at: usize, name: Option<&'n str>) -> Option<&'n str> {
+        name.filter(|_| self.naming != Some(at))
+    }
 }
 
 /// The text that names another value: a string, bytes, a member of an enum.
@@ -138,24 +151,13 @@ impl Redactor {
             Content::Entries(entries) => {
                 let names: Vec<Option<String>> =
                     entries.iter().map(|(key, _)| name_of(key).map(Cow::into_owned)).collect();
-                let beside = beside(names.iter().map(Option::as_deref));
+                let members = Members::of(names.iter().map(Option::as_deref));
                 for (at, ((key, value), name)) in entries.iter_mut().zip(&names).enumerate() {
-                    let naming = beside.as_ref().is_some_and(|beside| beside.naming == at);
-                    match name.as_deref().filter(|_| !naming) {
-                        Some(name) => self.named(name, value, counts),
-                        None => self.value(value, counts),
-                    }
+                    self.member(members.name_of(at, name.as_deref()), value, counts);
                     self.key(key, counts);
                 }
-                if let Some(beside) = beside {
-                    let name = names.get(beside.naming).cloned().flatten().unwrap_or_default();
-                    self.beside(
-                        &beside,
-                        &name,
-                        &mut entries.iter_mut().map(|(_, value)| value).collect::<Vec<_>>(),
-                        counts,
-                    );
-                }
+                let mut values: Vec<&mut Value> = entries.iter_mut().map(|(_, value)| value).collect();
+                self.beside(&members, &mut values, counts);
             }
             Content::Fields(fields) => self.members(fields, counts),
             _ => self.leaf(value, usize::MAX, counts),
@@ -163,19 +165,19 @@ impl Redactor {
     }
 
     /// Hides what is secret in variables or attributes. One can be the name of another.
-    pub fn members(&self, members: &mut [(String, Value)], counts: &mut Counts) {
-        let beside = beside(members.iter().map(|(name, _)| Some(name.as_str())));
-        for (at, (name, value)) in members.iter_mut().enumerate() {
-            if beside.as_ref().is_some_and(|beside| beside.naming == at) {
-                self.value(value, counts);
-            } else {
-                self.named(name, value, counts);
-            }
+    pub fn members(&self, variables: &mut [(String, Value)], counts: &mut Counts) {
+        let members = Members::of(variables.iter().map(|(name, _)| Some(name.as_str())));
+        for (at, (name, value)) in variables.iter_mut().enumerate() {
+            self.member(members.name_of(at, Some(name)), value, counts);
         }
-        if let Some(beside) = beside {
-            let name = members.get(beside.naming).map(|(name, _)| name.clone()).unwrap_or_default();
-            let mut values: Vec<&mut Value> = members.iter_mut().map(|(_, value)| value).collect();
-            self.beside(&beside, &name, &mut values, counts);
+        let mut values: Vec<&mut Value> = variables.iter_mut().map(|(_, value)| value).collect();
+        self.beside(&members, &mut values, counts);
+    }
+
+    fn member(&self, name: Option<&str>, value: &mut Value, counts: &mut Counts) {
+        match name {
+            Some(name) => self.named(name, value, counts),
+            None => self.value(value, counts),
         }
     }
 
@@ -307,22 +309,22 @@ impl Redactor {
         }
     }
 
-    /// Hides what is named by the value beside it. `name` is the name of that: alone, a `key` is a secret.
-    pub(crate) fn beside(&self, beside: &Beside, name: &str, values: &mut [&mut Value], counts: &mut Counts) {
-        let Some(naming) = values.get(beside.naming).and_then(|value| name_of(value)).map(Cow::into_owned)
-        else {
+    /// Hides what is named by the value beside it, and a name that is a secret itself: alone, a `key` is one.
+    pub(crate) fn beside(&self, members: &Members, values: &mut [&mut Value], counts: &mut Counts) {
+        let Some(at) = members.naming else { return };
+        let Some(naming) = values.get(at).and_then(|value| name_of(value)).map(Cow::into_owned) else {
             return;
         };
         if let Some(kind) = self.sensitive(&naming) {
-            for at in &beside.named {
+            for at in &members.named {
                 if let Some(value) = values.get_mut(*at).filter(|value| !Self::is_shown(value)) {
                     hide(value, kind, counts);
                 }
             }
         }
         let plain = is_identifier(&naming) && !scan::looks_random(&naming, true);
-        if let Some(kind) = self.sensitive(name).filter(|_| !plain)
-            && let Some(value) = values.get_mut(beside.naming).filter(|value| !Self::is_shown(value))
+        if let Some(kind) = self.sensitive(&members.name).filter(|_| !plain)
+            && let Some(value) = values.get_mut(at).filter(|value| !Self::is_shown(value))
         {
             hide(value, kind, counts);
         }

@@ -6,7 +6,7 @@ use std::time::Instant;
 
 use super::{Content, Limits, NotCaptured, Value};
 use crate::python::reader::{ReadError, Reader, Type, flags};
-use crate::redact::{Counts, Kind, LOOK_AHEAD, Redactor, beside, is_naming, name_of};
+use crate::redact::{Counts, Kind, LOOK_AHEAD, Members, Redactor, is_naming, name_of};
 
 /// Decodes values of one target, all within one set of limits.
 pub struct Decoder<'r, 'm> {
@@ -52,6 +52,11 @@ impl<'r, 'm> Decoder<'r, 'm> {
         std::mem::take(&mut self.hidden)
     }
 
+    /// What looks like a secret is not shown.
+    pub(super) fn searches(&self) -> bool {
+        self.redactor.is_some()
+    }
+
     /// Characters of a string, bytes of a `bytes`, that are read.
     pub(super) fn text_limit(&self) -> usize {
         self.limits.text.saturating_add(if self.redactor.is_some() { LOOK_AHEAD } else { 0 })
@@ -75,17 +80,14 @@ impl<'r, 'm> Decoder<'r, 'm> {
     /// The variables of a frame, of which one can be the name of others: `for name, value in headers`.
     pub fn beside(&mut self, variables: &mut [(&str, &mut Value)]) {
         let Some(redactor) = self.redactor else { return };
-        let beside = beside(variables.iter().map(|(name, _)| Some(*name)));
+        let members = Members::of(variables.iter().map(|(name, _)| Some(*name)));
         for (at, (name, value)) in variables.iter_mut().enumerate() {
-            if is_naming(name) && beside.as_ref().is_none_or(|beside| beside.naming != at) {
+            if let Some(name) = members.name_of(at, Some(name)).filter(|name| is_naming(name)) {
                 redactor.named(name, value, &mut self.hidden);
             }
         }
-        if let Some(beside) = beside {
-            let name = variables.get(beside.naming).map_or("", |(name, _)| *name);
-            let mut values: Vec<&mut Value> = variables.iter_mut().map(|(_, value)| &mut **value).collect();
-            redactor.beside(&beside, name, &mut values, &mut self.hidden);
-        }
+        let mut values: Vec<&mut Value> = variables.iter_mut().map(|(_, value)| &mut **value).collect();
+        redactor.beside(&members, &mut values, &mut self.hidden);
     }
 
     /// The values of attributes, or of the variables of a frame. One can be the name of another.
@@ -255,18 +257,16 @@ impl<'r, 'm> Decoder<'r, 'm> {
 
     /// The values of keys or attributes.
     fn members(&mut self, names: &[Option<String>], objects: &[u64]) -> Vec<Value> {
-        let beside = self.redactor.and_then(|_| beside(names.iter().map(Option::as_deref)));
+        let members = Members::of(names.iter().map(Option::as_deref));
         let mut values = Vec::with_capacity(objects.len());
         for (at, object) in objects.iter().enumerate() {
-            let naming = beside.as_ref().is_some_and(|beside| beside.naming == at);
-            values.push(match names.get(at).and_then(Option::as_deref).filter(|_| !naming) {
+            values.push(match members.name_of(at, names.get(at).and_then(Option::as_deref)) {
                 Some(name) => self.named(name, *object),
                 None => self.value(*object),
             });
         }
-        if let (Some(redactor), Some(beside)) = (self.redactor, beside) {
-            let name = names.get(beside.naming).and_then(Option::as_deref).unwrap_or_default();
-            redactor.beside(&beside, name, &mut values.iter_mut().collect::<Vec<_>>(), &mut self.hidden);
+        if let Some(redactor) = self.redactor {
+            redactor.beside(&members, &mut values.iter_mut().collect::<Vec<_>>(), &mut self.hidden);
         }
         values
     }

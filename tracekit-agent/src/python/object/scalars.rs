@@ -11,6 +11,13 @@ const MAX_NAME: usize = 256;
 /// Digits of 30 bits of an integer that is printed: some 4600 decimal digits.
 const MAX_DIGITS: u64 = 512;
 
+/// Where the last word of a text begins.
+fn end_of_whole(text: &str) -> usize {
+    let parts = |c: char| c.is_whitespace() || matches!(c, ',' | ';' | '&' | '"' | '\'');
+    text.rfind(parts)
+        .map_or(0, |at| at + text.get(at..).and_then(|rest| rest.chars().next()).map_or(0, char::len_utf8))
+}
+
 impl Decoder<'_, '_> {
     /// The value, if the type is one without parts.
     pub(super) fn scalar(&self, object: u64, found: &Type) -> Result<Option<Value>, ReadError> {
@@ -31,8 +38,12 @@ impl Decoder<'_, '_> {
             }));
         }
         if found.has(flags::STR) {
-            let text = self.reader.text(object, self.text_limit())?;
-            let truncated = (text.length > self.limits.text as u64).then_some(text.length);
+            let mut text = self.reader.text_there(object, self.text_limit())?;
+            let shown = text.text.chars().count();
+            if self.is_cut(shown, text.length) {
+                text.text.truncate(end_of_whole(&text.text));
+            }
+            let truncated = (text.length > self.limits.text.min(shown) as u64).then_some(text.length);
             return Ok(Some(Value { truncated, ..Value::new(name, Content::Str(text.text)) }));
         }
         if found.has(flags::BYTES) {
@@ -134,10 +145,21 @@ impl Decoder<'_, '_> {
         Ok(format!("<{word} '{name}' of '{}' objects>", owner.name()))
     }
 
+    /// An image has less of a text than is to be searched for secrets: the last word may be the beginning of one.
+    fn is_cut(&self, shown: usize, length: u64) -> bool {
+        self.searches() && shown < self.text_limit() && (shown as u64) < length
+    }
+
     fn bytes(&self, name: &str, start: u64, length: u64) -> Result<Value, ReadError> {
         let count = usize::try_from(length).unwrap_or(usize::MAX).min(self.text_limit());
-        let bytes = self.reader.memory.bytes(start, count)?;
-        let truncated = (length > self.limits.text as u64).then_some(length);
+        let mut bytes = self.reader.bytes_there(start, count)?;
+        let shown = bytes.len();
+        if self.is_cut(shown, length) {
+            bytes.truncate(end_of_whole(
+                &bytes.iter().map(|byte| char::from(byte & 0x7f)).collect::<String>(),
+            ));
+        }
+        let truncated = (length > self.limits.text.min(shown) as u64).then_some(length);
         Ok(Value { truncated, ..Value::new(name, Content::Bytes(bytes)) })
     }
 

@@ -290,3 +290,29 @@ fn names_of_this_program_stay() {
         assert!(!names::is_secret(name), "{name}");
     }
 }
+
+/// Names of attributes, parameters, variables and keys in Django, Flask, SQLAlchemy, Celery, requests, FastAPI, pandas, boto3
+/// and others that have a word such as `key`, `token` or `session` in them.
+const NAMES: &str = include_str!("names.txt");
+
+#[test]
+fn names_in_well_known_packages_are_ordinary() {
+    let hidden: Vec<&str> = NAMES.split_whitespace().filter(|name| names::is_secret(name)).collect();
+    assert!(NAMES.split_whitespace().count() > 1000 && hidden.is_empty(), "{hidden:?}");
+}
+
+#[test]
+fn names_like_those_of_secrets_are_not_all_secret() {
+    let ordinary = "keys key1 key_2 sort_key primary_key cache_key foreign_key key_func lookup_key old_key tokens tokenizer \
+        token_count next_token starting_token authors author_id author passed passenger secretary cookie_consent \
+        password_changed_at password_updated_at cookie_jar key_columns group_key row_key dedupe_key partition_key";
+    let secret = "api_key apikey1 api_key_2 X-Api-Key x_api_key1 access_token2 db_password db_password1 key token2 secret1 \
+        stripe_key openai_key AWS_SECRET_ACCESS_KEY2 encryption_key_bytes private_key_pem auth_token_value user_token \
+        token_prod creds_dict csrf_token_value session_cookie_value secretKey jwt_raw";
+    for name in ordinary.split_whitespace() {
+        assert!(!names::is_secret(name), "{name} is ordinary");
+    }
+    for name in secret.split_whitespace() {
+        assert!(names::is_secret(name), "{name} is secret");
+    }
+}

@@ -155,13 +155,11 @@ pub struct Line {
     pub members: Vec<Member>,
     /// Counters of the kernel side at the last look.
     last: Hits,
-    /// What it has cost the process.
-    pub cost: Duration,
 }
 
 impl Line {
     pub fn new(pid: u32, members: Vec<Member>) -> Self {
-        Self { pid, members, last: Hits::default(), cost: Duration::ZERO }
+        Self { pid, members, last: Hits::default() }
     }
 
     /// This breakpoint is on it, as it is now.

@@ -9,7 +9,7 @@ mod line;
 use std::cell::OnceCell;
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::mpsc::{self, RecvTimeoutError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
@@ -50,6 +50,7 @@ pub struct Moment {
 }
 
 enum Message {
+    Watchpoints(Box<Result<Watchpoints, String>>),
     Process(ProcessEvent),
     Hit(Box<(RawHit, Moment)>),
     /// The registry wants something else.
@@ -67,35 +68,39 @@ enum ProcessEvent {
 pub struct Debugger {
     messages: mpsc::Sender<Message>,
     waiting: Arc<AtomicUsize>,
+    needs: Arc<AtomicBool>,
     thread: Option<JoinHandle<()>>,
 }
 
 impl Debugger {
-    /// Starts the thread. Without watchpoints, of which the text says why, breakpoints are errors that say so.
+    /// Starts the thread.
     ///
     /// # Errors
     /// The system has no thread.
-    pub fn start(
-        watchpoints: Result<Watchpoints, String>,
-        registry: Arc<Registry>,
-        outlet: Outlet,
-        proc: ProcFs,
-    ) -> std::io::Result<Self> {
+    pub fn start(registry: Arc<Registry>, outlet: Outlet, proc: ProcFs) -> std::io::Result<Self> {
         let (messages, received) = mpsc::channel();
         let waiting = Arc::new(AtomicUsize::new(0));
         let its_waiting = Arc::clone(&waiting);
+        let needs = Arc::new(AtomicBool::new(false));
+        let its_needs = Arc::clone(&needs);
         let waker = messages.clone();
         // Fails when the thread has ended.
         registry.wake(Box::new(move || drop(waker.send(Message::Changed))));
         let thread = std::thread::Builder::new().name("debugger".into()).spawn(move || {
-            let engine = watchpoints
-                .and_then(|watchpoints| Engine::new(watchpoints).map_err(|error| error.to_string()));
-            if let Err(reason) = &engine {
-                tracing::warn!("breakpoints don't work here: {reason}");
-            }
-            Worker::new(engine, registry, outlet, proc).run(&received, &its_waiting);
+            Worker::new(registry, outlet, proc, its_needs).run(&received, &its_waiting);
         })?;
-        Ok(Self { messages, waiting, thread: Some(thread) })
+        Ok(Self { messages, waiting, needs, thread: Some(thread) })
+    }
+
+    /// There is a breakpoint, and nothing to arm it with: said once.
+    #[must_use]
+    pub fn needs_watchpoints(&self) -> bool {
+        self.needs.swap(false, Ordering::Relaxed)
+    }
+
+    /// The kernel side of breakpoints is loaded; or is not, for this reason, and breakpoints are errors that say so.
+    pub fn armed_with(&self, watchpoints: Result<Watchpoints, String>) {
+        self.send(Message::Watchpoints(Box::new(watchpoints)));
     }
 
     /// A process is traced, and its interpreter is known to the kernel side.
@@ -141,6 +146,7 @@ impl Drop for Debugger {
 
 /// A traced process.
 struct Process {
+    inspected: Arc<Inspected>,
     resource: Arc<Resource>,
     budget: Budget,
     /// Paused until its budget allows more.
@@ -150,7 +156,13 @@ struct Process {
 }
 
 struct Worker {
-    engine: Result<Engine, String>,
+    /// Made when the first breakpoint is wanted.
+    engine: Option<Engine>,
+    /// Why there is none, and will be none.
+    refused: Option<String>,
+    /// Tells the agent that it is wanted.
+    needs: Arc<AtomicBool>,
+    asked: bool,
     registry: Arc<Registry>,
     outlet: Outlet,
     proc: ProcFs,
@@ -166,9 +178,12 @@ struct Worker {
 }
 
 impl Worker {
-    fn new(engine: Result<Engine, String>, registry: Arc<Registry>, outlet: Outlet, proc: ProcFs) -> Self {
+    fn new(registry: Arc<Registry>, outlet: Outlet, proc: ProcFs, needs: Arc<AtomicBool>) -> Self {
         Self {
-            engine,
+            engine: None,
+            refused: None,
+            needs,
+            asked: false,
             registry,
             outlet,
             proc,
@@ -199,6 +214,7 @@ impl Worker {
                         self.hits(std::mem::take(&mut hits));
                         self.process(event);
                     }
+                    Ok(Message::Watchpoints(watchpoints)) => self.arm_with(*watchpoints),
                     Ok(Message::Changed) => {}
                     Ok(Message::Stop) | Err(RecvTimeoutError::Disconnected) => return,
                     Err(RecvTimeoutError::Timeout) => break,
@@ -219,9 +235,9 @@ impl Worker {
 
     fn process(&mut self, event: ProcessEvent) {
         match event {
-            ProcessEvent::Started(inspected, resource) => self.started(&inspected, resource),
+            ProcessEvent::Started(inspected, resource) => self.started(inspected, resource),
             ProcessEvent::Forked { parent, child } => {
-                if let Ok(engine) = &mut self.engine {
+                if let Some(engine) = &mut self.engine {
                     engine.forked(parent, child);
                 }
             }
@@ -229,17 +245,32 @@ impl Worker {
         }
     }
 
-    fn started(&mut self, inspected: &Inspected, resource: Arc<Resource>) {
+    /// The kernel side is there, or will not be.
+    fn arm_with(&mut self, watchpoints: Result<Watchpoints, String>) {
+        let engine =
+            watchpoints.and_then(|watchpoints| Engine::new(watchpoints).map_err(|error| error.to_string()));
+        match engine {
+            Ok(mut engine) => {
+                for process in self.processes.values_mut() {
+                    process.error = open(&mut engine, &self.proc, &process.inspected).err();
+                }
+                self.engine = Some(engine);
+            }
+            Err(reason) => {
+                tracing::warn!("breakpoints don't work here: {reason}");
+                self.refused = Some(reason);
+            }
+        }
+        self.revision = 0;
+    }
+
+    fn started(&mut self, inspected: Arc<Inspected>, resource: Arc<Resource>) {
         let pid = inspected.pid();
-        let error = match &mut self.engine {
-            Ok(engine) => match Target::open(&self.proc, inspected) {
-                Ok(target) => engine.add_process(target).err().map(|error| error.to_string()),
-                Err(error) => Some(error.to_string()),
-            },
-            Err(reason) => Some(reason.clone()),
-        };
         self.forget_lines(pid);
-        self.processes.insert(pid, Process { resource, budget: Budget::default(), paused: false, error });
+        let opened = self.engine.as_mut().map(|engine| open(engine, &self.proc, &inspected));
+        let error = opened.and_then(Result::err);
+        let (budget, paused) = (Budget::default(), false);
+        self.processes.insert(pid, Process { inspected, resource, budget, paused, error });
         self.revision = 0;
     }
 
@@ -247,7 +278,7 @@ impl Worker {
         self.forget_lines(pid);
         self.processes.remove(&pid);
         self.admission.forget_process(pid);
-        if let Ok(engine) = &mut self.engine {
+        if let Some(engine) = &mut self.engine {
             engine.remove_process(pid);
         }
     }
@@ -266,7 +297,7 @@ impl Worker {
         }
         let desired = self.registry.desired(Timestamp::now());
         self.revision = desired.revision;
-        if let Ok(engine) = &mut self.engine
+        if let Some(engine) = &mut self.engine
             && let Err(error) = engine.watchpoints().kill(desired.kill_switch.all.is_some())
         {
             tracing::error!(%error, "the kill switch");
@@ -279,6 +310,13 @@ impl Worker {
             }
             let selected = desired.breakpoints.iter().filter(|wanted| wanted.selects(*pid, service));
             wanted.extend(selected.map(|breakpoint| ((*pid, breakpoint.id.clone()), Arc::clone(breakpoint))));
+        }
+        if self.engine.is_none() && self.refused.is_none() {
+            if !wanted.is_empty() && !self.asked {
+                self.asked = true;
+                self.needs.store(true, Ordering::Relaxed);
+            }
+            return;
         }
         let gone: Vec<(u32, Id)> =
             self.placed.keys().filter(|key| !wanted.contains_key(key)).cloned().collect();
@@ -321,7 +359,7 @@ impl Worker {
     fn disarm(&mut self, id: u32) {
         self.account(id);
         self.lines.remove(&id);
-        if let Ok(engine) = &mut self.engine {
+        if let Some(engine) = &mut self.engine {
             engine.remove(id);
         }
     }
@@ -332,7 +370,10 @@ impl Worker {
         if let Some(error) = &process.error {
             return Err(error.clone());
         }
-        let engine = self.engine.as_mut().map_err(|reason| reason.clone())?;
+        if let Some(reason) = &self.refused {
+            return Err(reason.clone());
+        }
+        let engine = self.engine.as_mut().ok_or("the kernel side is not loaded")?;
         let anchor = self.registry.anchor(&breakpoint.id, process.resource.service_name());
         let member = Member::new(Arc::clone(breakpoint), self.outlet.redactor)?;
         let mut members = vec![member];
@@ -348,7 +389,7 @@ impl Worker {
             let Some(line) = self.lines.remove(&other) else { return Err("the line is taken".to_owned()) };
             members.extend(line.members);
             spec = line::spec(&members, spec.anchor);
-            let engine = self.engine.as_mut().map_err(|reason| reason.clone())?;
+            let engine = self.engine.as_mut().ok_or("the kernel side is not loaded")?;
             engine.remove(other);
             added = engine.add(pid, spec);
             if let Ok(id) = added {
@@ -358,7 +399,7 @@ impl Worker {
             }
         }
         let id = added.map_err(|error| error.to_string())?;
-        if let Ok(engine) = &mut self.engine
+        if let Some(engine) = &mut self.engine
             && process_is_paused(&self.processes, pid)
         {
             engine.pause(id, true);
@@ -370,7 +411,7 @@ impl Worker {
     /// What is due: counters, budgets, states.
     fn tick(&mut self) {
         self.unix_offset = unix_offset();
-        if let Ok(engine) = &mut self.engine {
+        if let Some(engine) = &mut self.engine {
             engine.tick();
         }
         let ids: Vec<u32> = self.lines.keys().copied().collect();
@@ -385,11 +426,10 @@ impl Worker {
 
     /// Takes over what the kernel side has counted of a line.
     fn account(&mut self, id: u32) {
-        let Ok(engine) = &self.engine else { return };
+        let Some(engine) = &self.engine else { return };
         let (Some(line), Some(status)) = (self.lines.get_mut(&id), engine.status(id)) else { return };
         let cost = line.account(&status.hits, engine.trap_cost(), self.unix_offset);
         if let Some(process) = self.processes.get_mut(&line.pid) {
-            line.cost += cost;
             if let Charge::Over { pause } = process.budget.charge(cost, Instant::now())
                 && !process.paused
             {
@@ -411,7 +451,7 @@ impl Worker {
             if process.paused && process.budget.pause_left(now).is_none() {
                 process.paused = false;
             }
-            let Ok(engine) = &mut self.engine else { return };
+            let Some(engine) = &mut self.engine else { return };
             for (id, line) in self.lines.iter().filter(|(_, line)| line.pid == *pid) {
                 engine.pause(*id, process.paused || line.is_broken(now));
             }
@@ -420,7 +460,7 @@ impl Worker {
 
     /// Tells the registry how a line is.
     fn tell(&mut self, id: u32) {
-        let Ok(engine) = &self.engine else { return };
+        let Some(engine) = &self.engine else { return };
         let (Some(line), Some(status)) = (self.lines.get_mut(&id), engine.status(id)) else { return };
         let Some(process) = self.processes.get(&line.pid) else { return };
         let now = Instant::now();
@@ -442,7 +482,7 @@ impl Worker {
     }
 
     fn hits(&mut self, hits: Vec<(RawHit, Moment)>) {
-        let Self { engine: Ok(engine), lines, processes, registry, outlet, admission, unix_offset, .. } =
+        let Self { engine: Some(engine), lines, processes, registry, outlet, admission, unix_offset, .. } =
             self
         else {
             return;
@@ -465,6 +505,12 @@ impl Worker {
             line.hit(&hit, admission, registry, outlet);
         });
     }
+}
+
+/// Makes a process known to the engine.
+fn open(engine: &mut Engine, proc: &ProcFs, inspected: &Inspected) -> Result<(), String> {
+    let target = Target::open(proc, inspected).map_err(|error| error.to_string())?;
+    engine.add_process(target).map_err(|error| error.to_string())
 }
 
 fn process_is_paused(processes: &HashMap<u32, Process>, pid: u32) -> bool {

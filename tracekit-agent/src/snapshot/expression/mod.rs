@@ -10,7 +10,7 @@
 //!
 //! `token` and `parse` make a [`Program`] of a text: at most 1 KiB, 200 nodes and 40 levels.
 //! `evaluate`, `items`, `compare`, `call` and `number` compute it within a budget of steps, items, bytes and time;
-//! [`Scope`] finds names, and [`crate::python::object::access`] attributes and entries; `shown` is what leaves the
+//! `known` has classes of the standard library; [`Scope`] finds names, and [`crate::python::object::access`] attributes and entries; `shown` is what leaves the
 //! agent.
 //!
 //! The rules:
@@ -55,6 +55,7 @@ mod evaluate;
 mod format;
 mod function;
 mod items;
+mod known;
 mod number;
 mod operand;
 mod parse;

@@ -420,3 +420,33 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn how_deep_expressions_look() {
+    let cases = [
+        ("x", 0),
+        ("x + 1 > 2", 0),
+        ("order.total > 100", 1),
+        ("order.customer.address.country", 3),
+        ("order['customer'].address[0]", 3),
+        ("len(order.items)", 1),
+        ("any(item.price > 9 for item in order.items)", 3),
+        ("any(value.price > 9 for key, value in order.items())", 2),
+        ("sum(prices)", 1),
+        ("sum(order.prices)", 2),
+        ("'x' in order.tags", 2),
+        ("order.items == other.items", 2),
+        ("order.get('a').b", 2),
+        ("getattr(order, 'a').b", 2),
+        ("a.b if c.d.e else f", 2),
+        ("any(part.a for part in whole.parts) and all(part for part in parts)", 3),
+        ("x[1:2]", 0),
+        ("min(a.b, c)", 1),
+    ];
+    for (text, depth) in cases {
+        let found = compile(text).unwrap().depth();
+        assert_eq!(found, depth, "{text}");
+    }
+    let template = Template::compile("{a.b} of {c} {d.e.f!r}", Redactor::standard()).unwrap();
+    assert_eq!(template.depth(), 2);
+}
