@@ -41,6 +41,8 @@ pub struct Member {
     limited: Option<Instant>,
     /// It has captured all that it should.
     done: bool,
+    /// The state that the registry was told last.
+    pub told: Option<State>,
 }
 
 impl Member {
@@ -65,6 +67,7 @@ impl Member {
             skipped: Skipped::default(),
             limited: None,
             done: false,
+            told: None,
         })
     }
 

@@ -155,6 +155,25 @@ struct Process {
     error: Option<String>,
 }
 
+/// Where a breakpoint is in a process.
+enum Placed {
+    /// On this line.
+    On(u32),
+    /// On this line of the process that it was forked from.
+    Covered(u32),
+    /// Nowhere.
+    Failed,
+}
+
+impl Placed {
+    fn line(&self) -> Option<u32> {
+        match self {
+            Self::On(id) | Self::Covered(id) => Some(*id),
+            Self::Failed => None,
+        }
+    }
+}
+
 struct Worker {
     /// Made when the first breakpoint is wanted.
     engine: Option<Engine>,
@@ -167,10 +186,12 @@ struct Worker {
     outlet: Outlet,
     proc: ProcFs,
     processes: HashMap<u32, Process>,
+    /// Of forked processes, the first that they come from.
+    families: HashMap<u32, u32>,
     /// Armed lines, by the engine's number.
     lines: BTreeMap<u32, Line>,
-    /// Where breakpoints are: the line's number, or why there is none.
-    placed: BTreeMap<(u32, Id), Result<u32, String>>,
+    /// Where breakpoints are.
+    placed: BTreeMap<(u32, Id), Placed>,
     admission: Admission,
     revision: u64,
     unix_offset: u64,
@@ -188,6 +209,7 @@ impl Worker {
             outlet,
             proc,
             processes: HashMap::new(),
+            families: HashMap::new(),
             lines: BTreeMap::new(),
             placed: BTreeMap::new(),
             admission: Admission::default(),
@@ -237,6 +259,8 @@ impl Worker {
         match event {
             ProcessEvent::Started(inspected, resource) => self.started(inspected, resource),
             ProcessEvent::Forked { parent, child } => {
+                let family = self.families.get(&parent).copied().unwrap_or(parent);
+                self.families.insert(child, family);
                 if let Some(engine) = &mut self.engine {
                     engine.forked(parent, child);
                 }
@@ -276,7 +300,11 @@ impl Worker {
 
     fn gone(&mut self, pid: u32) {
         self.forget_lines(pid);
-        self.processes.remove(&pid);
+        self.families.remove(&pid);
+        if self.processes.remove(&pid).is_some() && self.families.values().any(|family| *family == pid) {
+            // Its breakpoints were those of its forks.
+            self.revision = 0;
+        }
         self.admission.forget_process(pid);
         if let Some(engine) = &mut self.engine {
             engine.remove_process(pid);
@@ -326,28 +354,49 @@ impl Worker {
                 self.admission.forget_breakpoint(&key.1);
             }
         }
-        for (key, breakpoint) in wanted {
-            let line = self.placed.get(&key).and_then(|placed| self.lines.get(placed.as_ref().ok()?));
-            let same = line.is_some_and(|line| line.has(&breakpoint));
+        // Forks have what the process has that they come from.
+        let (forks, others): (Vec<_>, Vec<_>) =
+            wanted.into_iter().partition(|((pid, _), _)| self.families.contains_key(pid));
+        for (key, breakpoint) in others.into_iter().chain(forks) {
+            let line = self.placed.get(&key).and_then(|placed| self.lines.get(&placed.line()?));
             // What could not be placed is tried again when it, or anything else, has changed.
-            if !same {
-                self.displace(&key);
-                let placed = self.place(key.0, &breakpoint);
-                match &placed {
-                    Ok(id) => self.tell(*id),
+            if line.is_some_and(|line| line.has(&breakpoint)) {
+                continue;
+            }
+            self.displace(&key);
+            let placed = match self.covering(&key) {
+                Some(id) => Placed::Covered(id),
+                None => match self.place(key.0, &breakpoint) {
+                    Ok(id) => Placed::On(id),
                     Err(reason) => {
-                        let state = State::Error { reason: reason.clone() };
+                        let state = State::Error { reason };
                         self.registry.report_state(&key.1, key.0, state, Timestamp::now());
+                        Placed::Failed
                     }
+                },
+            };
+            let line = placed.line();
+            self.placed.insert(key, placed);
+            if let Some(id) = line {
+                if let Some(line) = self.lines.get_mut(&id) {
+                    // Here, too.
+                    line.members.iter_mut().for_each(|member| member.told = None);
                 }
-                self.placed.insert(key, placed);
+                self.tell(id);
             }
         }
     }
 
+    /// The line on which a breakpoint is in the process that this one was forked from, if that is here too.
+    fn covering(&self, (pid, id): &(u32, Id)) -> Option<u32> {
+        let family = *self.families.get(pid)?;
+        let Some(Placed::On(line)) = self.placed.get(&(family, id.clone())) else { return None };
+        self.engine.as_ref()?.covers(*line, *pid).then_some(*line)
+    }
+
     /// Takes a breakpoint out of a process.
     fn displace(&mut self, key: &(u32, Id)) {
-        let Some(Ok(id)) = self.placed.remove(key) else { return };
+        let Some(Placed::On(id)) = self.placed.remove(key) else { return };
         self.account(id);
         let Some(line) = self.lines.get_mut(&id) else { return };
         line.members.retain(|member| member.breakpoint.id != key.1);
@@ -394,7 +443,7 @@ impl Worker {
             added = engine.add(pid, spec);
             if let Ok(id) = added {
                 for member in &members {
-                    self.placed.insert((pid, member.breakpoint.id.clone()), Ok(id));
+                    self.placed.insert((pid, member.breakpoint.id.clone()), Placed::On(id));
                 }
             }
         }
@@ -429,17 +478,12 @@ impl Worker {
         let Some(engine) = &self.engine else { return };
         let (Some(line), Some(status)) = (self.lines.get_mut(&id), engine.status(id)) else { return };
         let cost = line.account(&status.hits, engine.trap_cost(), self.unix_offset);
-        if let Some(process) = self.processes.get_mut(&line.pid) {
-            if let Charge::Over { pause } = process.budget.charge(cost, Instant::now())
-                && !process.paused
-            {
-                process.paused = true;
-                tracing::warn!(
-                    pid = line.pid,
-                    ?pause,
-                    "breakpoints take too much of the process's time; paused"
-                );
-            }
+        if let Some(process) = self.processes.get_mut(&line.pid)
+            && let Charge::Over { pause } = process.budget.charge(cost, Instant::now())
+            && !process.paused
+        {
+            process.paused = true;
+            tracing::warn!(pid = line.pid, ?pause, "breakpoints take too much of the process's time; paused");
         }
         line.report(&self.registry);
     }
@@ -474,7 +518,17 @@ impl Worker {
             } else {
                 line::state(&status.state)
             };
-            self.registry.report_state(&member.breakpoint.id, line.pid, state, Timestamp::now());
+            if member.told.as_ref() == Some(&state) {
+                continue;
+            }
+            let id_of = &member.breakpoint.id;
+            let covered = self.placed.iter().filter(|((_, breakpoint), placed)| {
+                breakpoint == id_of && matches!(placed, Placed::Covered(line) if *line == id)
+            });
+            for pid in covered.map(|((pid, _), _)| *pid).chain([line.pid]) {
+                self.registry.report_state(id_of, pid, state.clone(), Timestamp::now());
+            }
+            member.told = Some(state);
             if let Some(anchor) = &status.anchor {
                 self.registry.report_anchor(&member.breakpoint.id, process.resource.service_name(), anchor);
             }
