@@ -62,6 +62,29 @@ impl Agent {
         pids: &[u32],
         environment: &[(&str, String)],
     ) -> Result<Self> {
+        let runtime = tempfile::Builder::new().prefix("tracekit-").tempdir()?;
+        Self::start_in(runtime, stage, name, verb, pids, environment)
+    }
+
+    /// Kills it and starts another, which has its state.
+    ///
+    /// # Errors
+    /// As [`Agent::attach`].
+    pub fn replace(self, stage: &Stage, name: &str, verb: &[&str], pids: &[u32]) -> Result<Self> {
+        let Self { mut process, runtime } = self;
+        process.signal(libc::SIGKILL);
+        process.wait(Duration::from_secs(10))?;
+        Self::start_in(runtime, stage, name, verb, pids, &[])
+    }
+
+    fn start_in(
+        runtime: TempDir,
+        stage: &Stage,
+        name: &str,
+        verb: &[&str],
+        pids: &[u32],
+        environment: &[(&str, String)],
+    ) -> Result<Self> {
         let ready: PathBuf = stage.logs().join(format!("{name}.ready"));
         if ready.exists() {
             std::fs::remove_file(&ready)?;
@@ -71,7 +94,6 @@ impl Agent {
             command.args(["--pid", &pid.to_string()]);
         }
         command.args(["--print", "jsonl", "--ready-file"]).arg(&ready);
-        let runtime = tempfile::Builder::new().prefix("tracekit-").tempdir()?;
         command.arg("--control-socket").arg(runtime.path().join("agent.sock"));
         command.arg("--state-dir").arg(runtime.path().join("state"));
         command.envs(environment.iter().map(|(key, value)| (key, value)));

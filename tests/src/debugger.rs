@@ -15,7 +15,7 @@ use crate::process::wait_for;
 use crate::stage::Stage;
 
 /// Long, for machines with much else to do.
-pub const SOON: Duration = Duration::from_secs(20);
+pub const SOON: Duration = Duration::from_secs(60);
 
 /// Runs a test with breakpoints on an empty stage, while no other has any.
 ///

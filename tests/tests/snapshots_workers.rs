@@ -18,7 +18,7 @@ use tracekit_tests::stage::Stage;
 /// Counts, and captures next to nothing.
 const RARELY: [&str; 2] = ["--rate", "1/h"];
 
-fn break_add<'a>(place: &'a str) -> Vec<&'a str> {
+fn break_add(place: &str) -> Vec<&str> {
     [&["break", "add", place], &RARELY[..]].concat()
 }
 
@@ -116,10 +116,10 @@ fn gunicorn_workers() -> Result<()> {
         agent.verb(&["break", "rm", &other])?;
 
         // Workers that come later import the module themselves.
-        for _ in 0..2 {
+        for workers in [5, 6] {
             app.process.signal(libc::SIGTTIN);
+            wait_for("one more worker", SOON, || Ok((app.worker_pids().len() == workers).then_some(())))?;
         }
-        wait_for("two more workers", SOON, || Ok((app.worker_pids().len() == 6).then_some(())))?;
         agent.armed(&id, 6)?;
         requests(app.port, 80)?;
         agent.hits(&id, 160)?;
@@ -157,7 +157,14 @@ fn uvicorn() -> Result<()> {
         for event_loop in ["asyncio", "uvloop"] {
             let port = free_port()?;
             let mut command = Command::new(paths::venv("web", "uvicorn")?);
-            command.args(["--port", &port.to_string(), "--loop", event_loop, "--no-access-log", "orders:asgi"]);
+            command.args([
+                "--port",
+                &port.to_string(),
+                "--loop",
+                event_loop,
+                "--no-access-log",
+                "orders:asgi",
+            ]);
             command.current_dir(paths::apps()).env("PYTHONDONTWRITEBYTECODE", "1");
             let app = App::start(event_loop, stage.logs(), command, port, 0)?;
             let agent = Agent::attach(&stage, &app.pids())?;
