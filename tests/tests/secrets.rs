@@ -7,7 +7,7 @@ use std::process::Command;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
-use serde_json::Value as Json;
+use serde_json::{Value as Json, json};
 use tracekit_tests::client::{Request, send_once};
 use tracekit_tests::collector::Collector;
 use tracekit_tests::process::{Process, free_port, wait_for};
@@ -18,6 +18,8 @@ const SOON: Duration = Duration::from_secs(30);
 const CORPUS: &str = include_str!("../apps/secretive.json");
 const SOURCE: &str = include_str!("../apps/secretive.py");
 const TOKEN: &str = "a-token-of-more-than-16-characters";
+/// Bytes of a secret that are one.
+const PART: usize = 10;
 /// Rounds of requests: with the first ones types become known.
 const ROUNDS: usize = 5;
 
@@ -51,12 +53,12 @@ impl Outputs {
         let mut leaks = Vec::new();
         for (label, secret) in corpus("secrets")? {
             for (from, text) in &self.0 {
-                if let Some(at) = text.find(&secret) {
-                    let around: String = text
-                        .char_indices()
-                        .filter(|(place, _)| place + 120 > at && *place < at + 20)
-                        .map(|(_, c)| c)
-                        .collect();
+                // A part of it is a leak too.
+                let parts = secret.as_bytes().windows(PART.min(secret.len()));
+                let found = parts.filter_map(|part| text.find(std::str::from_utf8(part).ok()?)).next();
+                if let Some(at) = found {
+                    let near = text.char_indices().filter(|(place, _)| place + 120 > at && *place < at + 30);
+                    let around: String = near.map(|(_, c)| c).collect();
                     leaks.push(format!("{label} in {from}: …{around}…"));
                 }
             }
@@ -110,7 +112,8 @@ impl Shop {
     fn request(&self) -> Result<()> {
         let secrets = corpus("secrets")?;
         let secret = |label: &str| secrets.get(label).cloned().unwrap_or_default();
-        let target = format!("/pay?api_key={}&token={}&page=2", secret("query"), secret("jwt"));
+        let jwt = secret("jwt");
+        let target = format!("/pay/{jwt}?api_key={}&token={jwt}&data={jwt}&page=2", secret("query"));
         let headers = vec![
             ("Authorization".to_owned(), format!("Bearer {}", secret("bearer"))),
             ("Cookie".to_owned(), format!("sid={}", secret("cookie"))),
@@ -137,9 +140,18 @@ impl Shop {
     }
 }
 
+/// A control server that has a breakpoint on each of the lines.
 fn control_server(stage: &Stage) -> Result<(Process, u16)> {
+    let mut breakpoints = Vec::new();
+    for mark in ["secrets", "texts", "ordinary"] {
+        breakpoints.push(json!({
+            "id": mark, "service_name": "shop", "file_path": "apps/secretive.py", "function_name": "", "label": mark,
+            "line_number": line_of(mark)?, "max_captures": 100, "capture_count": 0, "enabled": true,
+        }));
+    }
+    let state = json!({ "breakpoints": { "shop": breakpoints } });
     let mut command = Command::new("/usr/bin/python3");
-    command.arg("-u").arg(paths::apps().join("control_server.py")).args(["0", "--state", "{}"]);
+    command.arg("-u").arg(paths::apps().join("control_server.py")).args(["0", "--state", &state.to_string()]);
     let mut process = Process::start("control-server", stage.logs(), command)?;
     let output = process.stdout_path().to_owned();
     let mut port = None;
@@ -234,7 +246,8 @@ fn outputs(shop: &Shop, print: &str) -> Result<Outputs> {
         followers.push(Process::start(name, stage.logs(), command)?);
     }
     let events = std::net::TcpStream::connect(("127.0.0.1", api))?;
-    let head = format!("GET /v1/events HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {TOKEN}\r\n\r\n");
+    let head =
+        format!("GET /v1/events HTTP/1.1\r\nHost: 127.0.0.1:{api}\r\nAuthorization: Bearer {TOKEN}\r\n\r\n");
     std::io::Write::write_all(&mut &events, head.as_bytes())?;
 
     let list = || -> Result<Vec<Json>> {
@@ -299,7 +312,9 @@ fn check(name: &str, print: &str) -> Result<()> {
         let found = outputs(&shop, print)?;
         for (from, text) in &found.0 {
             println!("{from}: {} bytes", text.len());
-            if text.len() < 400 { println!("{text}"); }
+            if text.len() < 400 {
+                println!("{text}");
+            }
             ensure!(
                 !text.is_empty() || from.ends_with(".err") || from.ends_with("lock"),
                 "nothing in {from}"
