@@ -173,13 +173,21 @@ fn rest(port: u16, path: &str) -> Result<String> {
 }
 
 /// Runs the shop and an agent that prints in this form, and gives all that it put out.
-fn outputs(shop: &Shop, print: &str) -> Result<Outputs> {
+fn outputs(shop: &Shop, print: &str, further: &[&str]) -> Result<Outputs> {
     let stage = &shop.stage;
     let collector = Collector::start(stage, "collector", &[])?;
     let (_server, server) = control_server(stage)?;
     let (api, ready) = (free_port()?, shop.path("ready"));
+    if ready.exists() {
+        std::fs::remove_file(&ready)?;
+    }
     let mut command = agent::command(&["attach", "--print", print, "--pid", &shop.app.pid().to_string()])?;
-    command.arg("--ready-file").arg(&ready).arg("--control-socket").arg(shop.path("run/agent.sock"));
+    command
+        .args(further)
+        .arg("--ready-file")
+        .arg(&ready)
+        .arg("--control-socket")
+        .arg(shop.path("run/agent.sock"));
     command.arg("--state-dir").arg(shop.path("state"));
     command.args(["--control-listen", &format!("127.0.0.1:{api}")]).env("TRACEKIT_CONTROL_TOKEN", TOKEN);
     command
@@ -232,7 +240,7 @@ fn outputs(shop: &Shop, print: &str) -> Result<Outputs> {
         "--expr",
         "random",
     ])?;
-    said += &add(&[&place("ordinary")?, "--expr", "sort_key", "--if", "name.startswith('Ada')"])?;
+    said += &add(&[&place("ordinary")?, "--expr", "next_token", "--if", "name.startswith('Ada')"])?;
     let template =
         "user={user.name} note={note!r} headers={headers} payment={payment} row={row} {by_name} {login}";
     said += &shop.verb(&["log", "add", &place("secrets")?, template, "--rate", "10"])?;
@@ -309,7 +317,7 @@ fn outputs(shop: &Shop, print: &str) -> Result<Outputs> {
 fn check(name: &str, print: &str) -> Result<()> {
     Stage::run(&format!("secrets-{name}"), |stage| {
         let shop = Shop::start(stage)?;
-        let found = outputs(&shop, print)?;
+        let found = outputs(&shop, print, &[])?;
         for (from, text) in &found.0 {
             println!("{from}: {} bytes", text.len());
             if text.len() < 400 {
@@ -345,4 +353,31 @@ fn no_secret_is_put_out_and_ordinary_data_is() -> Result<()> {
 #[test]
 fn nor_on_a_terminal() -> Result<()> {
     check("pretty", "pretty")
+}
+
+#[test]
+fn the_settings_of_an_agent_are_those_of_all_that_it_puts_out() -> Result<()> {
+    let hidden = corpus("ordinary")?;
+    let names = ["--redact-name", "sort_key,tag", "--redact-pattern", "release=v1\\.[0-9.]+-rc4"];
+    let hides = |found: &Outputs, label: &str, also: &[&str]| -> Result<()> {
+        let text = hidden.get(label).with_context(|| format!("no {label}"))?;
+        for (from, output) in &found.0 {
+            ensure!(also.contains(&from.as_str()) || !output.contains(text.as_str()), "{label} in {from}");
+        }
+        Ok(())
+    };
+    Stage::run("secrets-settings", |stage| {
+        let shop = Shop::start(stage)?;
+        let found = outputs(&shop, "jsonl", &names)?;
+        hides(&found, "version", &[])?;
+        hides(&found, "sort_key", &[])?;
+        ensure!(found.leaks()?.is_empty(), "{:?}", found.leaks()?);
+        let found = outputs(&shop, "jsonl", &["--redaction", "strict"])?;
+        for label in ["title", "author", "text", "cache_key"] {
+            hides(&found, label, &[])?;
+        }
+        ensure!(found.0.values().any(|text| text.contains("[REDACTED:strict]")), "nothing is hidden");
+        ensure!(found.leaks()?.is_empty(), "{:?}", found.leaks()?);
+        Ok(())
+    })
 }
