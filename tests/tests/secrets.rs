@@ -175,7 +175,7 @@ fn rest(port: u16, path: &str) -> Result<String> {
 /// Runs the shop and an agent that prints in this form, and gives all that it put out.
 fn outputs(shop: &Shop, print: &str, further: &[&str]) -> Result<Outputs> {
     let stage = &shop.stage;
-    let collector = Collector::start(stage, "collector", &[])?;
+    let collector = Collector::start(stage, &format!("collector-{}", further.len()), &[])?;
     let (_server, server) = control_server(stage)?;
     let (api, ready) = (free_port()?, shop.path("ready"));
     if ready.exists() {
