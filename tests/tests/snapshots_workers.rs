@@ -18,7 +18,7 @@ use tracekit_tests::stage::Stage;
 /// Counts, and captures next to nothing.
 const RARELY: [&str; 2] = ["--rate", "1/h"];
 
-fn break_add<'a>(place: &'a str) -> Vec<&'a str> {
+fn break_add(place: &str) -> Vec<&str> {
     [&["break", "add", place], &RARELY[..]].concat()
 }
 
