@@ -157,7 +157,14 @@ fn uvicorn() -> Result<()> {
         for event_loop in ["asyncio", "uvloop"] {
             let port = free_port()?;
             let mut command = Command::new(paths::venv("web", "uvicorn")?);
-            command.args(["--port", &port.to_string(), "--loop", event_loop, "--no-access-log", "orders:asgi"]);
+            command.args([
+                "--port",
+                &port.to_string(),
+                "--loop",
+                event_loop,
+                "--no-access-log",
+                "orders:asgi",
+            ]);
             command.current_dir(paths::apps()).env("PYTHONDONTWRITEBYTECODE", "1");
             let app = App::start(event_loop, stage.logs(), command, port, 0)?;
             let agent = Agent::attach(&stage, &app.pids())?;
