@@ -1,10 +1,11 @@
 """Runs lines of all kinds known numbers of times.
 
 Standard library only, Python 3.8 and newer. A line that ends in `#= N` is executed N times in a round. Commands on
-standard input: `run N` for N rounds; `trace` for one round of which it says, as JSON, the local variables that
-`sys.settrace` saw at those lines; `threads N` for N rounds in a thread of before and one of after; `fork N` for N rounds
-in four children at once; `instants N X` for N turns of a loop, with X = shared beside another thread. Each is answered
-by a line.
+standard input, each answered by a line:
+`run N`: N rounds; `trace`: one round, of which it says, as JSON, the local variables that `sys.settrace` saw at those
+lines; `threads N`: N rounds in a thread of before and one of after; `bursts N`: a round in each of N threads, one after
+the other; `fork N`: N rounds in four children at once; `workers`: forks four more that wait, and `work N`: N rounds in
+each of them, and as many in a thread of each; `instants N X`: N turns of a loop, with X = shared beside another thread.
 """
 import asyncio
 import json
@@ -348,7 +349,27 @@ def work(tasks, done):
         done.put(rounds(tasks.get()))
 
 
+def start_worker():
+    """A child that works when it is told to; what to tell it with, and where it answers."""
+    told, tell = os.pipe()
+    answer, answered = os.pipe()
+    if os.fork() == 0:
+        os.close(tell)
+        os.close(answer)
+        for line in os.fdopen(told):
+            thread = threading.Thread(target=rounds, args=(int(line),))
+            rounds(int(line))
+            thread.start()
+            thread.join()
+            os.write(answered, b".")
+        os._exit(0)
+    os.close(told)
+    os.close(answered)
+    return tell, answer
+
+
 def main():
+    workers = []
     tasks, done = queue.Queue(), queue.Queue()
     threading.Thread(target=work, args=(tasks, done), daemon=True).start()
     everything()
@@ -370,6 +391,18 @@ def main():
             if rest[1] == "shared":
                 threading.Thread(target=sharing, daemon=True).start()
             instants(int(rest[0]))
+        elif command == "bursts":
+            for _ in range(int(rest[0])):
+                thread = threading.Thread(target=rounds, args=(1,))
+                thread.start()
+                thread.join()
+        elif command == "workers":
+            workers.extend(start_worker() for _ in range(4))
+        elif command == "work":
+            for tell, _ in workers:
+                os.write(tell, b"%s\n" % rest[0].encode())
+            for _, answer in workers:
+                os.read(answer, 1)
         elif command == "fork":
             children = []
             for _ in range(4):

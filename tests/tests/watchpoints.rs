@@ -16,6 +16,7 @@ use tracekit_agent::snapshot::engine::hit::{self, RawHit};
 use tracekit_agent::snapshot::engine::{Engine, EngineError, LineSpec, State};
 use tracekit_common::watchpoint::{Bucket, MAX_ITEMS, bucket_of_process};
 use tracekit_tests::interpreters::{Interpreter, installed};
+use tracekit_tests::kernel::debug_registers;
 use tracekit_tests::paths;
 
 /// How the program is called, which comes as an argument: not `<string>`, which code that libraries make is.
@@ -224,12 +225,14 @@ fn for_each(check: impl Fn(&mut Stage, &mut Running) -> Result<Vec<String>>) -> 
 
 #[test]
 fn hits_are_executions() -> Result<()> {
+    let _alone = debug_registers()?;
     let source = source()?;
     for_each(|stage, running| count(stage, running, &source, &format!("run {ROUNDS}"), ROUNDS))
 }
 
 #[test]
 fn threads_and_forks_are_counted() -> Result<()> {
+    let _alone = debug_registers()?;
     let source = source()?;
     // A few lines are enough: what differs is the thread.
     let few: String = source
@@ -250,11 +253,93 @@ fn threads_and_forks_are_counted() -> Result<()> {
     })
 }
 
+/// Code that has not run yet, of which each line runs once in a call, the body of the loop twice.
+const COLD: &str = r#"
+import sys
+total = 0
+class Box:
+    pass
+def cold(box, number):
+    first = number + 1  #= 1
+    second = total + first  #= 1
+    box.kept = len("text")  #= 1
+    for part in (1, 2):  #= 1
+        second += part  #= 2
+    if second > number:  #= 1
+        text = str(second)  #= 1
+    box.kept = box.kept.bit_length()  #= 1
+    third = [text, second][1]  #= 1
+    return third  #= 1
+def generating():
+    at = 0  #= 1
+    while True:
+        at = yield at  #= 1
+print("ready", flush=True)
+box = Box()
+for line in sys.stdin:
+    generator = generating()
+    next(generator)
+    for number in range(int(line)):
+        cold(box, number)
+        generator.send(number)
+    print("done", flush=True)
+"#;
+
+#[test]
+fn cold_code() -> Result<()> {
+    let _alone = debug_registers()?;
+    let (calls, mut stage, mut failed) = (1500, Stage::new()?, Vec::new());
+    // Neither symbols nor how it is linked make a difference.
+    let is_plain = |row: &Interpreter| !row.id.contains("-static") && !row.id.contains("-stripped");
+    for interpreter in chosen()?.into_iter().filter(is_plain) {
+        let mut lines = marked(COLD).into_iter();
+        let (mut held, mut more) = (None, Vec::new());
+        loop {
+            let mut running = Running::start(interpreter.command(), COLD)?;
+            let pid = running.child.id();
+            stage.attach(pid)?;
+            let added = batch(&mut stage, pid, &mut lines, &mut held, false, &mut failed)?;
+            if added.is_empty() {
+                break;
+            }
+            running.say(&calls.to_string())?;
+            for (id, line, each) in added {
+                let hits = stage.engine.status(id).context("it has a status")?.hits.hits;
+                let text = COLD.lines().nth(line as usize - 1).unwrap_or_default().trim();
+                let wanted = match text {
+                    _ if text.starts_with("at = 0") => 1,
+                    // Once more when the generator is started.
+                    _ if text.starts_with("at = yield") => each * calls + 1,
+                    _ => each * calls,
+                };
+                if hits != wanted {
+                    more.push((hits.wrapping_sub(wanted), text));
+                }
+            }
+            stage.detach(pid);
+        }
+        println!("{}: {more:?}", interpreter.id);
+        // docs/compatibility.md: how often the interpreter looks at its own instructions.
+        let most = match interpreter.minor() {
+            "3.8" | "3.9" | "3.10" | "3.11" => 1,
+            _ => 0,
+        };
+        failed.extend(
+            more.iter()
+                .filter(|(count, _)| *count > most)
+                .map(|row| format!("{}: {row:?} more", interpreter.id)),
+        );
+    }
+    ensure!(failed.is_empty(), "{}", failed.join("\n"));
+    Ok(())
+}
+
 /// What the program says of its variables at a line, for each execution.
 type Told = BTreeMap<String, Vec<BTreeMap<String, String>>>;
 
 #[test]
 fn variables_are_what_the_program_had() -> Result<()> {
+    let _alone = debug_registers()?;
     let source = source()?;
     for_each(|stage, running| {
         let pid = running.child.id();
@@ -364,12 +449,13 @@ fn one_instant(hit: &Hit) -> Option<String> {
 
 #[test]
 fn captures_are_of_one_instant() -> Result<()> {
+    let _alone = debug_registers()?;
     let source = source()?;
     let line = line_of(&source, "# instant")?;
     // 100 000 in all where there is time.
     let wanted: u64 = std::env::var("TRACEKIT_CAPTURES").map_or(Ok(2_000), |count| count.parse())?;
     let mut stage = Stage::new()?;
-    for minor in ["3.8", "3.10", "3.11", "3.12", "3.13", "3.14"] {
+    for minor in ["3.8", "3.9", "3.10", "3.11", "3.12", "3.13", "3.14"] {
         let all = chosen()?;
         let Some(interpreter) = all.iter().find(|row| row.minor() == minor && !row.is("debug")) else {
             continue;
@@ -425,6 +511,7 @@ fn arms_and_reads() -> Result<()> {
 
 #[test]
 fn nothing_remains_of_a_killed_agent() -> Result<()> {
+    let _alone = debug_registers()?;
     let source = source()?;
     let registers = Stage::new()?.engine.registers();
     let before = tracekit_tests::kernel::bpf_objects()?;
@@ -517,6 +604,7 @@ fn until(stage: &mut Stage, id: u32, wanted: impl Fn(&State) -> bool) -> Result<
 
 #[test]
 fn modules_that_come_and_go() -> Result<()> {
+    let _alone = debug_registers()?;
     let mut stage = Stage::new()?;
     for minor in ["3.8", "3.12"] {
         let mut running = Running::start(python(minor)?.command(), LATE)?;
@@ -542,6 +630,7 @@ fn modules_that_come_and_go() -> Result<()> {
 
 #[test]
 fn limits_and_the_kill_switch() -> Result<()> {
+    let _alone = debug_registers()?;
     let (mut stage, source) = (Stage::new()?, source()?);
     let mut running = Running::start(python("3.12")?.command(), &source)?;
     let pid = running.child.id();
@@ -576,7 +665,93 @@ fn limits_and_the_kill_switch() -> Result<()> {
 }
 
 #[test]
+fn workers_of_before_and_after() -> Result<()> {
+    let _alone = debug_registers()?;
+    let (mut stage, source) = (Stage::new()?, source()?);
+    let line = line_of(&source, "total += 1  #= 1")?;
+    let counting = |line| LineSpec { capture: false, ..LineSpec::new(FILE, line) };
+    for minor in ["3.8", "3.12", "3.14"] {
+        let all = installed()?;
+        let interpreter = all.iter().find(|row| row.minor() == minor).context("there is no such Python")?;
+        let mut running = Running::start(interpreter.command(), &source)?;
+        let mut other = Running::start(interpreter.command(), &source)?;
+        let (pid, other_pid) = (running.child.id(), other.child.id());
+        stage.attach(pid)?;
+        running.say("workers")?;
+        // On every processor, then on threads: the other process has more lines than fit.
+        for crowd in [0, stage.engine.registers()] {
+            let id = stage.engine.add(pid, counting(line))?;
+            let mut others = Vec::new();
+            if crowd > 0 {
+                stage.attach(other_pid)?;
+                for at in 0..crowd as i32 {
+                    let line = if at == 0 { line } else { line + 1 + at };
+                    others.push(stage.engine.add(other_pid, counting(line))?);
+                }
+            }
+            let status = stage.engine.status(id).context("it has a status")?;
+            let scope = if crowd == 0 { Scope::Processors } else { Scope::Tasks(pid) };
+            ensure!(status.state == State::Active { scope, rotating: false }, "{minor}: {status:?}");
+            let before = if crowd == 0 { 4 } else { 8 };
+            running.say("work 25")?;
+            let hits = stage.engine.status(id).context("it has a status")?.hits;
+            ensure!((hits.hits, hits.unknown) == (before * 50, 0), "{minor}: {before} workers, {hits:?}");
+            running.say("workers")?;
+            running.say("work 25")?;
+            running.say("run 25")?;
+            other.say("run 25")?;
+            let hits = stage.engine.status(id).context("it has a status")?.hits;
+            let wanted = (2 * before + 4) * 50 + 25;
+            ensure!((hits.hits, hits.unknown) == (wanted, 0), "{minor}: {wanted} wanted, {hits:?}");
+            for id in others {
+                let hits = stage.engine.status(id).context("it has a status")?.hits.hits;
+                ensure!(hits == 25, "{minor}: the other process has {hits}");
+            }
+            stage.engine.remove(id);
+        }
+        stage.detach(pid);
+        stage.detach(other_pid);
+    }
+    Ok(())
+}
+
+#[test]
+fn threads_that_come_and_go_are_counted_once() -> Result<()> {
+    let _alone = debug_registers()?;
+    let (mut stage, source) = (Stage::new()?, source()?);
+    let line = line_of(&source, "total += 1  #= 1")?;
+    let interpreter = python("3.12")?;
+    let mut running = Running::start(interpreter.command(), &source)?;
+    let other = Running::start(interpreter.command(), &source)?;
+    let (pid, other_pid) = (running.child.id(), other.child.id());
+    stage.attach(pid)?;
+    stage.attach(other_pid)?;
+    let counting = |line| LineSpec { capture: false, ..LineSpec::new(FILE, line) };
+    for at in 0..stage.engine.registers() as i32 {
+        stage.engine.add(other_pid, counting(if at == 0 { line } else { line + 1 + at }))?;
+    }
+    for _ in 0..10 {
+        // While threads are started and end, at most two at a time.
+        writeln!(running.input, "bursts 200")?;
+        let id = stage.engine.add(pid, counting(line))?;
+        ensure!(running.line()? == "done");
+        let status = stage.engine.status(id).context("it has a status")?;
+        let burst = status.hits.hits;
+        ensure!(burst <= 200, "{burst} hits of at most 200");
+        let state = State::Active { scope: Scope::Tasks(pid), rotating: false };
+        ensure!(status.state == state, "{status:?}");
+        running.say("threads 5")?;
+        running.say("fork 5")?;
+        let hits = stage.engine.status(id).context("it has a status")?.hits.hits - burst;
+        ensure!(hits == 10 + 20, "{hits} hits of 30");
+        stage.engine.remove(id);
+    }
+    Ok(())
+}
+
+#[test]
 fn more_lines_than_registers() -> Result<()> {
+    let _alone = debug_registers()?;
     let (mut stage, source) = (Stage::new()?, source()?);
     let line = line_of(&source, "total += 1  #= 1")?;
     let start = |stage: &mut Stage| -> Result<Running> {
@@ -650,6 +825,7 @@ const ITEMS: usize = MAX_ITEMS as usize;
 
 #[test]
 fn values_of_all_kinds() -> Result<()> {
+    let _alone = debug_registers()?;
     let source = std::fs::read_to_string(paths::apps().join("values.py"))?;
     let (head, tail) = source
         .split_once("    while True:\n        time.sleep(3600)\n    return password, request\n")
@@ -768,6 +944,7 @@ for line in sys.stdin:
 
 #[test]
 fn modules_classes_and_matches() -> Result<()> {
+    let _alone = debug_registers()?;
     let mut stage = Stage::new()?;
     let module = [(1, 1), (2, 1), (3, 1), (4, 1), (5, 1), (6, 1), (7, 1), (8, 1), (9, 1), (10, 1)];
     let matches = [(2, 5), (4, 1), (6, 1), (8, 1), (10, 2), (11, 1), (12, 5)];

@@ -41,8 +41,8 @@ pub struct Python {
     pub first_shim_owner: u32,
     /// [`ID_IN_DESCRIPTOR`], [`STACKS`]
     pub flags: u32,
-    /// Zero.
-    pub reserved: u32,
+    /// The process whose line breakpoints are this one's: itself, and for one that was forked, from which it was.
+    pub family: u32,
     /// Bits of a code pointer that are no tag (3.14+ `_PyStackRef`).
     pub code_mask: u64,
 }

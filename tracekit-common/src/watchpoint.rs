@@ -4,6 +4,8 @@ use crate::python::MAX_FRAMES;
 
 /// Breakpoints of the host at most: entries of the maps that are indexed by [`Armed::index`].
 pub const MAX_BREAKPOINTS: u32 = 1024;
+/// Their addresses at most.
+pub const MAX_ARMED: u32 = 4 * MAX_BREAKPOINTS;
 /// Interpreter layouts of the host at most.
 pub const MAX_LAYOUTS: u32 = 256;
 /// Slots of local variables of a frame that are looked at.
@@ -19,7 +21,23 @@ pub const MAX_OBJECTS: u32 = 768;
 /// Pointers in an object that are followed at most.
 pub const MAX_CHILDREN: usize = 24;
 
-/// A watched address: value of `BREAKPOINTS`, by address.
+/// Key of [`Armed`]: what is at an address in one process is not what is there in another, but forks share it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[repr(C)]
+pub struct ArmedKey {
+    /// The watched address.
+    pub address: u64,
+    /// The process in which it was armed: one has its own, and those of its `Python::family`. [`NO_FAMILY`] for where
+    /// accesses by all others are counted.
+    pub family: u32,
+    /// Zero.
+    pub reserved: u32,
+}
+
+/// No process's.
+pub const NO_FAMILY: u32 = 0;
+
+/// What is at a watched address: value of `BREAKPOINTS`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(C)]
 pub struct Armed {
@@ -62,7 +80,7 @@ pub struct Hits {
     pub killed: u64,
     /// Of these, lost because there was no room in the ring buffer.
     pub lost: u64,
-    /// Accesses by processes that are not selected.
+    /// Accesses by processes that have no breakpoint there.
     pub foreign: u64,
     /// Accesses while the code that runs is another: the interpreter looked at its own instructions.
     pub spurious: u64,
@@ -308,6 +326,7 @@ pub struct RangeHead {
 /// Bytes of a [`HitRecord`] and its room for frames.
 pub const HIT_HEAD: usize = size_of::<HitRecord>() + MAX_FRAMES * 16;
 
+const _: () = assert!(size_of::<ArmedKey>() == 16);
 const _: () = assert!(size_of::<Armed>() == 40);
 const _: () = assert!(size_of::<Hits>() == 80);
 const _: () = assert!(size_of::<ObjectLayout>() == 8 + 30 * 4);
@@ -316,6 +335,9 @@ const _: () = assert!(size_of::<Recipe>() == 8 + 8 * 4 + 2 * MAX_CHILDREN);
 const _: () = assert!(size_of::<HitRecord>() == 88);
 const _: () = assert!(HIT_HEAD.is_multiple_of(8));
 
+// SAFETY: `repr(C)`, integers only, no padding (asserted above).
+#[cfg(feature = "user")]
+unsafe impl aya::Pod for ArmedKey {}
 // SAFETY: `repr(C)`, integers only, no padding (asserted above).
 #[cfg(feature = "user")]
 unsafe impl aya::Pod for Armed {}

@@ -12,7 +12,7 @@ use tracekit_common::{
     python::{CodeClass, CodeKey, Python, Thread},
     syscall::TABLE,
     watchpoint::{
-        Armed, Bucket, Hits, MAX_BREAKPOINTS, MAX_LAYOUTS, ObjectLayout, Recipe, SWITCHES as SWITCH_COUNT,
+        Armed, ArmedKey, Bucket, Hits, MAX_ARMED, MAX_BREAKPOINTS, MAX_LAYOUTS, ObjectLayout, Recipe, SWITCHES as SWITCH_COUNT,
         TypeKey,
     },
 };
@@ -75,7 +75,7 @@ pub static STACK: PerCpuArray<[u8; stack::SCRATCH]> = PerCpuArray::with_max_entr
 
 /// Watched addresses.
 #[map]
-pub static BREAKPOINTS: HashMap<u64, Armed> = HashMap::with_max_entries(MAX_BREAKPOINTS, 0);
+pub static BREAKPOINTS: HashMap<ArmedKey, Armed> = HashMap::with_max_entries(MAX_ARMED, 0);
 
 /// Counters of breakpoints.
 #[map]

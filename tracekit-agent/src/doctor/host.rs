@@ -11,6 +11,7 @@ use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use super::{Check, capabilities};
 use crate::discovery::proc_fs::{ProcFs, Status, read_bounded};
 use crate::exit::ExitCode;
+use crate::probes::watchpoint::free_registers;
 
 /// The oldest kernel that is tested.
 const OLDEST_KERNEL: (u8, u8) = (5, 10);
@@ -46,6 +47,7 @@ pub(super) fn checks(proc: &ProcFs) -> Vec<Check> {
     checks.push(memlock(version));
     checks.push(uprobes(Path::new("/sys/bus/event_source/devices/uprobe")));
     checks.push(perf_event_paranoid(text_of(&proc.path("sys/kernel/perf_event_paranoid")).as_deref()));
+    checks.push(debug_registers());
     checks.push(seccomp(status.seccomp));
     let namespace = std::fs::read_link(proc.path("self/ns/pid")).ok();
     checks.push(pid_namespace(namespace.as_deref().and_then(Path::to_str)));
@@ -206,6 +208,19 @@ fn perf_event_paranoid(text: Option<&str>) -> Check {
             ID,
             "no /proc/sys/kernel/perf_event_paranoid: perf events are not compiled in",
             "use a kernel with CONFIG_PERF_EVENTS",
+        ),
+    }
+}
+
+/// Only breakpoints need them.
+fn debug_registers() -> Check {
+    const ID: &str = "breakpoints.debug_registers";
+    match free_registers() {
+        Ok(free) => Check::ok(ID, format!("{free} debug registers are free for breakpoints")),
+        Err(error) => Check::warning(
+            ID,
+            format!("breakpoints don't work: {error}"),
+            "end other debuggers; run as root or with CAP_PERFMON; in a virtual machine, give it debug registers",
         ),
     }
 }

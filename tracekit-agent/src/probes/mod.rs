@@ -3,6 +3,7 @@
 mod btf;
 mod layout;
 pub mod record;
+pub mod tasks;
 pub mod watchpoint;
 
 use std::{fs, io, os::fd::AsRawFd, time::Duration};

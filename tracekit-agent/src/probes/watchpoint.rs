@@ -4,7 +4,6 @@
 //! ends. It takes one of the debug registers of a processor (x86: four), which debuggers use too.
 
 use std::fmt;
-use std::fs;
 use std::io;
 use std::os::fd::{AsFd as _, AsRawFd as _, BorrowedFd, FromRawFd as _, OwnedFd};
 use std::sync::atomic::{AtomicU8, AtomicU32, Ordering};
@@ -15,9 +14,10 @@ use aya::Ebpf;
 use aya::maps::{Array, HashMap, MapData, MapError, PerCpuArray, RingBuf};
 use aya::programs::{PerfEvent, ProgramError};
 use tracekit_common::watchpoint::{
-    Armed, Bucket, Hits, KILL_SWITCH, MAX_BREAKPOINTS, MAX_LAYOUTS, ObjectLayout, Recipe, TypeKey,
+    Armed, ArmedKey, Bucket, Hits, KILL_SWITCH, MAX_BREAKPOINTS, MAX_LAYOUTS, ObjectLayout, Recipe, TypeKey,
 };
 
+use super::tasks::Family;
 use super::{ProbeError, not_permitted, take};
 
 /// The program for this architecture.
@@ -32,8 +32,8 @@ const TEST_READS: u64 = 4;
 const TRAPS: u32 = 16;
 /// How long it may take.
 const TEST_TIME: Duration = Duration::from_millis(500);
-/// Tasks of one process for which there are watchpoints at most.
-const MAX_TASKS: usize = 4096;
+/// How often all threads of a process are watched anew because one was born meanwhile.
+const MAX_ROUNDS: usize = 20;
 
 /// `PERF_TYPE_BREAKPOINT`, and what else of include/uapi/linux/perf_event.h and hw_breakpoint.h is used.
 const PERF_TYPE_BREAKPOINT: u32 = 5;
@@ -42,6 +42,8 @@ const HW_BREAKPOINT_LEN_1: u64 = 1;
 const INHERIT: u64 = 1 << 1;
 const EXCLUDE_KERNEL: u64 = 1 << 5;
 const EXCLUDE_HV: u64 = 1 << 6;
+/// Since 5.13.
+const REMOVE_ON_EXEC: u64 = 1 << 36;
 const PERF_FLAG_FD_CLOEXEC: libc::c_ulong = 8;
 /// `_IOW('$', 8, __u32)`
 const PERF_EVENT_IOC_SET_BPF: libc::c_ulong = 0x4004_2408;
@@ -104,12 +106,12 @@ pub enum WatchError {
 }
 
 /// Where a watchpoint is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Scope {
     /// On every processor: every process that has something at the address runs into it, and all but the selected
     /// ones are passed over. Covers all threads and all forks.
     Processors,
-    /// On every thread of one process, and on those that they start.
+    /// On every thread of one process and of those that were forked from it, and on all that these start or fork.
     Tasks(u32),
 }
 
@@ -117,7 +119,7 @@ impl fmt::Display for Scope {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Processors => f.write_str("on all processors"),
-            Self::Tasks(pid) => write!(f, "on the threads of process {pid}"),
+            Self::Tasks(pid) => write!(f, "on the threads of process {pid} and its forks"),
         }
     }
 }
@@ -153,7 +155,7 @@ pub enum Support {
 pub struct Watchpoints {
     program: OwnedFd,
     processors: Vec<u32>,
-    breakpoints: HashMap<MapData, u64, Armed>,
+    breakpoints: HashMap<MapData, ArmedKey, Armed>,
     hits: PerCpuArray<MapData, Hits>,
     buckets: HashMap<MapData, u64, Bucket>,
     switches: Array<MapData, u32>,
@@ -221,18 +223,19 @@ impl Watchpoints {
         Ok((watchpoints, HitRecords { ring: take(ebpf, "SNAPSHOTS")? }))
     }
 
-    /// Says what a hit at an address means. Before the address is watched.
+    /// Says what a hit at an address means in a process and its forks; with `NO_FAMILY` what it is counted as in all
+    /// others. Before the address is watched.
     ///
     /// # Errors
     /// There are too many.
-    pub fn describe(&mut self, address: u64, armed: &Armed) -> Result<(), ProbeError> {
-        map("BREAKPOINTS", self.breakpoints.insert(address, armed, 0))
+    pub fn describe(&mut self, family: u32, address: u64, armed: &Armed) -> Result<(), ProbeError> {
+        map("BREAKPOINTS", self.breakpoints.insert(ArmedKey { address, family, reserved: 0 }, armed, 0))
     }
 
     /// Hits at an address mean nothing any more.
-    pub fn forget(&mut self, address: u64) {
+    pub fn forget(&mut self, family: u32, address: u64) {
         // It may not have been described.
-        let _ = self.breakpoints.remove(&address);
+        let _ = self.breakpoints.remove(&ArmedKey { address, family, reserved: 0 });
     }
 
     /// The counters of a breakpoint, of all processors together.
@@ -303,55 +306,59 @@ impl Watchpoints {
         let _ = self.recipes.insert(key, recipe, 0);
     }
 
-    /// Watches an address.
+    /// Watches an address on every processor.
     ///
     /// # Errors
     /// [`WatchError`]; nothing is watched then.
-    pub fn watch(&self, address: u64, scope: Scope) -> Result<Watch, WatchError> {
+    pub fn watch(&self, address: u64) -> Result<Watch, WatchError> {
         let mut events = Vec::new();
-        match scope {
-            Scope::Processors => {
-                for processor in &self.processors {
-                    match self.event(address, -1, i32::try_from(*processor).unwrap_or(-1), 0) {
-                        Ok(event) => events.push(event),
-                        // Taken off line since.
-                        Err(error) if error.raw_os_error() == Some(libc::ENODEV) => {}
-                        Err(error) => return Err(why(address, error, 0)),
-                    }
-                }
-            }
-            Scope::Tasks(pid) => {
-                let mut known = Vec::new();
-                // Until no thread is new: those that a watched thread starts are watched already.
-                loop {
-                    let tids: Vec<i32> = tasks(pid).into_iter().filter(|tid| !known.contains(tid)).collect();
-                    if tids.is_empty() {
-                        break;
-                    }
-                    for tid in tids {
-                        known.push(tid);
-                        match self.event(address, tid, -1, INHERIT) {
-                            Ok(event) => events.push(event),
-                            // Ended since.
-                            Err(error) if error.raw_os_error() == Some(libc::ESRCH) => {}
-                            Err(error) => return Err(why(address, error, pid)),
-                        }
-                    }
-                    if known.len() > MAX_TASKS {
-                        break;
-                    }
-                    // Threads that were started before their starter was watched inherit nothing, and are few; one
-                    // more look finds them, and those watched twice would count twice.
-                    if known.len() == tasks(pid).len() {
-                        break;
-                    }
-                }
-                if events.is_empty() {
-                    return Err(WatchError::Gone(pid));
-                }
+        for processor in &self.processors {
+            match self.event(address, -1, i32::try_from(*processor).unwrap_or(-1), 0) {
+                Ok(event) => events.push(event),
+                // Taken off line since.
+                Err(error) if error.raw_os_error() == Some(libc::ENODEV) => {}
+                Err(error) => return Err(why(address, error, 0)),
             }
         }
-        Ok(Watch { address, scope, events })
+        Ok(Watch { address, scope: Scope::Processors, events })
+    }
+
+    /// Watches an address on the threads of a family of processes.
+    ///
+    /// A watched thread hands its watchpoint down to the threads and processes that it starts. So nothing is missed or
+    /// counted twice if all threads that there are were watched before any was born: else it is done again.
+    ///
+    /// # Errors
+    /// [`WatchError`]; nothing is watched then.
+    pub fn watch_tasks(&self, address: u64, family: &Family) -> Result<Watch, WatchError> {
+        let mut round = 0;
+        loop {
+            let threads = family.threads();
+            let mut events = Vec::with_capacity(threads.len());
+            for tid in &threads {
+                match self.task_event(address, *tid) {
+                    Ok(event) => events.push(event),
+                    // Ended since.
+                    Err(error) if error.raw_os_error() == Some(libc::ESRCH) => {}
+                    Err(error) => return Err(why(address, error, family.pid)),
+                }
+            }
+            round += 1;
+            if family.threads().is_subset(&threads) || round == MAX_ROUNDS {
+                if events.is_empty() {
+                    return Err(WatchError::Gone(family.pid));
+                }
+                return Ok(Watch { address, scope: Scope::Tasks(family.pid), events });
+            }
+        }
+    }
+
+    /// An event on a thread and on all that it will start; what runs another program loses it.
+    fn task_event(&self, address: u64, tid: i32) -> io::Result<OwnedFd> {
+        match self.event(address, tid, -1, INHERIT | REMOVE_ON_EXEC) {
+            Err(error) if error.raw_os_error() == Some(libc::EINVAL) => self.event(address, tid, -1, INHERIT),
+            outcome => outcome,
+        }
     }
 
     /// Debug registers that are free on all processors now, as far as `most`: it takes and releases them.
@@ -361,7 +368,7 @@ impl Watchpoints {
         let address = std::ptr::from_ref::<AtomicU8>(&byte) as u64;
         let mut taken = Vec::new();
         while taken.len() < most {
-            match self.watch(address, Scope::Processors) {
+            match self.watch(address) {
                 Ok(watch) => taken.push(watch),
                 Err(_) => break,
             }
@@ -449,14 +456,34 @@ impl Watchpoints {
     }
 }
 
-fn map<T>(map: &'static str, outcome: Result<T, MapError>) -> Result<T, ProbeError> {
-    outcome.map_err(|source| ProbeError::Map { map, source })
+/// Debug registers of this thread that are free and work, tried without a program.
+///
+/// # Errors
+/// There are none, or they can't be had.
+pub fn free_registers() -> Result<usize, WatchError> {
+    let byte = Box::new(AtomicU8::new(0));
+    let address = std::ptr::from_ref::<AtomicU8>(&byte) as u64;
+    let mut events = Vec::new();
+    // No processor has more than 16 (arm64).
+    while events.len() < 16 {
+        match open(address, 0, -1, 0) {
+            Ok(event) => events.push(event),
+            Err(error) if events.is_empty() => return Err(why(address, error, 0)),
+            Err(_) => break,
+        }
+    }
+    for _ in 0..TEST_READS {
+        byte.load(Ordering::SeqCst);
+    }
+    let works = |event: &OwnedFd| count(event.as_fd()).is_ok_and(|count| count == TEST_READS);
+    match events.iter().all(works) {
+        true => Ok(events.len()),
+        false => Err(WatchError::Unsupported(io::Error::other("reads are not counted"))),
+    }
 }
 
-/// Threads of a process.
-fn tasks(pid: u32) -> Vec<i32> {
-    let Ok(entries) = fs::read_dir(format!("/proc/{pid}/task")) else { return Vec::new() };
-    entries.flatten().filter_map(|entry| entry.file_name().to_str()?.parse().ok()).take(MAX_TASKS).collect()
+fn map<T>(map: &'static str, outcome: Result<T, MapError>) -> Result<T, ProbeError> {
+    outcome.map_err(|source| ProbeError::Map { map, source })
 }
 
 fn open(address: u64, pid: i32, processor: i32, flags: u64) -> io::Result<OwnedFd> {

@@ -55,7 +55,7 @@ pub fn describe(target: &Target) -> Option<Python> {
         frame_owner: small(frame.owner.unwrap_or(0))?,
         first_shim_owner: if frame.owner.is_some() { frame.first_shim_owner.into() } else { u32::MAX },
         flags: in_descriptor,
-        reserved: 0,
+        family: target.pid,
         code_mask: if layout.tagged_locals { !3 } else { !0 },
     })
 }

@@ -8,10 +8,10 @@ use tracekit_common::watchpoint::{
     ObjectLayout, QUEUE_FULL, RangeHead, Recipe, UNREADABLE,
 };
 
-use super::{objects::copy_object, scratch};
+use super::{breakpoint, objects::copy_object, scratch};
 use crate::{
     bounds::{advanced, bounded},
-    maps::{BREAKPOINTS, LAYOUTS},
+    maps::LAYOUTS,
     read::{copy_user, user},
 };
 
@@ -310,9 +310,8 @@ extern "C" fn copy_next() -> u32 {
 /// Copies a frame and what its variables lead to. Variables are on level 1.
 #[unsafe(no_mangle)]
 #[inline(never)]
-pub extern "C" fn copy_variables(address: u64, frame: u64) -> u32 {
-    // SAFETY: as in `line_executed`.
-    let Some(armed) = (unsafe { BREAKPOINTS.get(&address) }) else { return 0 };
+pub extern "C" fn copy_variables(address: u64, frame: u64, family: u32) -> u32 {
+    let Some(armed) = breakpoint(address, family) else { return 0 };
     let Some(layout) = LAYOUTS.get(armed.layout) else { return 0 };
     let slots = u64::from(if armed.slots < MAX_SLOTS { armed.slots } else { MAX_SLOTS });
     let body = copy_range(frame, u64::from(layout.frame_locals) + slots * 8);

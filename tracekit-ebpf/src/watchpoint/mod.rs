@@ -3,7 +3,8 @@
 //! A watchpoint is on the second byte of the first instruction of a line, and the interpreter reads that exactly
 //! when it comes to the line; the thread has the GIL, and its variables are up to date. But others read it as
 //! well: other processes have something else at that address, and the interpreter looks at its own instructions.
-//! So the hit counts if the process is selected and the frame that it runs has the code object of the line. The
+//! So the hit counts if the process, or one that it was forked from, has a breakpoint at that address, and the frame
+//! that it runs has the code object of the line. The
 //! frame's instruction pointer is still the previous one's and says nothing.
 //!
 //! The watched byte itself must not be read here: that would be another hit.
@@ -21,7 +22,7 @@ use tracekit_common::{
     event::Kind,
     python::{Frame, MAX_FRAMES, Python, StackRecord},
     watchpoint::{
-        Armed, BUCKET_OF_AGENT, Bucket, CAPTURE, HIT_HEAD, HitRecord, Hits, KILL_SWITCH,
+        Armed, ArmedKey, BUCKET_OF_AGENT, Bucket, CAPTURE, HIT_HEAD, HitRecord, Hits, KILL_SWITCH, NO_FAMILY,
         bucket_of_breakpoint, bucket_of_process,
     },
 };
@@ -75,28 +76,54 @@ fn scratch() -> Option<*mut u8> {
 #[inline(always)]
 fn line_executed(address: u64) -> u32 {
     let start = now();
-    // SAFETY: the value is replaced as a whole; it is read once or twice as old or new.
-    let Some(armed) = (unsafe { BREAKPOINTS.get(&address) }) else { return 0 };
-    let Some(hits) = HITS.get_ptr_mut(armed.index) else { return 0 };
-    // SAFETY: the pointer is to this CPU's value, and programs are not preempted by themselves.
-    let hits = unsafe { &mut *hits };
-    judge(address, armed, hits, start);
-    hits.nanoseconds += now() - start;
+    let ids = bpf_get_current_pid_tgid();
+    let tgid = (ids >> 32) as u32;
+    // SAFETY: the value is not removed while this runs; one that is replaced is of the same process.
+    let python = unsafe { PYTHONS.get(&tgid) }.filter(|_| selected(tgid));
+    if let Some(python) = python
+        && let Some(armed) = of_process(address, tgid, python.family)
+    {
+        let Some(hits) = counters(armed) else { return 0 };
+        judge(address, armed, hits, python, (tgid, ids as u32), start);
+        hits.nanoseconds += now() - start;
+    } else if let Some(hits) = breakpoint(address, NO_FAMILY).and_then(counters) {
+        hits.foreign += 1;
+        hits.nanoseconds += now() - start;
+    }
     0
 }
 
+/// What is armed at an address in a process, or in the one that it was forked from.
 #[inline(always)]
-fn judge(address: u64, armed: &Armed, hits: &mut Hits, time: u64) -> Option<()> {
-    let ids = bpf_get_current_pid_tgid();
-    let (tgid, tid) = ((ids >> 32) as u32, ids as u32);
-    // SAFETY: the value is not removed while this runs; one that is replaced is of the same process.
-    let python = match unsafe { PYTHONS.get(&tgid) } {
-        Some(python) if selected(tgid) => python,
-        _ => {
-            hits.foreign += 1;
-            return None;
-        }
-    };
+fn of_process(address: u64, tgid: u32, family: u32) -> Option<&'static Armed> {
+    match breakpoint(address, tgid) {
+        None if family != tgid => breakpoint(address, family),
+        own => own,
+    }
+}
+
+/// What is armed at an address in a family of processes.
+#[inline(always)]
+fn breakpoint(address: u64, family: u32) -> Option<&'static Armed> {
+    // SAFETY: the value is replaced as a whole; it is read once or twice as old or new.
+    unsafe { BREAKPOINTS.get(&ArmedKey { address, family, reserved: 0 }) }
+}
+
+#[inline(always)]
+fn counters(armed: &Armed) -> Option<&'static mut Hits> {
+    // SAFETY: the pointer is to this CPU's value, and programs are not preempted by themselves.
+    HITS.get_ptr_mut(armed.index).map(|hits| unsafe { &mut *hits })
+}
+
+#[inline(always)]
+fn judge(
+    address: u64,
+    armed: &Armed,
+    hits: &mut Hits,
+    python: &Python,
+    (tgid, tid): (u32, u32),
+    time: u64,
+) -> Option<()> {
     let Some((state, frame)) = certainly_running(python, tgid, tid) else {
         hits.unknown += 1;
         return None;
@@ -175,7 +202,6 @@ fn capture(
     (state, frame): (u64, u64),
     time: u64,
 ) -> Option<()> {
-    let _ = python;
     let record = scratch()?;
     let end = walk_whole(tgid, frame);
     let stack = STACK.get_ptr(0)?.cast::<u8>();
@@ -186,7 +212,7 @@ fn capture(
     // SAFETY: both buffers have room for all frames behind their heads.
     unsafe { copy_kernel(record.add(to), FRAMES, stack.add(from) as u64) };
     let work = Work::begin(record, armed, tgid);
-    image::copy_variables(address, frame);
+    image::copy_variables(address, frame, python.family);
     let took = now() - time;
     let (image, flags, objects) = work.outcome();
     let head = HitRecord {

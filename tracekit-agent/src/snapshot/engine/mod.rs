@@ -4,8 +4,8 @@
 //! `hit` decodes what it reports. Rules of use (limits, conditions, who may) are not here.
 //!
 //! Debug registers are few. While all armed addresses of the host fit, each is watched on every processor: that covers
-//! all threads and forks at once. Beyond that, each process gets its own; and if one process has more than fit, they
-//! take turns, which the status says.
+//! all threads and forks at once. Beyond that, each process and its forks have their own; and if one process has more
+//! than fit, they take turns, which the status says (`plan`).
 //!
 //! Hits are executions, but for code that is armed while it is cold: the interpreter may read the instruction once more
 //! while it specialises it (3.11, globals) or makes its cache (3.8 to 3.10, at the 1024th call), with the same frame
@@ -14,6 +14,7 @@
 pub mod anchor;
 pub mod hit;
 pub mod lines;
+mod plan;
 pub mod recipe;
 
 use std::cell::RefCell;
@@ -23,13 +24,15 @@ use std::time::{Duration, Instant};
 
 use tracekit_common::watchpoint::{
     Armed, Bucket, CAPTURE, Hits, LOCALS_IN_DICT, MAX_BREAKPOINTS, MAX_IMAGE, MAX_ITEMS, MAX_LAYOUTS,
-    MAX_SLOTS, TypeKey, bucket_of_breakpoint,
+    MAX_SLOTS, NO_FAMILY, ObjectLayout, TypeKey, bucket_of_breakpoint,
 };
 
 use self::anchor::Anchor;
 use self::hit::RawHit;
 use self::lines::{LineError, Place, Signature};
+use self::plan::plan;
 use crate::probes::ProbeError;
+use crate::probes::tasks::Family;
 use crate::probes::watchpoint::{Scope, Support, Watch, WatchError, Watchpoints};
 use crate::python::code::scan;
 use crate::python::layout::LineTable;
@@ -171,6 +174,8 @@ pub struct Hit<'h> {
 
 struct Process {
     target: Target,
+    /// The process that it was forked from, in which its breakpoints were added; or itself.
+    family: u32,
     layout: u32,
     /// Its code objects, and until when they are believed to be all.
     codes: RefCell<Option<(Instant, Vec<Rc<Code>>)>>,
@@ -180,8 +185,15 @@ struct Process {
 }
 
 impl Process {
-    fn new(target: Target, layout: u32) -> Self {
-        Self { target, layout, codes: RefCell::default(), told: HashSet::new(), since: Instant::now() }
+    fn new(target: Target, family: u32, layout: u32) -> Self {
+        Self {
+            target,
+            family,
+            layout,
+            codes: RefCell::default(),
+            told: HashSet::new(),
+            since: Instant::now(),
+        }
     }
 
     /// Its code objects, as they were a moment ago.
@@ -227,9 +239,12 @@ pub struct Engine {
     registers: usize,
     trap_cost: Duration,
     processes: HashMap<u32, Process>,
-    layouts: u32,
+    /// Those that the kernel side knows, by their number.
+    layouts: Vec<ObjectLayout>,
     breakpoints: BTreeMap<u32, Breakpoint>,
-    watched: HashMap<u64, Watch>,
+    watched: HashMap<(u64, Scope), Watch>,
+    /// When something could not be watched, last.
+    failed: Option<Instant>,
     turn: Instant,
     turns: usize,
 }
@@ -246,8 +261,19 @@ impl Engine {
         let registers = watchpoints.free_slots(MAX_REGISTERS);
         let trap_cost = watchpoints.trap_cost();
         let (processes, breakpoints, watched) = (HashMap::new(), BTreeMap::new(), HashMap::new());
-        let (layouts, turn, turns) = (0, Instant::now(), 0);
-        Ok(Self { watchpoints, registers, trap_cost, processes, layouts, breakpoints, watched, turn, turns })
+        let (layouts, turn, turns) = (Vec::new(), Instant::now(), 0);
+        Ok(Self {
+            watchpoints,
+            registers,
+            trap_cost,
+            processes,
+            layouts,
+            breakpoints,
+            watched,
+            failed: None,
+            turn,
+            turns,
+        })
     }
 
     /// Debug registers that were free at the start.
@@ -269,19 +295,33 @@ impl Engine {
         let pid = target.pid;
         let layout =
             recipe::object_layout(&target.layout).ok_or(EngineError::Layout(pid, "an offset is none"))?;
-        if self.layouts >= MAX_LAYOUTS {
-            return Err(EngineError::Layout(pid, "there are too many interpreters"));
+        let known = self.layouts.iter().position(|known| *known == layout).unwrap_or(self.layouts.len());
+        let number = u32::try_from(known).ok().filter(|number| *number < MAX_LAYOUTS);
+        let number = number.ok_or(EngineError::Layout(pid, "there are too many interpreters"))?;
+        if known == self.layouts.len() {
+            self.watchpoints.set_layout(number, &layout)?;
+            self.layouts.push(layout);
         }
-        self.watchpoints.set_layout(self.layouts, &layout)?;
-        self.processes.insert(pid, Process::new(target, self.layouts));
-        self.layouts += 1;
+        // One that was forked goes on to run into the breakpoints of its family, beside those of its own.
+        let family = self.processes.get(&pid).map_or(pid, |known| known.family);
+        self.processes.insert(pid, Process::new(target, family, number));
         Ok(())
+    }
+
+    /// A breakpoint of the family that a process was forked in is one in the process, too: it has the same code.
+    #[must_use]
+    pub fn covers(&self, id: u32, pid: u32) -> bool {
+        let Some(breakpoint) = self.breakpoints.get(&id) else { return false };
+        let Some(process) = self.processes.get(&pid) else { return false };
+        process.family == breakpoint.pid
+            && !breakpoint.places.is_empty()
+            && is_there(&process.target, &breakpoint.places)
     }
 
     /// A process was forked from another: it has its code at the same addresses.
     pub fn forked(&mut self, parent: u32, child: u32) {
         if let Some(process) = self.processes.get(&parent) {
-            let process = Process::new(process.target.forked(child), process.layout);
+            let process = Process::new(process.target.forked(child), process.family, process.layout);
             self.processes.insert(child, process);
         }
     }
@@ -330,12 +370,9 @@ impl Engine {
     /// Removes a breakpoint.
     pub fn remove(&mut self, id: u32) {
         if let Some(breakpoint) = self.breakpoints.remove(&id) {
-            for place in &breakpoint.places {
-                self.watched.remove(&place.address());
-                self.watchpoints.forget(place.address());
-            }
-            let _ = self.watchpoints.limit(bucket_of_breakpoint(id), None);
             self.arrange();
+            self.forget(&breakpoint);
+            let _ = self.watchpoints.limit(bucket_of_breakpoint(id), None);
         }
     }
 
@@ -424,45 +461,66 @@ impl Engine {
                 wanted.entry(breakpoint.pid).or_default().extend(addresses);
             }
         }
-        let total: usize = wanted.values().map(Vec::len).sum();
-        let mut plan: Vec<(u64, Scope, u32, bool)> = Vec::new();
-        for (pid, addresses) in &wanted {
-            let rotating = addresses.len() > self.registers;
-            let scope = if total <= self.registers || rotating && wanted.len() == 1 {
-                Scope::Processors
-            } else {
-                Scope::Tasks(*pid)
-            };
-            let first = if rotating { self.turns * self.registers % addresses.len() } else { 0 };
-            let in_turn = addresses.iter().cycle().skip(first).take(self.registers.min(addresses.len()));
-            plan.extend(in_turn.map(|(address, id)| (*address, scope, *id, rotating)));
-            for (_, id) in addresses {
-                if let Some(breakpoint) = self.breakpoints.get_mut(id) {
-                    breakpoint.state = State::Active { scope, rotating };
-                }
+        let plan = plan(&wanted, self.registers, self.turns);
+        for (id, (scope, rotating)) in plan.states {
+            if let Some(breakpoint) = self.breakpoints.get_mut(&id) {
+                breakpoint.state = State::Active { scope, rotating };
             }
         }
         // Registers must be free before they can be taken.
-        let kept: HashSet<(u64, Scope)> =
-            plan.iter().map(|(address, scope, ..)| (*address, *scope)).collect();
-        self.watched.retain(|address, watch| kept.contains(&(*address, watch.scope)));
-        for (address, scope, id, _) in plan {
-            if self.watched.contains_key(&address) {
-                continue;
-            }
-            let outcome = self.arm(address, scope, id);
-            if let (Err(reason), Some(breakpoint)) = (outcome, self.breakpoints.get_mut(&id)) {
-                breakpoint.state = State::Error(reason);
+        self.watched.retain(|place, _| plan.watches.contains_key(place));
+        self.failed = None;
+        for ((address, scope), ids) in plan.watches {
+            for id in &ids {
+                let outcome = self.arm(address, scope, *id);
+                if let (Err(reason), Some(breakpoint)) = (outcome, self.breakpoints.get_mut(id)) {
+                    breakpoint.state = State::Error(reason);
+                    self.failed = Some(Instant::now());
+                }
             }
         }
     }
 
     fn arm(&mut self, address: u64, scope: Scope, id: u32) -> Result<(), String> {
         let armed = self.armed(address, id).ok_or("it has no code")?;
-        self.watchpoints.describe(address, &armed).map_err(|error| error.to_string())?;
-        let watch = self.watchpoints.watch(address, scope).map_err(|error: WatchError| error.to_string())?;
-        self.watched.insert(address, watch);
+        let pid = self.breakpoints.get(&id).map_or(NO_FAMILY, |known| known.pid);
+        for family in [pid, NO_FAMILY] {
+            self.watchpoints.describe(family, address, &armed).map_err(|error| error.to_string())?;
+        }
+        if self.watched.contains_key(&(address, scope)) {
+            return Ok(());
+        }
+        let watch = match scope {
+            Scope::Processors => self.watchpoints.watch(address),
+            Scope::Tasks(pid) => self.watchpoints.watch_tasks(address, &self.family(pid)),
+        };
+        let watch = watch.map_err(|error: WatchError| error.to_string())?;
+        self.watched.insert((address, scope), watch);
         Ok(())
+    }
+
+    /// A process with breakpoints, and what was forked from it.
+    fn family(&self, pid: u32) -> Family {
+        let mut family = Family::of(pid);
+        for (known, process) in &self.processes {
+            if process.family != pid {
+                family.others.insert(*known);
+            } else if *known != pid {
+                family.forks.push(*known);
+            }
+        }
+        family
+    }
+
+    /// Hits of a breakpoint that is removed mean nothing any more.
+    fn forget(&mut self, breakpoint: &Breakpoint) {
+        for address in breakpoint.places.iter().map(Place::address) {
+            self.watchpoints.forget(breakpoint.pid, address);
+            let is_there = |known: &Breakpoint| known.places.iter().any(|place| place.address() == address);
+            if !self.breakpoints.values().any(is_there) {
+                self.watchpoints.forget(NO_FAMILY, address);
+            }
+        }
     }
 
     /// What the kernel side is to know of an address.
@@ -507,10 +565,7 @@ impl Engine {
                 }
                 changed |= !breakpoint.places.is_empty();
             } else if self.is_stale(&breakpoint) {
-                for place in &breakpoint.places {
-                    self.watched.remove(&place.address());
-                    self.watchpoints.forget(place.address());
-                }
+                self.forget(&breakpoint);
                 breakpoint.places.clear();
                 breakpoint.state = State::Stale("its code was freed, and is not loaded again".to_owned());
                 changed = true;
@@ -523,6 +578,8 @@ impl Engine {
             self.turns = self.turns.wrapping_add(1);
             changed = true;
         }
+        // Somebody else may have had the registers for a moment.
+        changed |= self.failed.is_some_and(|failed| now.duration_since(failed) >= LOOK_EVERY);
         if changed {
             self.arrange();
         }
@@ -531,18 +588,7 @@ impl Engine {
     /// The memory of a code object is another's.
     fn is_stale(&self, breakpoint: &Breakpoint) -> bool {
         let Some(process) = self.processes.get(&breakpoint.pid) else { return true };
-        let target = &process.target;
-        target.memory.forget();
-        let reader = Reader::new(&target.memory, target.layout);
-        breakpoint.places.iter().any(|place| {
-            let same = |now: Rc<Code>| {
-                now.filename == place.code.filename
-                    && now.name == place.code.name
-                    && now.first_line == place.code.first_line
-                    && now.length == place.code.length
-            };
-            !reader.code(place.code.address).is_ok_and(same)
-        })
+        !is_there(&process.target, &breakpoint.places)
     }
 
     /// Gives hits to `take`, in their order within each process, and tells the kernel side what was learned from them.
@@ -586,6 +632,21 @@ impl Engine {
             }
         }
     }
+}
+
+/// A process has this code at these places.
+fn is_there(target: &Target, places: &[Place]) -> bool {
+    target.memory.forget();
+    let reader = Reader::new(&target.memory, target.layout);
+    places.iter().all(|place| {
+        let same = |now: Rc<Code>| {
+            now.filename == place.code.filename
+                && now.name == place.code.name
+                && now.first_line == place.code.first_line
+                && now.length == place.code.length
+        };
+        reader.code(place.code.address).is_ok_and(same)
+    })
 }
 
 /// Without a GIL every thread may run a copy of the bytecode (3.14+).
