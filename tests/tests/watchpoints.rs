@@ -253,6 +253,87 @@ fn threads_and_forks_are_counted() -> Result<()> {
     })
 }
 
+/// Code that has not run yet, of which each line runs once in a call, the body of the loop twice.
+const COLD: &str = r#"
+import sys
+total = 0
+class Box:
+    pass
+def cold(box, number):
+    first = number + 1  #= 1
+    second = total + first  #= 1
+    box.kept = len("text")  #= 1
+    for part in (1, 2):  #= 1
+        second += part  #= 2
+    if second > number:  #= 1
+        text = str(second)  #= 1
+    box.kept = box.kept.bit_length()  #= 1
+    third = [text, second][1]  #= 1
+    return third  #= 1
+def generating():
+    at = 0  #= 1
+    while True:
+        at = yield at  #= 1
+print("ready", flush=True)
+box = Box()
+for line in sys.stdin:
+    generator = generating()
+    next(generator)
+    for number in range(int(line)):
+        cold(box, number)
+        generator.send(number)
+    print("done", flush=True)
+"#;
+
+#[test]
+fn cold_code() -> Result<()> {
+    let _alone = debug_registers()?;
+    let (calls, mut stage, mut failed) = (1500, Stage::new()?, Vec::new());
+    // Neither symbols nor how it is linked make a difference.
+    let is_plain = |row: &Interpreter| !row.id.contains("-static") && !row.id.contains("-stripped");
+    for interpreter in chosen()?.into_iter().filter(is_plain) {
+        let mut lines = marked(COLD).into_iter();
+        let (mut held, mut more) = (None, Vec::new());
+        loop {
+            let mut running = Running::start(interpreter.command(), COLD)?;
+            let pid = running.child.id();
+            stage.attach(pid)?;
+            let added = batch(&mut stage, pid, &mut lines, &mut held, false, &mut failed)?;
+            if added.is_empty() {
+                break;
+            }
+            running.say(&calls.to_string())?;
+            for (id, line, each) in added {
+                let hits = stage.engine.status(id).context("it has a status")?.hits.hits;
+                let text = COLD.lines().nth(line as usize - 1).unwrap_or_default().trim();
+                let wanted = match text {
+                    _ if text.starts_with("at = 0") => 1,
+                    // Once more when the generator is started.
+                    _ if text.starts_with("at = yield") => each * calls + 1,
+                    _ => each * calls,
+                };
+                if hits != wanted {
+                    more.push((hits.wrapping_sub(wanted), text));
+                }
+            }
+            stage.detach(pid);
+        }
+        println!("{}: {more:?}", interpreter.id);
+        // docs/compatibility.md: how often the interpreter looks at its own instructions.
+        let most = match interpreter.minor() {
+            "3.8" | "3.9" | "3.10" | "3.11" => 1,
+            _ => 0,
+        };
+        failed.extend(
+            more.iter()
+                .filter(|(count, _)| *count > most)
+                .map(|row| format!("{}: {row:?} more", interpreter.id)),
+        );
+    }
+    ensure!(failed.is_empty(), "{}", failed.join("\n"));
+    Ok(())
+}
+
 /// What the program says of its variables at a line, for each execution.
 type Told = BTreeMap<String, Vec<BTreeMap<String, String>>>;
 

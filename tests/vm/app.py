@@ -65,12 +65,21 @@ class Redis:
 redis = Redis(REDIS_PORT)
 
 
+def added(count):
+    total = 0
+    for number in range(count):
+        total += number  # armed
+    return total
+
+
 class Shop(http.server.BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
 
     def do_GET(self):
         if self.path.startswith("/order/"):
             self.order(self.path.rpartition("/")[2])
+        elif self.path.startswith("/sum/"):
+            self.answer(200, {"sum": added(int(self.path.rpartition("/")[2]))})
         elif self.path == "/broken":
             self.broken()
         else:

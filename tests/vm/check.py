@@ -236,6 +236,55 @@ def check_errors():
     expect("Redis' error is on its child", calls == [("redis LPUSH", "WRONGTYPE")], calls)
 
 
+def tracekit(*verb):
+    """Exit code of a verb that asks the running agent, and what it says as JSON."""
+    done = subprocess.run(
+        [TRACEKIT, *verb, "-o", "json"],
+        stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, timeout=PATIENCE,
+    )
+    said = json.loads(done.stdout or b"null")
+    return done.returncode, said if said is not None else done.stderr.decode(errors="replace")
+
+
+def breakpoint_until(name, condition):
+    """The breakpoint when it is so, or as it is after a while."""
+    deadline = time.monotonic() + SPAN_PATIENCE
+    while True:
+        _, known = tracekit("break", "get", name)
+        if condition(known) or time.monotonic() > deadline:
+            return known
+        time.sleep(0.2)
+
+
+def check_breakpoint():
+    """A line is armed, each of its executions counted, and its variables captured."""
+    with open("/vm/app.py") as source:
+        line = 1 + next(at for at, text in enumerate(source) if text.endswith("# armed\n"))
+    code, added = tracekit("break", "add", f"app.py:{line}", "--hits", "3", "--rate", "10/s")
+    if not expect("a breakpoint is added", code == 0, added):
+        return
+    name = added["id"]
+    known = breakpoint_until(name, lambda known: known["state"] in ("ACTIVE", "ERROR"))
+    if known["state"] == "ERROR" and known["reason"].startswith("line breakpoints don't work here"):
+        # The kernel's verifier has judged the program all the same, if the reason is not its.
+        machine = "debug registers" in known["reason"]
+        expect("where watchpoints do not work, the reason is the machine", machine, known["reason"])
+        say("NOTE", f"not tried: hits of a breakpoint: {known['reason']}")
+        return
+    if not expect("the breakpoint is active", known["state"] == "ACTIVE", known):
+        return
+    status, body = get("/sum/3")
+    expect("the armed line goes on", (status, json.loads(body)) == (200, {"sum": 3}), f"{status} {body}")
+    known = breakpoint_until(name, lambda known: known["counters"]["hits"] >= 3 and known["counters"]["captured"] >= 3)
+    expect("hits are executions", known["counters"]["hits"] == 3, known)
+    expect("each is captured", known["counters"]["captured"] == 3, known)
+    _, snapshots = tracekit("snapshots", "ls", "--breakpoint", name)
+    say("NOTE", f"cost of a hit: {known['counters']['cost']}")
+    seen = sorted(str(snapshot) for snapshot in snapshots)
+    expect("snapshots have the function and its variables", len(seen) == 3 and all("added" in one for one in seen), seen)
+    tracekit("break", "rm", name)
+
+
 def check_kernel_objects(before):
     """The agent's programs are in the kernel, each loaded by this kernel's verifier."""
     programs = [row for row in bpf.programs() if row[0] not in before[0]]
@@ -281,6 +330,7 @@ def main():
         check_order()
         check_traceparent()
         check_errors()
+        check_breakpoint()
         check_interrupt(agent)
     finally:
         agent.kill()

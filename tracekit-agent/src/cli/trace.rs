@@ -10,6 +10,7 @@ use anyhow::{Context, Result};
 use clap::Args;
 
 use super::control::ControlArgs;
+use super::redaction::RedactionArgs;
 use crate::{
     agent::{Agent, AgentConfig, Ended, priority},
     discovery::{Inspected, Inspector, Selector, SelectorArgs},
@@ -40,6 +41,8 @@ struct TraceArgs {
     ring_bytes: u32,
     #[command(flatten)]
     control: ControlArgs,
+    #[command(flatten)]
+    redaction: RedactionArgs,
 }
 
 /// Arguments of `tracekit attach`.
@@ -130,6 +133,7 @@ fn trace(
     args: &TraceArgs,
     follow: bool,
 ) -> Result<ExitCode> {
+    args.redaction.install()?;
     let mut services = ServiceMap::default();
     for mapping in &args.service_map {
         services.add(mapping).map_err(usage)?;

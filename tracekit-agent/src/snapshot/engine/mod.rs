@@ -48,6 +48,9 @@ const SEARCH_SHARE: u32 = 50;
 const TURN: Duration = Duration::from_millis(500);
 /// Debug registers that are used at most, if the machine has so many.
 const MAX_REGISTERS: usize = 16;
+/// Characters of a text that are captured behind what is shown: a word that ends in between is known whole, and is shown
+/// unless it is a secret.
+const BEYOND: u32 = 128;
 /// Addresses of one breakpoint at most: more copies of one line are not watched.
 const MAX_PLACES: usize = 16;
 /// Types that are remembered as told to the kernel side; then they are told again, because memory of a type may have
@@ -539,7 +542,7 @@ impl Engine {
             slots: small(code.locals.len()).min(MAX_SLOTS),
             depth: small(spec.limits.depth),
             items: small(spec.limits.items),
-            text: small(spec.limits.text),
+            text: small(spec.limits.text).saturating_add(BEYOND),
             bytes: spec.bytes.min(MAX_IMAGE),
         })
     }
