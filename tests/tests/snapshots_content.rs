@@ -1,7 +1,6 @@
 //! What is in a snapshot: everything that the application says of itself, and the same on each way out of the agent.
 
 use std::process::Command;
-use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
 use serde_json::{Map, Value as Json, json};
@@ -12,7 +11,6 @@ use tracekit_tests::collector::Collector;
 use tracekit_tests::debugger::{SOON, debugged, line_of, place};
 use tracekit_tests::paths;
 use tracekit_tests::process::{Process, free_port, wait_for};
-use tracekit_tests::span::Span;
 use tracekit_tests::stage::Stage;
 
 /// A value of a snapshot as `json.dumps` would write it.
@@ -28,7 +26,9 @@ fn plain(value: &Json) -> Json {
     if let Some(fields) = value["fields"].as_object() {
         return fields.iter().map(|(name, value)| (name.clone(), plain(value))).collect::<Map<_, _>>().into();
     }
-    value["value"].clone()
+    // Those that are too large for numbers of JSON.
+    let large = value["value"].as_str().filter(|_| value["type"] == "int");
+    large.and_then(|digits| digits.parse::<f64>().ok()).map_or_else(|| value["value"].clone(), Json::from)
 }
 
 fn control_server(stage: &Stage) -> Result<(Process, u16)> {
@@ -173,8 +173,6 @@ fn all_that_the_application_says_of_itself() -> Result<()> {
         ensure!(watches.contains("cake") && watches.contains("UNDEFINED"), "{watches}");
 
         // The span of that request, and of no other.
-        let is_it = |span: &Span| span.name.contains("GET") && span.to_string().contains("/pay/7");
-        let _ = is_it;
         let ids = [&snapshot["trace_id"], &snapshot["span_id"]]
             .map(|id| id.as_str().unwrap_or_default().to_owned());
         let record = wait_for("the span at the collector", SOON, || {
@@ -230,7 +228,6 @@ fn all_that_the_application_says_of_itself() -> Result<()> {
             ensure!(text.contains(expected.as_str()), "no {what} {expected} in {capture:#}");
         }
         ensure!(text.contains("Zoë") && !text.contains("hunter2"), "{capture:#}");
-        std::thread::sleep(Duration::from_millis(1));
         Ok(())
     })
 }

@@ -104,7 +104,7 @@ impl Member {
         outlet: &Outlet,
     ) {
         let now = Instant::now();
-        if self.done || self.breaker.is_open(now) {
+        if self.done || self.breaker.is_open(now) || self.breakpoint.has_expired(Timestamp::now()) {
             return;
         }
         if let Some(condition) = &self.condition {

@@ -396,12 +396,19 @@ impl Worker {
 
     /// Takes a breakpoint out of a process.
     fn displace(&mut self, key: &(u32, Id)) {
-        let Some(Placed::On(id)) = self.placed.remove(key) else { return };
+        let Some(placed) = self.placed.remove(key) else { return };
+        // When it is wanted again it is not armed until it is.
+        self.registry.report_state(&key.1, key.0, State::Pending, Timestamp::now());
+        let Placed::On(id) = placed else { return };
         self.account(id);
         let Some(line) = self.lines.get_mut(&id) else { return };
         line.members.retain(|member| member.breakpoint.id != key.1);
         if line.members.is_empty() {
             self.disarm(id);
+        } else if let Some(engine) = &mut self.engine
+            && let Err(error) = engine.change(id, line::spec(&line.members, None))
+        {
+            tracing::warn!(breakpoint = %key.1, pid = key.0, %error, "the line captures for one that is gone");
         }
     }
 
@@ -425,27 +432,20 @@ impl Worker {
         let engine = self.engine.as_mut().ok_or("the kernel side is not loaded")?;
         let anchor = self.registry.anchor(&breakpoint.id, process.resource.service_name());
         let member = Member::new(Arc::clone(breakpoint), self.outlet.redactor)?;
-        let mut members = vec![member];
-        let mut spec = line::spec(&members, anchor);
+        let members = vec![member];
         let same = self.lines.iter().find(|(_, line)| line.pid == pid && line.is_at(breakpoint));
-        let mut added = match same {
+        let added = match same {
             Some((other, _)) => Err(EngineError::Taken(*other)),
-            None => engine.add(pid, spec.clone()),
+            None => engine.add(pid, line::spec(&members, anchor)),
         };
         if let Err(EngineError::Taken(other)) = added {
-            // What the line captures is what all want of it.
+            // What the line captures is what all want of it; no hit of the others is missed.
             self.account(other);
-            let Some(line) = self.lines.remove(&other) else { return Err("the line is taken".to_owned()) };
-            members.extend(line.members);
-            spec = line::spec(&members, spec.anchor);
+            let line = self.lines.get_mut(&other).ok_or("the line is taken")?;
+            line.members.extend(members);
             let engine = self.engine.as_mut().ok_or("the kernel side is not loaded")?;
-            engine.remove(other);
-            added = engine.add(pid, spec);
-            if let Ok(id) = added {
-                for member in &members {
-                    self.placed.insert((pid, member.breakpoint.id.clone()), Placed::On(id));
-                }
-            }
+            engine.change(other, line::spec(&line.members, None)).map_err(|error| error.to_string())?;
+            return Ok(other);
         }
         let id = added.map_err(|error| error.to_string())?;
         if let Some(engine) = &mut self.engine
@@ -544,11 +544,16 @@ impl Worker {
         if hits.is_empty() {
             return;
         }
+        // Not even of hits that were on their way when it was switched on.
+        let kill_switch = registry.kill_switch();
         engine.hits(hits, |hit: Hit<'_>, moment| {
             let Some(line) = lines.get_mut(&hit.breakpoint) else { return };
             // Of a process that was forked a moment ago it is what its parent is.
             let known = processes.get(&hit.raw.record.tgid).or_else(|| processes.get(&line.pid));
             let Some(process) = known else { return };
+            if kill_switch.is_on_for(process.resource.service_name()) {
+                return;
+            }
             let hit = Captured {
                 hit,
                 moment,

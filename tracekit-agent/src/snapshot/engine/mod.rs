@@ -370,6 +370,19 @@ impl Engine {
         Ok(id)
     }
 
+    /// What a breakpoint captures, and how often, is this from now on. Where it is stays as it is, and no hit is missed.
+    ///
+    /// # Errors
+    /// The kernel refuses it.
+    pub fn change(&mut self, id: u32, spec: LineSpec) -> Result<(), EngineError> {
+        let Some(known) = self.breakpoints.get_mut(&id) else { return Ok(()) };
+        let LineSpec { file, line, anchor, .. } = known.spec.clone();
+        known.spec = LineSpec { file, line, anchor, ..spec };
+        self.watchpoints.limit(bucket_of_breakpoint(id), known.spec.bucket.as_ref())?;
+        self.arrange();
+        Ok(())
+    }
+
     /// Removes a breakpoint.
     pub fn remove(&mut self, id: u32) {
         if let Some(breakpoint) = self.breakpoints.remove(&id) {

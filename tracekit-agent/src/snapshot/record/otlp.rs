@@ -56,7 +56,7 @@ fn body(snapshot: &Snapshot) -> AnyValue {
     // The first frame's variables are the line's; those of outer frames have their own lines.
     let captures = snapshot.stack.iter().enumerate().filter_map(|(n, frame)| {
         let locals = frame.locals.as_ref()?;
-        let line = if n == 0 { snapshot.breakpoint.line } else { frame.line? };
+        let line = if n == 0 { line(snapshot) } else { frame.line? };
         let key = if n == 0 { line.to_string() } else { format!("{}:{line}", frame.file) };
         Some(pair(&key, map([("locals", Some(from_json(&locals_json(locals))))])))
     });
@@ -68,6 +68,11 @@ fn body(snapshot: &Snapshot) -> AnyValue {
         ("captures", Some(map([("lines", Some(lines))]))),
         ("watches", (!snapshot.watches.is_empty()).then_some(watches)),
     ])
+}
+
+/// The line as it is in the process: after a deploy it may be another than that of the breakpoint.
+fn line(snapshot: &Snapshot) -> u32 {
+    snapshot.stack.first().and_then(|frame| frame.line).unwrap_or(snapshot.breakpoint.line)
 }
 
 fn attributes(snapshot: &Snapshot) -> Vec<KeyValue> {
@@ -86,7 +91,7 @@ fn attributes(snapshot: &Snapshot) -> Vec<KeyValue> {
     let is_url = request.is_some_and(|request| request.url.contains("://"));
     let fields = [
         ("code.file.path", Some(string(frame.map_or(&breakpoint.file, |frame| &frame.file)))),
-        ("code.line.number", Some(int(breakpoint.line.into()))),
+        ("code.line.number", Some(int(line(snapshot).into()))),
         ("code.function.name", optional(frame.map(|frame| &frame.function))),
         ("tracekit.snapshot.id", Some(string(&snapshot.id))),
         ("tracekit.snapshot.hit", Some(int(hits))),
