@@ -1,23 +1,22 @@
 //! Line breakpoints count every execution and capture what the program had, on every interpreter.
 
+mod watching;
+
 use std::collections::BTreeMap;
 use std::io::{BufRead as _, BufReader, Write as _};
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
-use tracekit_agent::discovery::Inspector;
-use tracekit_agent::probes::watchpoint::{HitRecords, Scope};
-use tracekit_agent::probes::{ProbeOptions, Probes, Records};
-use tracekit_agent::python::kernel::describe;
-use tracekit_agent::python::object::{Content, Limits, Value};
-use tracekit_agent::python::runtime::Target;
-use tracekit_agent::snapshot::engine::hit::{self, RawHit};
-use tracekit_agent::snapshot::engine::{Engine, EngineError, LineSpec, State};
+use tracekit_agent::probes::watchpoint::Scope;
+use tracekit_agent::python::object::{Content, Limits};
+use tracekit_agent::snapshot::engine::{EngineError, LineSpec, State};
 use tracekit_common::watchpoint::{Bucket, MAX_ITEMS, bucket_of_process};
 use tracekit_tests::interpreters::{Interpreter, installed};
 use tracekit_tests::kernel::debug_registers;
 use tracekit_tests::paths;
+
+use self::watching::{Hit, Stage};
 
 /// How the program is called, which comes as an argument: not `<string>`, which code that libraries make is.
 const FILE: &str = "app/lines.py";
@@ -64,58 +63,6 @@ impl Drop for Running {
     fn drop(&mut self) {
         let _ = self.child.kill();
         let _ = self.child.wait();
-    }
-}
-
-/// The kernel side, without the records of sockets.
-struct Stage {
-    probes: Probes,
-    _events: Records,
-    engine: Engine,
-    records: HitRecords,
-}
-
-/// A hit, decoded.
-struct Hit {
-    breakpoint: u32,
-    raw: RawHit,
-    variables: Result<Vec<(String, Value)>, String>,
-}
-
-impl Stage {
-    fn new() -> Result<Self> {
-        let options = ProbeOptions { ring_bytes: 4 << 20, ..ProbeOptions::default() };
-        let (mut probes, events) = Probes::load(options).context("load the kernel side")?;
-        let (watchpoints, records) = probes.watchpoints()?;
-        Ok(Self { probes, _events: events, engine: Engine::new(watchpoints)?, records })
-    }
-
-    /// The hits since the last call, in their order.
-    fn hits(&mut self, redact: bool) -> Vec<Hit> {
-        let (mut raw, mut hits) = (Vec::new(), Vec::new());
-        self.records.drain(|bytes| raw.extend(hit::decode(bytes).map(|hit| (hit, ()))));
-        self.engine.hits(raw, |hit, ()| {
-            let variables =
-                hit.raw.variables(hit.live, hit.limits, redact).map_err(|error| error.to_string());
-            hits.push(Hit { breakpoint: hit.breakpoint, raw: hit.raw, variables });
-        });
-        hits.sort_by_key(|hit| hit.raw.record.time);
-        hits
-    }
-
-    fn attach(&mut self, pid: u32) -> Result<()> {
-        let inspector = Inspector::default();
-        let target = Target::open(&inspector.proc, &inspector.inspect(pid)?)?;
-        let python = describe(&target).context("it is not described")?;
-        self.probes.describe(pid, &python)?;
-        self.probes.select(pid)?;
-        self.engine.add_process(target)?;
-        Ok(())
-    }
-
-    fn detach(&mut self, pid: u32) {
-        self.engine.remove_process(pid);
-        self.probes.deselect(pid);
     }
 }
 

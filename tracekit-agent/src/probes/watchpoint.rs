@@ -6,7 +6,7 @@
 use std::fmt;
 use std::io;
 use std::os::fd::{AsFd as _, AsRawFd as _, BorrowedFd, FromRawFd as _, OwnedFd};
-use std::sync::atomic::{AtomicU8, AtomicU32, Ordering};
+use std::sync::atomic::{AtomicU8, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, mpsc};
 use std::time::Duration;
 
@@ -461,22 +461,24 @@ impl Watchpoints {
 /// # Errors
 /// There are none, or they can't be had.
 pub fn free_registers() -> Result<usize, WatchError> {
-    let byte = Box::new(AtomicU8::new(0));
-    let address = std::ptr::from_ref::<AtomicU8>(&byte) as u64;
+    // No processor has more than 16 (arm64). An address for each: emulated ones count what several watch once.
+    let bytes: Vec<AtomicU64> = (0..16).map(AtomicU64::new).collect();
     let mut events = Vec::new();
-    // No processor has more than 16 (arm64).
-    while events.len() < 16 {
+    for byte in &bytes {
+        let address = std::ptr::from_ref::<AtomicU64>(byte) as u64;
         match open(address, 0, -1, 0) {
-            Ok(event) => events.push(event),
+            Ok(event) => events.push((event, byte)),
             Err(error) if events.is_empty() => return Err(why(address, error, 0)),
             Err(_) => break,
         }
     }
     for _ in 0..TEST_READS {
-        byte.load(Ordering::SeqCst);
+        events.iter().for_each(|(_, byte)| {
+            byte.load(Ordering::SeqCst);
+        });
     }
     let works = |event: &OwnedFd| count(event.as_fd()).is_ok_and(|count| count == TEST_READS);
-    match events.iter().all(works) {
+    match events.iter().all(|(event, _)| works(event)) {
         true => Ok(events.len()),
         false => Err(WatchError::Unsupported(io::Error::other("reads are not counted"))),
     }
