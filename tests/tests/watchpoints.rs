@@ -663,6 +663,76 @@ fn workers_of_before_and_after() -> Result<()> {
 }
 
 #[test]
+fn the_same_address_in_several_processes() -> Result<()> {
+    let _alone = debug_registers()?;
+    let (mut stage, source) = (Stage::new()?, source()?);
+    let line = line_of(&source, "total += 1  #= 1")?;
+    let start = || {
+        let interpreter = python("3.12")?.command();
+        let mut command = Command::new("setarch");
+        command.arg("-R").arg(interpreter.get_program()).args(interpreter.get_args());
+        Running::start(command, &source)
+    };
+    let (mut one, mut other) = (start()?, start()?);
+    let (pid, other_pid) = (one.child.id(), other.child.id());
+    let counting = |line| LineSpec { capture: false, ..LineSpec::new(FILE, line) };
+    let hits = |stage: &Stage, id| stage.engine.status(id).map(|status| status.hits).unwrap_or_default();
+    stage.attach(pid)?;
+    stage.attach(other_pid)?;
+    let id = stage.engine.add(pid, counting(line))?;
+    one.say("run 3")?;
+    other.say("run 4")?;
+    let of_one = hits(&stage, id);
+    // What is there in the other process is none of this breakpoint's.
+    ensure!((of_one.hits, of_one.foreign) == (3, 4), "are the addresses the same? {of_one:?}");
+    let other_id = stage.engine.add(other_pid, counting(line))?;
+    one.say("run 5")?;
+    other.say("fork 6")?;
+    ensure!(hits(&stage, id).hits == 8 && hits(&stage, other_id).hits == 24);
+    stage.engine.remove(id);
+    one.say("run 7")?;
+    other.say("run 8")?;
+    ensure!(hits(&stage, other_id).hits == 32, "{:?}", hits(&stage, other_id));
+    Ok(())
+}
+
+#[test]
+fn more_processes_than_registers() -> Result<()> {
+    let _alone = debug_registers()?;
+    let (mut stage, source) = (Stage::new()?, source()?);
+    let line = line_of(&source, "total += 1  #= 1")?;
+    let mut all = Vec::new();
+    for rounds in 1..=stage.engine.registers() + 2 {
+        let running = Running::start(python("3.12")?.command(), &source)?;
+        let pid = running.child.id();
+        stage.attach(pid)?;
+        let spec = LineSpec { capture: false, ..LineSpec::new(FILE, line) };
+        all.push((rounds as u64, stage.engine.add(pid, spec)?, running));
+    }
+    for (rounds, _, running) in &mut all {
+        running.say(&format!("threads {rounds}"))?;
+    }
+    for (rounds, id, running) in &all {
+        let status = stage.engine.status(*id).context("it has a status")?;
+        let scope = Scope::Tasks(running.child.id());
+        ensure!(status.state == State::Active { scope, rotating: false }, "{status:?}");
+        ensure!(status.hits.hits == 2 * rounds, "{rounds} rounds: {status:?}");
+    }
+    // When enough have ended, the others are on every processor again.
+    for (_, _, running) in all.drain(..3) {
+        stage.detach(running.child.id());
+    }
+    for (rounds, id, running) in &mut all {
+        running.say("run 1")?;
+        let status = stage.engine.status(*id).context("it has a status")?;
+        let scope = Scope::Processors;
+        ensure!(status.state == State::Active { scope, rotating: false }, "{status:?}");
+        ensure!(status.hits.hits == 2 * *rounds + 1, "{rounds} rounds: {status:?}");
+    }
+    Ok(())
+}
+
+#[test]
 fn threads_that_come_and_go_are_counted_once() -> Result<()> {
     let _alone = debug_registers()?;
     let (mut stage, source) = (Stage::new()?, source()?);

@@ -477,10 +477,12 @@ pub fn free_registers() -> Result<usize, WatchError> {
             byte.load(Ordering::SeqCst);
         });
     }
-    let works = |event: &OwnedFd| count(event.as_fd()).is_ok_and(|count| count == TEST_READS);
-    match events.iter().all(|(event, _)| works(event)) {
-        true => Ok(events.len()),
-        false => Err(WatchError::Unsupported(io::Error::other("reads are not counted"))),
+    let counts = events.iter().map(|(event, _)| count(event.as_fd())).collect::<io::Result<Vec<_>>>();
+    match counts.map_err(|error| why(0, error, 0))? {
+        counts if counts.iter().all(|count| *count == TEST_READS) => Ok(counts.len()),
+        counts => Err(WatchError::Unsupported(io::Error::other(format!(
+            "{TEST_READS} reads of a byte each were counted as {counts:?}"
+        )))),
     }
 }
 
