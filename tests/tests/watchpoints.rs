@@ -194,7 +194,7 @@ fn threads_and_forks_are_counted() -> Result<()> {
         .map(|line| format!("{line}\n"))
         .collect();
     for_each(|stage, running| {
-        let mut failures = count(stage, running, &few, "threads 20", 40)?;
+        let mut failures = count(stage, running, &few, "threads 20", 160)?;
         failures.extend(count(stage, running, &few, "fork 20", 80)?);
         Ok(failures)
     })
@@ -716,7 +716,7 @@ fn more_processes_than_registers() -> Result<()> {
         let status = stage.engine.status(*id).context("it has a status")?;
         let scope = Scope::Tasks(running.child.id());
         ensure!(status.state == State::Active { scope, rotating: false }, "{status:?}");
-        ensure!(status.hits.hits == 2 * rounds, "{rounds} rounds: {status:?}");
+        ensure!(status.hits.hits == 8 * rounds, "{rounds} rounds: {status:?}");
     }
     // When enough have ended, the others are on every processor again.
     for (_, _, running) in all.drain(..3) {
@@ -727,7 +727,7 @@ fn more_processes_than_registers() -> Result<()> {
         let status = stage.engine.status(*id).context("it has a status")?;
         let scope = Scope::Processors;
         ensure!(status.state == State::Active { scope, rotating: false }, "{status:?}");
-        ensure!(status.hits.hits == 2 * *rounds + 1, "{rounds} rounds: {status:?}");
+        ensure!(status.hits.hits == 8 * *rounds + 1, "{rounds} rounds: {status:?}");
     }
     Ok(())
 }
@@ -760,7 +760,7 @@ fn threads_that_come_and_go_are_counted_once() -> Result<()> {
         running.say("threads 5")?;
         running.say("fork 5")?;
         let hits = stage.engine.status(id).context("it has a status")?.hits.hits - burst;
-        ensure!(hits == 10 + 20, "{hits} hits of 30");
+        ensure!(hits == 40 + 20, "{hits} hits of 60");
         stage.engine.remove(id);
     }
     Ok(())
@@ -791,7 +791,7 @@ fn more_lines_than_registers() -> Result<()> {
     other.say("threads 3")?;
     for (pid, id) in &ids {
         let status = stage.engine.status(*id).context("it has a status")?;
-        let wanted = if *pid == one.child.id() { 5 } else { 6 };
+        let wanted = if *pid == one.child.id() { 5 } else { 24 };
         let scope = Scope::Tasks(*pid);
         ensure!(status.state == State::Active { scope, rotating: false }, "{status:?}");
         ensure!(status.hits.hits == wanted, "{wanted}: {status:?}");
