@@ -10,6 +10,7 @@ pub mod certificates;
 pub mod client;
 pub mod collector;
 pub mod compare;
+pub mod debugger;
 pub mod interpreters;
 pub mod kernel;
 pub mod paths;

@@ -27,7 +27,8 @@ pub const MAX_CHILDREN: usize = 24;
 pub struct ArmedKey {
     /// The watched address.
     pub address: u64,
-    /// `Python::family`; [`NO_FAMILY`] for where accesses by all others are counted.
+    /// The process in which it was armed: one has its own, and those of its `Python::family`. [`NO_FAMILY`] for where
+    /// accesses by all others are counted.
     pub family: u32,
     /// Zero.
     pub reserved: u32,

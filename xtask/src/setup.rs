@@ -148,7 +148,11 @@ fn make_virtual_environments(extent: Extent) -> Result<()> {
     Ok(())
 }
 
-fn make_virtual_environment(name: &str, requirements: &Path, python: &Path) -> Result<()> {
+/// Makes the virtual environment `name` of this interpreter, anew when the requirements or the interpreter change.
+///
+/// # Errors
+/// An installation failed.
+pub fn make_virtual_environment(name: &str, requirements: &Path, python: &Path) -> Result<()> {
     let directory = paths::target().join("venvs").join(name);
     let stamp = directory.join("requirements.hash");
     let hash = requirements_hash(requirements, python)?;

@@ -15,16 +15,17 @@ use crate::{
     trace::correlator::Correlator,
 };
 
-/// Hits that wait for the records before them, in the order of time.
+/// Hits that wait for the records before them, in the order of time. None, before breakpoints are loaded.
+#[derive(Default)]
 pub struct Waiting {
     records: Option<HitRecords>,
     hits: VecDeque<RawHit>,
 }
 
 impl Waiting {
-    /// Of these records, if the kernel side has them.
-    pub fn new(records: Option<HitRecords>) -> Self {
-        Self { records, hits: VecDeque::new() }
+    /// Of these records.
+    pub fn new(records: HitRecords) -> Self {
+        Self { records: Some(records), hits: VecDeque::new() }
     }
 
     /// Takes over what the kernel side has reported.

@@ -26,7 +26,6 @@ use crate::{
     probes::{
         Losses, Probes, Records,
         record::{self, ProcessEvent, Record},
-        watchpoint::HitRecords,
     },
     snapshot::{debugger::Debugger, registry::Registry},
     trace::{
@@ -80,19 +79,9 @@ pub enum Ended {
 
 /// The running agent.
 pub struct Agent {
-    probes: Probes,
+    parts: Parts,
     records: Records,
-    connections: Connections,
-    correlator: Correlator,
-    tracker: Tracker,
-    world: World,
-    pythons: Pythons,
-    spans: Handle,
-    counters: Arc<Counters>,
     losses: Losses,
-    breakpoints: Arc<Registry>,
-    debugger: Debugger,
-    hits: Waiting,
     follow: bool,
 }
 
@@ -102,13 +91,12 @@ impl Agent {
     pub fn start(
         config: AgentConfig,
         (probes, records): (Probes, Records),
-        (debugger, hits): (Debugger, Option<HitRecords>),
+        debugger: Debugger,
         spans: Handle,
         counters: Arc<Counters>,
     ) -> Self {
-        let mut agent = Self {
+        let parts = Parts {
             probes,
-            records,
             connections: Connections::default(),
             correlator: Correlator::new(config.services),
             tracker: Tracker::new(config.inspector, config.selector),
@@ -116,20 +104,19 @@ impl Agent {
             pythons: Pythons::default(),
             spans,
             counters,
-            losses: Losses::default(),
             breakpoints: config.breakpoints,
             debugger,
-            hits: Waiting::new(hits),
-            follow: config.follow,
+            hits: Waiting::default(),
         };
-        let changes = agent.tracker.rescan();
-        agent.apply(changes);
+        let mut agent = Self { parts, records, losses: Losses::default(), follow: config.follow };
+        let changes = agent.parts.tracker.rescan();
+        agent.parts.apply(changes);
         agent
     }
 
     /// The processes that are traced.
     pub fn selected(&self) -> impl Iterator<Item = &Arc<Inspected>> {
-        self.tracker.selected()
+        self.parts.tracker.selected()
     }
 
     /// Works until told to stop, or (unless it follows new processes) until nothing is left to trace.
@@ -139,28 +126,34 @@ impl Agent {
         while !stop.load(Ordering::Relaxed) {
             self.records.wait(POLL);
             self.drain();
+            if self.parts.debugger.needs_watchpoints() {
+                self.load_watchpoints();
+            }
             let now = Instant::now();
-            if self.tracker.pending().is_some_and(|due| due <= now) {
-                let changes = self.tracker.poll(now);
-                self.apply(changes);
+            if self.parts.tracker.pending().is_some_and(|due| due <= now) {
+                let changes = self.parts.tracker.poll(now);
+                self.parts.apply(changes);
             }
             if now >= housekeeping {
                 housekeeping = now + HOUSEKEEPING;
-                self.world.tick();
-                let started = self.pythons.tick(&mut self.probes);
-                self.step().started(started);
+                self.parts.world.tick();
+                let started = self.parts.pythons.tick(&mut self.parts.probes);
+                self.parts.started(started);
                 self.count_losses();
-                self.breakpoints.tick(Timestamp::now());
-                self.step().settle_quiet();
+                self.parts.breakpoints.tick(Timestamp::now());
+                self.parts.settle_quiet();
             }
             if now >= rescan {
                 rescan = now + RESCAN;
                 if self.follow {
-                    let changes = self.tracker.rescan();
-                    self.apply(changes);
+                    let changes = self.parts.tracker.rescan();
+                    self.parts.apply(changes);
                 }
             }
-            if !self.follow && self.tracker.pending().is_none() && self.tracker.selected().next().is_none() {
+            if !self.follow
+                && self.parts.tracker.pending().is_none()
+                && self.parts.tracker.selected().next().is_none()
+            {
                 return Ended::ProcessesGone;
             }
         }
@@ -171,52 +164,34 @@ impl Agent {
     }
 
     fn drain(&mut self) {
-        let Self {
-            probes,
-            records,
-            connections,
-            correlator,
-            tracker,
-            world,
-            pythons,
-            spans,
-            counters,
-            breakpoints,
-            debugger,
-            hits,
-            ..
-        } = self;
+        let Self { parts, records, .. } = self;
         // Before the records of what came before them on the same threads.
-        hits.read();
-        let mut step = Step {
-            probes,
-            connections,
-            correlator,
-            tracker,
-            world,
-            pythons,
-            spans,
-            counters,
-            breakpoints,
-            debugger,
-            hits,
-        };
+        parts.hits.read();
         let count = records.drain(|bytes| match record::decode(bytes) {
-            Some(record) => step.take(record),
+            Some(record) => parts.take(record),
             None => tracing::error!(
                 length = bytes.len(),
                 "malformed record from the kernel side; please report this"
             ),
         });
-        step.hits_before(u64::MAX);
-        counters.add(Counter::EventsReceived, count);
+        parts.hits_before(u64::MAX);
+        parts.counters.add(Counter::EventsReceived, count);
+    }
+
+    /// Not before there is a breakpoint: the kernel takes a while to check the program.
+    fn load_watchpoints(&mut self) {
+        let watchpoints = self.parts.probes.watchpoints().map(|(watchpoints, hits)| {
+            self.parts.hits = Waiting::new(hits);
+            watchpoints
+        });
+        self.parts.debugger.armed_with(watchpoints.map_err(|error| error.to_string()));
     }
 
     fn count_losses(&mut self) {
-        let now = self.probes.losses();
+        let now = self.parts.probes.losses();
         let lost = now.ring_full - self.losses.ring_full;
         if lost > 0 {
-            self.counters.add(Counter::EventsLost, lost);
+            self.parts.counters.add(Counter::EventsLost, lost);
             tracing::warn!(
                 lost,
                 "the ring buffer was full, so spans may be missing: make it larger (--ring-bytes), \
@@ -224,40 +199,6 @@ impl Agent {
             );
         }
         self.losses = now;
-    }
-
-    fn apply(&mut self, changes: Vec<Change>) {
-        self.step().apply(changes);
-    }
-
-    fn step(&mut self) -> Step<'_> {
-        let Self {
-            probes,
-            connections,
-            correlator,
-            tracker,
-            world,
-            pythons,
-            spans,
-            counters,
-            breakpoints,
-            debugger,
-            hits,
-            ..
-        } = self;
-        Step {
-            probes,
-            connections,
-            correlator,
-            tracker,
-            world,
-            pythons,
-            spans,
-            counters,
-            breakpoints,
-            debugger,
-            hits,
-        }
     }
 }
 
@@ -271,28 +212,28 @@ fn emit(correlator: &mut Correlator, world: &World, spans: &Handle) -> impl FnMu
 }
 
 /// What handling one record needs of the agent.
-struct Step<'a> {
-    probes: &'a mut Probes,
-    connections: &'a mut Connections,
-    correlator: &'a mut Correlator,
-    tracker: &'a mut Tracker,
-    world: &'a mut World,
-    pythons: &'a mut Pythons,
-    spans: &'a Handle,
-    counters: &'a Counters,
-    breakpoints: &'a Registry,
-    debugger: &'a Debugger,
-    hits: &'a mut Waiting,
+struct Parts {
+    probes: Probes,
+    connections: Connections,
+    correlator: Correlator,
+    tracker: Tracker,
+    world: World,
+    pythons: Pythons,
+    spans: Handle,
+    counters: Arc<Counters>,
+    breakpoints: Arc<Registry>,
+    debugger: Debugger,
+    hits: Waiting,
 }
 
-impl Step<'_> {
+impl Parts {
     fn take(&mut self, record: Record<'_>) {
         match record {
             Record::Connection { id, local, remote } => {
                 self.counters.add(Counter::ConnectionsTracked, 1);
                 self.connections.opened(id, local, remote);
             }
-            Record::Stack(stack) => self.pythons.stack(&stack, self.probes),
+            Record::Stack(stack) => self.pythons.stack(&stack, &mut self.probes),
             Record::Data(data) => {
                 self.hits_before(data.returned);
                 let Self { probes, connections, correlator, world, pythons, spans, .. } = self;
@@ -331,7 +272,7 @@ impl Step<'_> {
     /// Hits before this time belong to the requests that are open now.
     fn hits_before(&mut self, time: u64) {
         while let Some(hit) = self.hits.before(time) {
-            let moment = hits::moment(&hit, self.correlator, self.connections);
+            let moment = hits::moment(&hit, &self.correlator, &self.connections);
             if !self.debugger.hit(hit, moment) {
                 self.counters.add(Counter::HitsLost, 1);
             }
@@ -399,7 +340,7 @@ impl Step<'_> {
                     self.world.add(&inspected);
                     match self.probes.select(pid) {
                         Ok(()) => {
-                            let can_be_read = self.pythons.add(&inspected, self.probes);
+                            let can_be_read = self.pythons.add(&inspected, &mut self.probes);
                             let service = self.world.service_name(pid);
                             let start_ticks = inspected.process.start_ticks;
                             self.breakpoints.process_started(pid, start_ticks, service, Timestamp::now());

@@ -16,7 +16,7 @@ use crate::snapshot::breakpoint::{Kind, Level, Spec};
 use crate::snapshot::limits::LimitsSpec;
 
 /// How often it is looked whether a new breakpoint is armed, before it is said that it waits for its file.
-const ARMING_STEPS: u32 = 20;
+const ARMING_STEPS: u32 = 40;
 const ARMING_STEP: Duration = Duration::from_millis(50);
 
 /// Arguments of `tracekit break`.

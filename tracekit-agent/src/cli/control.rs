@@ -80,7 +80,7 @@ impl Debugging {
             store: Arc::clone(&self.store),
             export,
             remote: self.remote.as_ref().map(Remote::uploads),
-            redactor: Redactor::standard(),
+            redactor: Redactor::in_use(),
         }
     }
 }

@@ -6,6 +6,7 @@ mod code;
 mod control;
 mod dump;
 mod redact;
+mod redaction;
 mod safety;
 mod snapshots;
 mod trace;

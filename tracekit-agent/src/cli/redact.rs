@@ -7,12 +7,17 @@ use std::path::{Path, PathBuf};
 use clap::Args;
 use serde::Serialize;
 
+use super::redaction::pattern;
 use crate::discovery::ps::Format;
 use crate::exit::{ExitCode, Failure};
 use crate::redact::{Counts, CustomPattern, Finding, Kind, MAX_TEXT, Redactor, Settings};
 
+const HELP: &str = "An agent hides the same; `tracekit attach` and `tracekit run` take --redaction strict, --redact-name, \
+    --redact-allow, --redact-type and --redact-pattern for all that they put out.";
+
 /// Arguments of `tracekit redact`.
 #[derive(Debug, Args)]
+#[command(after_help = HELP)]
 pub struct RedactArgs {
     /// The text; without it, standard input
     file: Option<PathBuf>,
@@ -31,11 +36,6 @@ pub struct RedactArgs {
     /// Output format; `json` is a report
     #[arg(short, long, value_enum, default_value_t)]
     output: Format,
-}
-
-fn pattern(text: &str) -> Result<CustomPattern, String> {
-    let (name, regex) = text.split_once('=').ok_or("expected TYPE=REGEX, such as badge=B-[0-9]+")?;
-    Ok(CustomPattern { name: name.to_owned(), regex: regex.to_owned() })
 }
 
 /// Something hidden. The secret is not told, nor how long it is.

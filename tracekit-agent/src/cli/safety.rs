@@ -141,7 +141,8 @@ fn limits_text(limits: &Json) -> String {
     format!(
         "{}\nbreakpoints      at most {}, {} of them from control servers\n\
          circuit breaker  {} failures in {} s pause captures for {} s\n\
-         CPU budget       {} % of one CPU in each process; over it captures pause for {} s, up to {} s\n",
+         CPU budget       {} % of one CPU in each process; over it captures pause for {} s, up to {} s\n\
+         redaction        {}: see `tracekit redact --help`\n",
         table(["LIMIT", "SNAPSHOT", "MAX", "LOG", "MAX", ""], &rows),
         number("/breakpoints/max"),
         number("/breakpoints/max_remote"),
@@ -151,6 +152,7 @@ fn limits_text(limits: &Json) -> String {
         number("/cpu_budget/percent_of_one_cpu"),
         number("/cpu_budget/pause_seconds"),
         number("/cpu_budget/max_pause_seconds"),
+        number("/redaction/mode"),
     )
 }
 

@@ -10,6 +10,7 @@ use anyhow::{Context, Result};
 use clap::Args;
 
 use super::control::ControlArgs;
+use super::redaction::RedactionArgs;
 use crate::{
     agent::{Agent, AgentConfig, Ended, priority},
     discovery::{Inspected, Inspector, Selector, SelectorArgs},
@@ -40,6 +41,8 @@ struct TraceArgs {
     ring_bytes: u32,
     #[command(flatten)]
     control: ControlArgs,
+    #[command(flatten)]
+    redaction: RedactionArgs,
 }
 
 /// Arguments of `tracekit attach`.
@@ -130,6 +133,7 @@ fn trace(
     args: &TraceArgs,
     follow: bool,
 ) -> Result<ExitCode> {
+    args.redaction.install()?;
     let mut services = ServiceMap::default();
     for mapping in &args.service_map {
         services.add(mapping).map_err(usage)?;
@@ -138,7 +142,7 @@ fn trace(
     let debugging = args.control.start(&inspector)?;
     // At full priority, because somebody is waiting for the first span; then the agent gives way.
     let options = ProbeOptions { ring_bytes: args.ring_bytes, follow_all: follow };
-    let mut loaded = Probes::load(options).map_err(probe_failure)?;
+    let loaded = Probes::load(options).map_err(probe_failure)?;
     if let Err(error) = priority::give_way() {
         tracing::warn!(%error, "can't lower the agent's own priority");
     }
@@ -146,13 +150,9 @@ fn trace(
     let sampler = export.sampler;
     let target = export.traces.otlp.then(|| export.traces_otlp.display_endpoint());
     let pipeline = Pipeline::start(export, print, Arc::clone(&counters))?;
-    let (watchpoints, hits) = match loaded.0.watchpoints() {
-        Ok((watchpoints, hits)) => (Ok(watchpoints), Some(hits)),
-        Err(error) => (Err(error.to_string()), None),
-    };
     let registry = Arc::clone(&debugging.registry);
     let outlet = debugging.outlet(pipeline.handle());
-    let debugger = Debugger::start(watchpoints, registry, outlet, inspector.proc.clone())
+    let debugger = Debugger::start(registry, outlet, inspector.proc.clone())
         .context("start the thread of breakpoints")?;
     let config = AgentConfig {
         inspector,
@@ -163,7 +163,7 @@ fn trace(
         breakpoints: Arc::clone(&debugging.registry),
         follow,
     };
-    let mut agent = Agent::start(config, loaded, (debugger, hits), pipeline.handle(), Arc::clone(&counters));
+    let mut agent = Agent::start(config, loaded, debugger, pipeline.handle(), Arc::clone(&counters));
 
     announce(&mut agent.selected(), target.as_deref(), follow);
     if !debugging.controlled.is_empty() {

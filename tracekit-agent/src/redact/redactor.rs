@@ -1,7 +1,7 @@
 //! Redaction with its settings.
 
 use std::borrow::Cow;
-use std::sync::LazyLock;
+use std::sync::{LazyLock, OnceLock};
 
 use super::kind::Kind;
 use super::names::Names;
@@ -34,7 +34,7 @@ const HEADERS: &[&str] =
 #[derive(Debug)]
 pub struct Redactor {
     pub(super) mode: Mode,
-    names: Names,
+    pub(super) names: Names,
     /// Without them, nothing is shown.
     patterns: Option<Patterns>,
     types: Vec<glob::Pattern>,
@@ -47,6 +47,9 @@ pub enum SettingsError {
     /// A pattern for values.
     #[error(transparent)]
     Pattern(#[from] PatternError),
+    /// They were set before.
+    #[error("redaction has its settings already")]
+    Installed,
     /// A pattern for types.
     #[error("type `{text}`: {error}")]
     Type {
@@ -69,7 +72,43 @@ static STANDARD: LazyLock<Redactor> = LazyLock::new(|| {
     })
 });
 
+/// What the agent was started with.
+static IN_USE: OnceLock<Redactor> = OnceLock::new();
+
+/// Characters between two delimiters of a path or query that are searched for secrets: shorter ones are none.
+const MIN_PART: usize = 11;
+
 impl Redactor {
+    /// The one for all that leaves this process: with the settings of [`Self::install`], or the default ones.
+    #[must_use]
+    pub fn in_use() -> &'static Self {
+        IN_USE.get().unwrap_or_else(|| Self::standard())
+    }
+
+    /// Sets what [`Self::in_use`] gives, once, before anything leaves.
+    ///
+    /// # Errors
+    /// One of the user's patterns cannot be used, or there are settings already.
+    pub fn install(settings: &Settings) -> Result<(), SettingsError> {
+        IN_USE.set(Self::new(settings)?).map_err(|_| SettingsError::Installed)
+    }
+
+    /// How much is hidden of captured values.
+    #[must_use]
+    pub fn mode(&self) -> Mode {
+        self.mode
+    }
+
+    /// A path, or a query whose secret keys are dealt with: without what looks like a secret.
+    #[must_use]
+    pub fn part_of_url<'t>(&self, part: &'t str) -> Cow<'t, str> {
+        let delimiter = |c: char| matches!(c, '/' | '&' | '=' | '?' | ';' | '#');
+        if part.split(delimiter).all(|part| part.len() < MIN_PART && !part.contains(['@', '%'])) {
+            return Cow::Borrowed(part);
+        }
+        self.text(part).text
+    }
+
     /// A redactor with these settings.
     ///
     /// # Errors

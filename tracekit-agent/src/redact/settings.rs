@@ -1,9 +1,9 @@
 //! What the user decides about redaction.
 
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 
 /// How much is hidden.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Mode {
     /// Secrets: by their names and by what they look like.

@@ -5,7 +5,7 @@
 
 use std::borrow::Cow;
 
-use super::names::Names;
+use super::redactor::Redactor;
 use super::scan::unescaped;
 
 const REDACTED: &str = "REDACTED";
@@ -53,7 +53,7 @@ pub(super) fn is_secret_key(key: &str) -> bool {
     let normalised: String =
         key.chars().filter(|c| !matches!(c, '-' | '_')).map(|c| c.to_ascii_lowercase()).collect();
     SECRET_KEYS.binary_search(&normalised.as_str()).is_ok()
-        || Names::default().verdict(&unescaped(key)).is_some_and(|verdict| !verdict.weak)
+        || Redactor::in_use().names.verdict(&unescaped(key)).is_some_and(|verdict| !verdict.weak)
 }
 
 /// The query with the values of secret keys replaced.

@@ -10,11 +10,11 @@ pub struct Expressions;
 
 impl Language for Expressions {
     fn check_expression(&self, source: &str) -> Result<(), String> {
-        Expression::compile(source, Redactor::standard()).map(drop).map_err(|error| error.to_string())
+        Expression::compile(source, Redactor::in_use()).map(drop).map_err(|error| error.to_string())
     }
 
     fn check_template(&self, source: &str) -> Result<(), String> {
-        Template::compile(source, Redactor::standard()).map(drop).map_err(|error| error.to_string())
+        Template::compile(source, Redactor::in_use()).map(drop).map_err(|error| error.to_string())
     }
 }
 

@@ -10,7 +10,7 @@ use super::{
     peer::ServiceMap,
     span::{Attributes, Status},
 };
-use crate::{net::Connection, probes::record::Endpoint, redact};
+use crate::{net::Connection, probes::record::Endpoint, redact, redact::Redactor};
 
 /// Methods that are reported as they are; others are `_OTHER`.
 const KNOWN_METHODS: &[&str] =
@@ -102,8 +102,9 @@ fn server(http: &Http, connection: &Connection, attributes: &mut Attributes) {
         .filter(|scheme| matches!(scheme.as_str(), "http" | "https"))
         .unwrap_or_else(|| "http".to_owned());
     let (path, query) = target.split_once('?').map_or((target, None), |(path, query)| (path, Some(query)));
-    attributes.push(("url.path", path.into()));
-    put(attributes, "url.query", query.filter(|q| !q.is_empty()).map(|q| redact::url::query(q).into_owned()));
+    attributes.push(("url.path", Redactor::in_use().part_of_url(path).into_owned().into()));
+    let query = query.filter(|query| !query.is_empty()).map(redact::url::query);
+    put(attributes, "url.query", query.map(|query| Redactor::in_use().part_of_url(&query).into_owned()));
     attributes.push(("url.scheme", scheme.as_str().into()));
 
     let host = forwarded
@@ -165,7 +166,7 @@ fn client(http: &Http, connection: &Connection, services: &ServiceMap, attribute
     } else {
         format!("{scheme}://{authority}{target}")
     };
-    attributes.push(("url.full", redact::url::full(&url).into()));
+    attributes.push(("url.full", Redactor::in_use().url(&url).into_owned().into()));
     peer(attributes, remote);
 }
 

@@ -81,7 +81,7 @@ fn line_executed(address: u64) -> u32 {
     // SAFETY: the value is not removed while this runs; one that is replaced is of the same process.
     let python = unsafe { PYTHONS.get(&tgid) }.filter(|_| selected(tgid));
     if let Some(python) = python
-        && let Some(armed) = breakpoint(address, python.family)
+        && let Some(armed) = of_process(address, tgid, python.family)
     {
         let Some(hits) = counters(armed) else { return 0 };
         judge(address, armed, hits, python, (tgid, ids as u32), start);
@@ -91,6 +91,15 @@ fn line_executed(address: u64) -> u32 {
         hits.nanoseconds += now() - start;
     }
     0
+}
+
+/// What is armed at an address in a process, or in the one that it was forked from.
+#[inline(always)]
+fn of_process(address: u64, tgid: u32, family: u32) -> Option<&'static Armed> {
+    match breakpoint(address, tgid) {
+        None if family != tgid => breakpoint(address, family),
+        own => own,
+    }
 }
 
 /// What is armed at an address in a family of processes.

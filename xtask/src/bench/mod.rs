@@ -1,6 +1,7 @@
 //! `cargo xtask bench`: what tracing costs, measured.
 
 mod attach;
+mod breakpoint;
 mod dumps;
 mod overhead;
 mod reader;
@@ -27,6 +28,8 @@ pub enum Bench {
     Stack(stack::Stack),
     /// Time of a dump of a Django process with 64 threads, beside py-spy's, and of a search for code objects.
     Reader(reader::Reader),
+    /// What a breakpoint costs, armed and hit, beside `sys.monitoring`, `sys.settrace`, ddtrace and the seeds' SDK.
+    Breakpoint(breakpoint::Breakpoint),
     /// Dumps of a process that changes its objects all the time: what is wrong, and what they cost it.
     Dumps(dumps::Dumps),
 }
@@ -42,6 +45,7 @@ pub fn run(bench: &Bench) -> Result<()> {
         Bench::Attach(arguments) => attach::run(arguments),
         Bench::Stack(arguments) => stack::run(arguments),
         Bench::Reader(arguments) => reader::run(arguments),
+        Bench::Breakpoint(arguments) => breakpoint::run(arguments),
         Bench::Dumps(arguments) => dumps::run(arguments),
     }
 }

@@ -68,11 +68,11 @@ impl Variant {
 
 /// One run of wrk, and what the agent used meanwhile.
 #[derive(Debug, Clone, Default)]
-struct Sample {
-    requests: f64,
-    requests_per_second: f64,
+pub(super) struct Sample {
+    pub(super) requests: f64,
+    pub(super) requests_per_second: f64,
     p50_ms: f64,
-    p99_ms: f64,
+    pub(super) p99_ms: f64,
     app_cpu_us: f64,
     agent_cpu_percent: f64,
     agent_rss_mib: f64,
@@ -191,7 +191,7 @@ fn wrk(app: &App, duration: Duration, connections: usize) -> Result<Sample> {
 }
 
 /// From wrk's text report.
-fn parse_wrk(text: &str) -> Result<Sample> {
+pub(super) fn parse_wrk(text: &str) -> Result<Sample> {
     let mut sample = Sample::default();
     for line in text.lines() {
         let words: Vec<&str> = line.split_whitespace().collect();

@@ -23,10 +23,10 @@ pub struct Decoder<'r, 'm> {
 }
 
 impl<'r, 'm> Decoder<'r, 'm> {
-    /// A decoder whose time begins now. `redact`: what looks like a secret is not shown, by default settings.
+    /// A decoder whose time begins now. `redact`: what looks like a secret is not shown, by the settings in use.
     #[must_use]
     pub fn new(reader: &'r Reader<'m>, limits: Limits, redact: bool) -> Self {
-        Self::with_redactor(reader, limits, redact.then(Redactor::standard))
+        Self::with_redactor(reader, limits, redact.then(Redactor::in_use))
     }
 
     /// A decoder whose time begins now. What the redactor hides is in no value.

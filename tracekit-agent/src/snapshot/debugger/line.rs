@@ -41,6 +41,8 @@ pub struct Member {
     limited: Option<Instant>,
     /// It has captured all that it should.
     done: bool,
+    /// The state that the registry was told last.
+    pub told: Option<State>,
 }
 
 impl Member {
@@ -65,6 +67,7 @@ impl Member {
             skipped: Skipped::default(),
             limited: None,
             done: false,
+            told: None,
         })
     }
 
@@ -155,13 +158,11 @@ pub struct Line {
     pub members: Vec<Member>,
     /// Counters of the kernel side at the last look.
     last: Hits,
-    /// What it has cost the process.
-    pub cost: Duration,
 }
 
 impl Line {
     pub fn new(pid: u32, members: Vec<Member>) -> Self {
-        Self { pid, members, last: Hits::default(), cost: Duration::ZERO }
+        Self { pid, members, last: Hits::default() }
     }
 
     /// This breakpoint is on it, as it is now.

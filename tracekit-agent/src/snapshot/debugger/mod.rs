@@ -9,7 +9,7 @@ mod line;
 use std::cell::OnceCell;
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::mpsc::{self, RecvTimeoutError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
@@ -50,6 +50,7 @@ pub struct Moment {
 }
 
 enum Message {
+    Watchpoints(Box<Result<Watchpoints, String>>),
     Process(ProcessEvent),
     Hit(Box<(RawHit, Moment)>),
     /// The registry wants something else.
@@ -67,35 +68,39 @@ enum ProcessEvent {
 pub struct Debugger {
     messages: mpsc::Sender<Message>,
     waiting: Arc<AtomicUsize>,
+    needs: Arc<AtomicBool>,
     thread: Option<JoinHandle<()>>,
 }
 
 impl Debugger {
-    /// Starts the thread. Without watchpoints, of which the text says why, breakpoints are errors that say so.
+    /// Starts the thread.
     ///
     /// # Errors
     /// The system has no thread.
-    pub fn start(
-        watchpoints: Result<Watchpoints, String>,
-        registry: Arc<Registry>,
-        outlet: Outlet,
-        proc: ProcFs,
-    ) -> std::io::Result<Self> {
+    pub fn start(registry: Arc<Registry>, outlet: Outlet, proc: ProcFs) -> std::io::Result<Self> {
         let (messages, received) = mpsc::channel();
         let waiting = Arc::new(AtomicUsize::new(0));
         let its_waiting = Arc::clone(&waiting);
+        let needs = Arc::new(AtomicBool::new(false));
+        let its_needs = Arc::clone(&needs);
         let waker = messages.clone();
         // Fails when the thread has ended.
         registry.wake(Box::new(move || drop(waker.send(Message::Changed))));
         let thread = std::thread::Builder::new().name("debugger".into()).spawn(move || {
-            let engine = watchpoints
-                .and_then(|watchpoints| Engine::new(watchpoints).map_err(|error| error.to_string()));
-            if let Err(reason) = &engine {
-                tracing::warn!("breakpoints don't work here: {reason}");
-            }
-            Worker::new(engine, registry, outlet, proc).run(&received, &its_waiting);
+            Worker::new(registry, outlet, proc, its_needs).run(&received, &its_waiting);
         })?;
-        Ok(Self { messages, waiting, thread: Some(thread) })
+        Ok(Self { messages, waiting, needs, thread: Some(thread) })
+    }
+
+    /// There is a breakpoint, and nothing to arm it with: said once.
+    #[must_use]
+    pub fn needs_watchpoints(&self) -> bool {
+        self.needs.swap(false, Ordering::Relaxed)
+    }
+
+    /// The kernel side of breakpoints is loaded; or is not, for this reason, and breakpoints are errors that say so.
+    pub fn armed_with(&self, watchpoints: Result<Watchpoints, String>) {
+        self.send(Message::Watchpoints(Box::new(watchpoints)));
     }
 
     /// A process is traced, and its interpreter is known to the kernel side.
@@ -141,6 +146,7 @@ impl Drop for Debugger {
 
 /// A traced process.
 struct Process {
+    inspected: Arc<Inspected>,
     resource: Arc<Resource>,
     budget: Budget,
     /// Paused until its budget allows more.
@@ -149,16 +155,43 @@ struct Process {
     error: Option<String>,
 }
 
+/// Where a breakpoint is in a process.
+enum Placed {
+    /// On this line.
+    On(u32),
+    /// On this line of the process that it was forked from.
+    Covered(u32),
+    /// Nowhere.
+    Failed,
+}
+
+impl Placed {
+    fn line(&self) -> Option<u32> {
+        match self {
+            Self::On(id) | Self::Covered(id) => Some(*id),
+            Self::Failed => None,
+        }
+    }
+}
+
 struct Worker {
-    engine: Result<Engine, String>,
+    /// Made when the first breakpoint is wanted.
+    engine: Option<Engine>,
+    /// Why there is none, and will be none.
+    refused: Option<String>,
+    /// Tells the agent that it is wanted.
+    needs: Arc<AtomicBool>,
+    asked: bool,
     registry: Arc<Registry>,
     outlet: Outlet,
     proc: ProcFs,
     processes: HashMap<u32, Process>,
+    /// Of forked processes, the first that they come from.
+    families: HashMap<u32, u32>,
     /// Armed lines, by the engine's number.
     lines: BTreeMap<u32, Line>,
-    /// Where breakpoints are: the line's number, or why there is none.
-    placed: BTreeMap<(u32, Id), Result<u32, String>>,
+    /// Where breakpoints are.
+    placed: BTreeMap<(u32, Id), Placed>,
     admission: Admission,
     revision: u64,
     unix_offset: u64,
@@ -166,13 +199,17 @@ struct Worker {
 }
 
 impl Worker {
-    fn new(engine: Result<Engine, String>, registry: Arc<Registry>, outlet: Outlet, proc: ProcFs) -> Self {
+    fn new(registry: Arc<Registry>, outlet: Outlet, proc: ProcFs, needs: Arc<AtomicBool>) -> Self {
         Self {
-            engine,
+            engine: None,
+            refused: None,
+            needs,
+            asked: false,
             registry,
             outlet,
             proc,
             processes: HashMap::new(),
+            families: HashMap::new(),
             lines: BTreeMap::new(),
             placed: BTreeMap::new(),
             admission: Admission::default(),
@@ -199,6 +236,7 @@ impl Worker {
                         self.hits(std::mem::take(&mut hits));
                         self.process(event);
                     }
+                    Ok(Message::Watchpoints(watchpoints)) => self.arm_with(*watchpoints),
                     Ok(Message::Changed) => {}
                     Ok(Message::Stop) | Err(RecvTimeoutError::Disconnected) => return,
                     Err(RecvTimeoutError::Timeout) => break,
@@ -219,9 +257,11 @@ impl Worker {
 
     fn process(&mut self, event: ProcessEvent) {
         match event {
-            ProcessEvent::Started(inspected, resource) => self.started(&inspected, resource),
+            ProcessEvent::Started(inspected, resource) => self.started(inspected, resource),
             ProcessEvent::Forked { parent, child } => {
-                if let Ok(engine) = &mut self.engine {
+                let family = self.families.get(&parent).copied().unwrap_or(parent);
+                self.families.insert(child, family);
+                if let Some(engine) = &mut self.engine {
                     engine.forked(parent, child);
                 }
             }
@@ -229,25 +269,44 @@ impl Worker {
         }
     }
 
-    fn started(&mut self, inspected: &Inspected, resource: Arc<Resource>) {
+    /// The kernel side is there, or will not be.
+    fn arm_with(&mut self, watchpoints: Result<Watchpoints, String>) {
+        let engine =
+            watchpoints.and_then(|watchpoints| Engine::new(watchpoints).map_err(|error| error.to_string()));
+        match engine {
+            Ok(mut engine) => {
+                for process in self.processes.values_mut() {
+                    process.error = open(&mut engine, &self.proc, &process.inspected).err();
+                }
+                self.engine = Some(engine);
+            }
+            Err(reason) => {
+                tracing::warn!("breakpoints don't work here: {reason}");
+                self.refused = Some(reason);
+            }
+        }
+        self.revision = 0;
+    }
+
+    fn started(&mut self, inspected: Arc<Inspected>, resource: Arc<Resource>) {
         let pid = inspected.pid();
-        let error = match &mut self.engine {
-            Ok(engine) => match Target::open(&self.proc, inspected) {
-                Ok(target) => engine.add_process(target).err().map(|error| error.to_string()),
-                Err(error) => Some(error.to_string()),
-            },
-            Err(reason) => Some(reason.clone()),
-        };
         self.forget_lines(pid);
-        self.processes.insert(pid, Process { resource, budget: Budget::default(), paused: false, error });
+        let opened = self.engine.as_mut().map(|engine| open(engine, &self.proc, &inspected));
+        let error = opened.and_then(Result::err);
+        let (budget, paused) = (Budget::default(), false);
+        self.processes.insert(pid, Process { inspected, resource, budget, paused, error });
         self.revision = 0;
     }
 
     fn gone(&mut self, pid: u32) {
         self.forget_lines(pid);
-        self.processes.remove(&pid);
+        self.families.remove(&pid);
+        if self.processes.remove(&pid).is_some() && self.families.values().any(|family| *family == pid) {
+            // Its breakpoints were those of its forks.
+            self.revision = 0;
+        }
         self.admission.forget_process(pid);
-        if let Ok(engine) = &mut self.engine {
+        if let Some(engine) = &mut self.engine {
             engine.remove_process(pid);
         }
     }
@@ -266,7 +325,7 @@ impl Worker {
         }
         let desired = self.registry.desired(Timestamp::now());
         self.revision = desired.revision;
-        if let Ok(engine) = &mut self.engine
+        if let Some(engine) = &mut self.engine
             && let Err(error) = engine.watchpoints().kill(desired.kill_switch.all.is_some())
         {
             tracing::error!(%error, "the kill switch");
@@ -280,6 +339,13 @@ impl Worker {
             let selected = desired.breakpoints.iter().filter(|wanted| wanted.selects(*pid, service));
             wanted.extend(selected.map(|breakpoint| ((*pid, breakpoint.id.clone()), Arc::clone(breakpoint))));
         }
+        if self.engine.is_none() && self.refused.is_none() {
+            if !wanted.is_empty() && !self.asked {
+                self.asked = true;
+                self.needs.store(true, Ordering::Relaxed);
+            }
+            return;
+        }
         let gone: Vec<(u32, Id)> =
             self.placed.keys().filter(|key| !wanted.contains_key(key)).cloned().collect();
         for key in gone {
@@ -288,28 +354,49 @@ impl Worker {
                 self.admission.forget_breakpoint(&key.1);
             }
         }
-        for (key, breakpoint) in wanted {
-            let line = self.placed.get(&key).and_then(|placed| self.lines.get(placed.as_ref().ok()?));
-            let same = line.is_some_and(|line| line.has(&breakpoint));
+        // Forks have what the process has that they come from.
+        let (forks, others): (Vec<_>, Vec<_>) =
+            wanted.into_iter().partition(|((pid, _), _)| self.families.contains_key(pid));
+        for (key, breakpoint) in others.into_iter().chain(forks) {
+            let line = self.placed.get(&key).and_then(|placed| self.lines.get(&placed.line()?));
             // What could not be placed is tried again when it, or anything else, has changed.
-            if !same {
-                self.displace(&key);
-                let placed = self.place(key.0, &breakpoint);
-                match &placed {
-                    Ok(id) => self.tell(*id),
+            if line.is_some_and(|line| line.has(&breakpoint)) {
+                continue;
+            }
+            self.displace(&key);
+            let placed = match self.covering(&key) {
+                Some(id) => Placed::Covered(id),
+                None => match self.place(key.0, &breakpoint) {
+                    Ok(id) => Placed::On(id),
                     Err(reason) => {
-                        let state = State::Error { reason: reason.clone() };
+                        let state = State::Error { reason };
                         self.registry.report_state(&key.1, key.0, state, Timestamp::now());
+                        Placed::Failed
                     }
+                },
+            };
+            let line = placed.line();
+            self.placed.insert(key, placed);
+            if let Some(id) = line {
+                if let Some(line) = self.lines.get_mut(&id) {
+                    // Here, too.
+                    line.members.iter_mut().for_each(|member| member.told = None);
                 }
-                self.placed.insert(key, placed);
+                self.tell(id);
             }
         }
     }
 
+    /// The line on which a breakpoint is in the process that this one was forked from, if that is here too.
+    fn covering(&self, (pid, id): &(u32, Id)) -> Option<u32> {
+        let family = *self.families.get(pid)?;
+        let Some(Placed::On(line)) = self.placed.get(&(family, id.clone())) else { return None };
+        self.engine.as_ref()?.covers(*line, *pid).then_some(*line)
+    }
+
     /// Takes a breakpoint out of a process.
     fn displace(&mut self, key: &(u32, Id)) {
-        let Some(Ok(id)) = self.placed.remove(key) else { return };
+        let Some(Placed::On(id)) = self.placed.remove(key) else { return };
         self.account(id);
         let Some(line) = self.lines.get_mut(&id) else { return };
         line.members.retain(|member| member.breakpoint.id != key.1);
@@ -321,7 +408,7 @@ impl Worker {
     fn disarm(&mut self, id: u32) {
         self.account(id);
         self.lines.remove(&id);
-        if let Ok(engine) = &mut self.engine {
+        if let Some(engine) = &mut self.engine {
             engine.remove(id);
         }
     }
@@ -332,7 +419,10 @@ impl Worker {
         if let Some(error) = &process.error {
             return Err(error.clone());
         }
-        let engine = self.engine.as_mut().map_err(|reason| reason.clone())?;
+        if let Some(reason) = &self.refused {
+            return Err(reason.clone());
+        }
+        let engine = self.engine.as_mut().ok_or("the kernel side is not loaded")?;
         let anchor = self.registry.anchor(&breakpoint.id, process.resource.service_name());
         let member = Member::new(Arc::clone(breakpoint), self.outlet.redactor)?;
         let mut members = vec![member];
@@ -348,17 +438,17 @@ impl Worker {
             let Some(line) = self.lines.remove(&other) else { return Err("the line is taken".to_owned()) };
             members.extend(line.members);
             spec = line::spec(&members, spec.anchor);
-            let engine = self.engine.as_mut().map_err(|reason| reason.clone())?;
+            let engine = self.engine.as_mut().ok_or("the kernel side is not loaded")?;
             engine.remove(other);
             added = engine.add(pid, spec);
             if let Ok(id) = added {
                 for member in &members {
-                    self.placed.insert((pid, member.breakpoint.id.clone()), Ok(id));
+                    self.placed.insert((pid, member.breakpoint.id.clone()), Placed::On(id));
                 }
             }
         }
         let id = added.map_err(|error| error.to_string())?;
-        if let Ok(engine) = &mut self.engine
+        if let Some(engine) = &mut self.engine
             && process_is_paused(&self.processes, pid)
         {
             engine.pause(id, true);
@@ -370,7 +460,7 @@ impl Worker {
     /// What is due: counters, budgets, states.
     fn tick(&mut self) {
         self.unix_offset = unix_offset();
-        if let Ok(engine) = &mut self.engine {
+        if let Some(engine) = &mut self.engine {
             engine.tick();
         }
         let ids: Vec<u32> = self.lines.keys().copied().collect();
@@ -385,21 +475,15 @@ impl Worker {
 
     /// Takes over what the kernel side has counted of a line.
     fn account(&mut self, id: u32) {
-        let Ok(engine) = &self.engine else { return };
+        let Some(engine) = &self.engine else { return };
         let (Some(line), Some(status)) = (self.lines.get_mut(&id), engine.status(id)) else { return };
         let cost = line.account(&status.hits, engine.trap_cost(), self.unix_offset);
-        if let Some(process) = self.processes.get_mut(&line.pid) {
-            line.cost += cost;
-            if let Charge::Over { pause } = process.budget.charge(cost, Instant::now())
-                && !process.paused
-            {
-                process.paused = true;
-                tracing::warn!(
-                    pid = line.pid,
-                    ?pause,
-                    "breakpoints take too much of the process's time; paused"
-                );
-            }
+        if let Some(process) = self.processes.get_mut(&line.pid)
+            && let Charge::Over { pause } = process.budget.charge(cost, Instant::now())
+            && !process.paused
+        {
+            process.paused = true;
+            tracing::warn!(pid = line.pid, ?pause, "breakpoints take too much of the process's time; paused");
         }
         line.report(&self.registry);
     }
@@ -411,7 +495,7 @@ impl Worker {
             if process.paused && process.budget.pause_left(now).is_none() {
                 process.paused = false;
             }
-            let Ok(engine) = &mut self.engine else { return };
+            let Some(engine) = &mut self.engine else { return };
             for (id, line) in self.lines.iter().filter(|(_, line)| line.pid == *pid) {
                 engine.pause(*id, process.paused || line.is_broken(now));
             }
@@ -420,7 +504,7 @@ impl Worker {
 
     /// Tells the registry how a line is.
     fn tell(&mut self, id: u32) {
-        let Ok(engine) = &self.engine else { return };
+        let Some(engine) = &self.engine else { return };
         let (Some(line), Some(status)) = (self.lines.get_mut(&id), engine.status(id)) else { return };
         let Some(process) = self.processes.get(&line.pid) else { return };
         let now = Instant::now();
@@ -434,7 +518,17 @@ impl Worker {
             } else {
                 line::state(&status.state)
             };
-            self.registry.report_state(&member.breakpoint.id, line.pid, state, Timestamp::now());
+            if member.told.as_ref() == Some(&state) {
+                continue;
+            }
+            let id_of = &member.breakpoint.id;
+            let covered = self.placed.iter().filter(|((_, breakpoint), placed)| {
+                breakpoint == id_of && matches!(placed, Placed::Covered(line) if *line == id)
+            });
+            for pid in covered.map(|((pid, _), _)| *pid).chain([line.pid]) {
+                self.registry.report_state(id_of, pid, state.clone(), Timestamp::now());
+            }
+            member.told = Some(state);
             if let Some(anchor) = &status.anchor {
                 self.registry.report_anchor(&member.breakpoint.id, process.resource.service_name(), anchor);
             }
@@ -442,7 +536,7 @@ impl Worker {
     }
 
     fn hits(&mut self, hits: Vec<(RawHit, Moment)>) {
-        let Self { engine: Ok(engine), lines, processes, registry, outlet, admission, unix_offset, .. } =
+        let Self { engine: Some(engine), lines, processes, registry, outlet, admission, unix_offset, .. } =
             self
         else {
             return;
@@ -465,6 +559,12 @@ impl Worker {
             line.hit(&hit, admission, registry, outlet);
         });
     }
+}
+
+/// Makes a process known to the engine.
+fn open(engine: &mut Engine, proc: &ProcFs, inspected: &Inspected) -> Result<(), String> {
+    let target = Target::open(proc, inspected).map_err(|error| error.to_string())?;
+    engine.add_process(target).map_err(|error| error.to_string())
 }
 
 fn process_is_paused(processes: &HashMap<u32, Process>, pid: u32) -> bool {

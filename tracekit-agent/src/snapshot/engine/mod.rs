@@ -24,7 +24,7 @@ use std::time::{Duration, Instant};
 
 use tracekit_common::watchpoint::{
     Armed, Bucket, CAPTURE, Hits, LOCALS_IN_DICT, MAX_BREAKPOINTS, MAX_IMAGE, MAX_ITEMS, MAX_LAYOUTS,
-    MAX_SLOTS, NO_FAMILY, TypeKey, bucket_of_breakpoint,
+    MAX_SLOTS, NO_FAMILY, ObjectLayout, TypeKey, bucket_of_breakpoint,
 };
 
 use self::anchor::Anchor;
@@ -48,6 +48,9 @@ const SEARCH_SHARE: u32 = 50;
 const TURN: Duration = Duration::from_millis(500);
 /// Debug registers that are used at most, if the machine has so many.
 const MAX_REGISTERS: usize = 16;
+/// Characters of a text that are captured behind what is shown: a word that ends in between is known whole, and is shown
+/// unless it is a secret.
+const BEYOND: u32 = 128;
 /// Addresses of one breakpoint at most: more copies of one line are not watched.
 const MAX_PLACES: usize = 16;
 /// Types that are remembered as told to the kernel side; then they are told again, because memory of a type may have
@@ -239,7 +242,8 @@ pub struct Engine {
     registers: usize,
     trap_cost: Duration,
     processes: HashMap<u32, Process>,
-    layouts: u32,
+    /// Those that the kernel side knows, by their number.
+    layouts: Vec<ObjectLayout>,
     breakpoints: BTreeMap<u32, Breakpoint>,
     watched: HashMap<(u64, Scope), Watch>,
     /// When something could not be watched, last.
@@ -260,7 +264,7 @@ impl Engine {
         let registers = watchpoints.free_slots(MAX_REGISTERS);
         let trap_cost = watchpoints.trap_cost();
         let (processes, breakpoints, watched) = (HashMap::new(), BTreeMap::new(), HashMap::new());
-        let (layouts, turn, turns) = (0, Instant::now(), 0);
+        let (layouts, turn, turns) = (Vec::new(), Instant::now(), 0);
         Ok(Self {
             watchpoints,
             registers,
@@ -294,18 +298,27 @@ impl Engine {
         let pid = target.pid;
         let layout =
             recipe::object_layout(&target.layout).ok_or(EngineError::Layout(pid, "an offset is none"))?;
-        if self.layouts >= MAX_LAYOUTS {
-            return Err(EngineError::Layout(pid, "there are too many interpreters"));
+        let known = self.layouts.iter().position(|known| *known == layout).unwrap_or(self.layouts.len());
+        let number = u32::try_from(known).ok().filter(|number| *number < MAX_LAYOUTS);
+        let number = number.ok_or(EngineError::Layout(pid, "there are too many interpreters"))?;
+        if known == self.layouts.len() {
+            self.watchpoints.set_layout(number, &layout)?;
+            self.layouts.push(layout);
         }
-        self.watchpoints.set_layout(self.layouts, &layout)?;
-        self.processes.insert(pid, Process::new(target, pid, self.layouts));
-        self.layouts += 1;
-        // It may have been taken for a fork of another one until now.
-        if self.watched.keys().any(|(_, scope)| *scope != Scope::Processors) {
-            self.watched.retain(|(_, scope), _| *scope == Scope::Processors);
-            self.arrange();
-        }
+        // One that was forked goes on to run into the breakpoints of its family, beside those of its own.
+        let family = self.processes.get(&pid).map_or(pid, |known| known.family);
+        self.processes.insert(pid, Process::new(target, family, number));
         Ok(())
+    }
+
+    /// A breakpoint of the family that a process was forked in is one in the process, too: it has the same code.
+    #[must_use]
+    pub fn covers(&self, id: u32, pid: u32) -> bool {
+        let Some(breakpoint) = self.breakpoints.get(&id) else { return false };
+        let Some(process) = self.processes.get(&pid) else { return false };
+        process.family == breakpoint.pid
+            && !breakpoint.places.is_empty()
+            && is_there(&process.target, &breakpoint.places)
     }
 
     /// A process was forked from another: it has its code at the same addresses.
@@ -529,7 +542,7 @@ impl Engine {
             slots: small(code.locals.len()).min(MAX_SLOTS),
             depth: small(spec.limits.depth),
             items: small(spec.limits.items),
-            text: small(spec.limits.text),
+            text: small(spec.limits.text).saturating_add(BEYOND),
             bytes: spec.bytes.min(MAX_IMAGE),
         })
     }
@@ -578,18 +591,7 @@ impl Engine {
     /// The memory of a code object is another's.
     fn is_stale(&self, breakpoint: &Breakpoint) -> bool {
         let Some(process) = self.processes.get(&breakpoint.pid) else { return true };
-        let target = &process.target;
-        target.memory.forget();
-        let reader = Reader::new(&target.memory, target.layout);
-        breakpoint.places.iter().any(|place| {
-            let same = |now: Rc<Code>| {
-                now.filename == place.code.filename
-                    && now.name == place.code.name
-                    && now.first_line == place.code.first_line
-                    && now.length == place.code.length
-            };
-            !reader.code(place.code.address).is_ok_and(same)
-        })
+        !is_there(&process.target, &breakpoint.places)
     }
 
     /// Gives hits to `take`, in their order within each process, and tells the kernel side what was learned from them.
@@ -633,6 +635,21 @@ impl Engine {
             }
         }
     }
+}
+
+/// A process has this code at these places.
+fn is_there(target: &Target, places: &[Place]) -> bool {
+    target.memory.forget();
+    let reader = Reader::new(&target.memory, target.layout);
+    places.iter().all(|place| {
+        let same = |now: Rc<Code>| {
+            now.filename == place.code.filename
+                && now.name == place.code.name
+                && now.first_line == place.code.first_line
+                && now.length == place.code.length
+        };
+        reader.code(place.code.address).is_ok_and(same)
+    })
 }
 
 /// Without a GIL every thread may run a copy of the bytecode (3.14+).

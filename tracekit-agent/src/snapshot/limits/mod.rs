@@ -10,6 +10,8 @@ mod budget;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value as Json, json};
 
+use crate::redact::Redactor;
+
 pub use admission::{Admission, Refused};
 pub use breaker::Breaker;
 pub use bucket::TokenBucket;
@@ -249,6 +251,7 @@ pub fn table() -> Json {
             "pause_seconds": budget::PAUSE.as_secs(),
             "max_pause_seconds": budget::MAX_PAUSE.as_secs(),
         },
+        "redaction": { "mode": Redactor::in_use().mode() },
     })
 }
 
