@@ -1,4 +1,4 @@
-"""One line that runs once for each request or task: for gunicorn, uvicorn and Celery."""
+"""One line that runs once for each request, and a function that is not called under gunicorn."""
 
 import asyncio
 

@@ -1,4 +1,5 @@
-//! Line breakpoints in servers that fork: every execution in every worker is counted and captured.
+//! Line breakpoints in workers that were found one by one and have their code at the same addresses, with registers to
+//! spare and without. Through the agent: `snapshots_workers.rs`.
 
 mod watching;
 
@@ -12,7 +13,7 @@ use tracekit_tests::app::App;
 use tracekit_tests::client::{Request, send_once};
 use tracekit_tests::kernel::debug_registers;
 use tracekit_tests::paths;
-use tracekit_tests::process::{Process, children, free_port, run, wait_for};
+use tracekit_tests::process::{free_port, wait_for};
 use tracekit_tests::stage::Stage;
 
 use self::watching::Stage as Watching;
@@ -108,23 +109,6 @@ fn requests(port: u16, count: u64) -> Result<()> {
 }
 
 #[test]
-fn gunicorn_with_four_workers() -> Result<()> {
-    let _alone = debug_registers()?;
-    Stage::run("prefork-gunicorn", |stage| {
-        let port = free_port()?;
-        let mut command = Command::new(paths::venv("web", "gunicorn")?);
-        command.args(["--workers", "4", "--no-control-socket", "--bind"]).arg(format!("127.0.0.1:{port}"));
-        command.arg("counted:wsgi").current_dir(paths::apps()).env("PYTHONDONTWRITEBYTECODE", "1");
-        let app = App::start("gunicorn", stage.logs(), command, port, 4)?;
-        // Workers load the application themselves: nothing of it is where it is in the others. Each is met by itself.
-        let workers = app.worker_pids();
-        let mut counted = Counted::new(&workers, false)?;
-        counted.expect(200, || requests(port, 200))?;
-        Ok(())
-    })
-}
-
-#[test]
 fn gunicorn_that_loads_before_it_forks() -> Result<()> {
     let _alone = debug_registers()?;
     for crowded in [false, true] {
@@ -155,49 +139,4 @@ fn gunicorn_that_loads_before_it_forks() -> Result<()> {
         })?;
     }
     Ok(())
-}
-
-#[test]
-fn uvicorn() -> Result<()> {
-    let _alone = debug_registers()?;
-    for event_loop in ["asyncio", "uvloop"] {
-        Stage::run(&format!("prefork-uvicorn-{event_loop}"), |stage| {
-            let port = free_port()?;
-            let mut command = Command::new(paths::venv("web", "uvicorn")?);
-            command.args(["counted:asgi", "--log-level", "warning", "--loop", event_loop, "--port"]);
-            command.arg(port.to_string()).current_dir(paths::apps());
-            command.env("PYTHONDONTWRITEBYTECODE", "1");
-            let app = App::start("uvicorn", stage.logs(), command, port, 0)?;
-            Counted::new(&[app.process.pid()], false)?.expect(200, || requests(port, 200))
-        })?;
-    }
-    Ok(())
-}
-
-#[test]
-fn celery() -> Result<()> {
-    let _alone = debug_registers()?;
-    Stage::run("prefork-celery", |stage| {
-        let stage = stage.with_redis()?;
-        let celery = |program: &str| -> Result<Command> {
-            let mut command = Command::new(paths::venv("celery", program)?);
-            command.current_dir(paths::apps()).envs(stage.environment());
-            command.env("PYTHONDONTWRITEBYTECODE", "1");
-            Ok(command)
-        };
-        let mut command = celery("celery")?;
-        command.args(["-A", "counted_tasks", "worker", "--concurrency", "4", "--loglevel", "warning"]);
-        let worker = Process::start("celery", stage.logs(), command)?;
-        let tasks = |count: u64| -> Result<()> {
-            let mut command = celery("python")?;
-            let done = run(command.arg("counted_tasks.py").arg(count.to_string()))?;
-            ensure!(done.trim() == count.to_string(), "{done} of {count} tasks");
-            Ok(())
-        };
-        tasks(4)?;
-        let mut pids = vec![worker.pid()];
-        pids.extend(children(worker.pid()));
-        ensure!(pids.len() >= 5, "{pids:?}");
-        Counted::new(&pids, false)?.expect(100, || tasks(100))
-    })
 }
