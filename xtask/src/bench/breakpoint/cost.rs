@@ -10,8 +10,8 @@ use tracekit_tests::paths;
 
 use super::contenders::{Contenders, probe};
 use super::{HIT, NEVER};
-use crate::bench::{build_example, median};
-use crate::setup::step;
+use crate::bench::{build_example_in, median};
+use crate::setup::{Profile, step};
 
 const FILE: &str = "line_target.py";
 
@@ -65,8 +65,8 @@ const SEEDS: &str = "tracekit-apm capture_snapshot";
 ///
 /// # Errors
 /// Something does not start, or hits are missing.
-pub fn measure(contenders: &Contenders<'_>, rounds: usize) -> Result<()> {
-    let example = build_example("watchpoints")?;
+pub fn measure(contenders: &Contenders<'_>, profile: Profile, rounds: usize) -> Result<()> {
+    let example = build_example_in(profile, "watchpoints")?;
     step(&format!("{rounds} rounds of the loop"));
     let program = paths::apps().join("line_costs.py");
     let mut command = contenders.command(&contenders.datadog, "python");

@@ -35,6 +35,9 @@ pub struct Breakpoint {
     /// Pairs of the agent without a breakpoint and with one that is not hit.
     #[arg(long, default_value_t = 12)]
     pairs: usize,
+    /// How the agent is built; what runs in the application's thread is the same object in all of them.
+    #[arg(long, value_enum, default_value_t = Profile::Release)]
+    profile: Profile,
     /// Seconds of load for a contender in a round.
     #[arg(long, default_value_t = 3)]
     seconds: u64,
@@ -64,14 +67,14 @@ pub fn run(arguments: &Breakpoint) -> Result<()> {
     let (sink, stage) = (Sink::start()?, Stage::new("bench-breakpoint")?);
     let contenders =
         Contenders { datadog: venv("ddtrace")?, seeds: venv("seeds")?, sink: &sink, logs: stage.logs() };
-    println!("{}\n", machine(&contenders)?);
+    println!("{}; agent: profile {}\n", machine(&contenders)?, arguments.profile.name());
     if arguments.part.contains(&Part::Cost) {
-        cost::measure(&contenders, arguments.turns)?;
+        cost::measure(&contenders, arguments.profile, arguments.turns)?;
     }
     if arguments.part.contains(&Part::Shop) {
         let agent = match std::env::var_os("TRACEKIT_BIN") {
             Some(path) => PathBuf::from(path),
-            None => build_agent(Profile::Release)?,
+            None => build_agent(arguments.profile)?,
         };
         let stage = Stage::new("bench-breakpoint-shop")?.with_postgres()?.with_redis()?;
         shop::measure(&Contenders { logs: stage.logs(), ..contenders }, &stage, &agent, arguments)?;
