@@ -163,7 +163,9 @@ impl Place {
             let number = |key: &str| {
                 now.pointer(key).and_then(Json::as_u64).with_context(|| format!("no {key} in {now}"))
             };
-            ensure!(now["state"] == "ACTIVE", "the breakpoint is no longer armed: {now}");
+            // Over its rate it is called paused, and is armed all the same.
+            let armed = now["state"] == "ACTIVE" || now["reason"] == "rate";
+            ensure!(armed, "the breakpoint is no longer armed: {now}");
             let (hits, captured) = (number("/counters/hits")?, number("/counters/captured")?);
             if variant == Variant::AgentHit {
                 self.hits += hits;
