@@ -71,7 +71,8 @@ pub fn run(arguments: &Breakpoint) -> Result<()> {
     let (sink, stage) = (Sink::start()?, Stage::new("bench-breakpoint")?);
     let contenders =
         Contenders { datadog: venv("ddtrace")?, seeds: venv("seeds")?, sink: &sink, logs: stage.logs() };
-    println!("{}; agent: profile {}\n", machine(&contenders)?, arguments.profile.name());
+    let built = arguments.built.as_ref().map_or(arguments.profile.name(), |_| "built before");
+    println!("{}; agent: {built}\n", machine(&contenders)?);
     if arguments.part.contains(&Part::Cost) {
         let example = match &arguments.built {
             Some(directory) => directory.join("examples/watchpoints"),
