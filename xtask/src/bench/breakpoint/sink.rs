@@ -24,7 +24,7 @@ pub struct Sink {
 }
 
 impl Sink {
-    /// Starts it on a free port. `line`: where the seeds' SDK calls its capture.
+    /// Starts it on a free port.
     ///
     /// # Errors
     /// No port can be bound.
