@@ -218,8 +218,10 @@ pub fn cargo(arguments: &[&str]) -> Command {
 }
 
 /// How the agent is built.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
 pub enum Profile {
+    /// As it is developed: for work on a benchmark.
+    Dev,
     /// As a user builds it.
     Release,
     /// As packages are built: slower to build, faster to run.
@@ -227,11 +229,20 @@ pub enum Profile {
 }
 
 impl Profile {
-    fn name(self) -> &'static str {
+    /// Its name.
+    #[must_use]
+    pub fn name(self) -> &'static str {
         match self {
+            Self::Dev => "dev",
             Self::Release => "release",
             Self::Dist => "dist",
         }
+    }
+
+    /// What it builds is in this directory of cargo's target directory.
+    #[must_use]
+    pub fn directory(self) -> &'static str {
+        if self == Self::Dev { "debug" } else { self.name() }
     }
 }
 
@@ -242,5 +253,5 @@ impl Profile {
 pub fn build_agent(profile: Profile) -> Result<PathBuf> {
     step("build the agent");
     checked(&mut cargo(&["build", "--profile", profile.name(), "--quiet"]))?;
-    Ok(paths::target().join(profile.name()).join("tracekit"))
+    Ok(paths::target().join(profile.directory()).join("tracekit"))
 }

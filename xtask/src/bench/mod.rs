@@ -15,7 +15,7 @@ use serde_json::Value as Json;
 use tracekit_tests::paths;
 use tracekit_tests::process::run as output_of;
 
-use crate::setup::{self, cargo, checked, step};
+use crate::setup::{self, Profile, cargo, checked, step};
 
 /// Benchmarks.
 #[derive(Debug, clap::Subcommand)]
@@ -52,10 +52,15 @@ pub fn run(bench: &Bench) -> Result<()> {
 
 /// Builds `tests/examples/<name>.rs`, which does what a running agent would, and gives its path.
 fn build_example(name: &str) -> Result<PathBuf> {
+    build_example_in(Profile::Release, name)
+}
+
+/// As [`build_example`], in this profile.
+fn build_example_in(profile: Profile, name: &str) -> Result<PathBuf> {
     step(&format!("build the example {name}"));
-    let arguments = ["build", "--release", "--quiet", "--package", "tracekit-tests", "--example", name];
-    checked(&mut cargo(&arguments))?;
-    Ok(paths::target().join("release/examples").join(name))
+    let package = ["--quiet", "--package", "tracekit-tests", "--example", name];
+    checked(cargo(&["build", "--profile", profile.name()]).args(package))?;
+    Ok(paths::target().join(profile.directory()).join("examples").join(name))
 }
 
 /// Runs the example `reader` on a process and gives what it measured.

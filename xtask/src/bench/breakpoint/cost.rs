@@ -1,6 +1,7 @@
 //! What the thread that runs the line pays for it.
 
 use std::collections::BTreeMap;
+use std::path::Path;
 use std::process::{Command, Stdio};
 
 use anyhow::{Context as _, Result, ensure};
@@ -10,7 +11,7 @@ use tracekit_tests::paths;
 
 use super::contenders::{Contenders, probe};
 use super::{HIT, NEVER};
-use crate::bench::{build_example, median};
+use crate::bench::median;
 use crate::setup::step;
 
 const FILE: &str = "line_target.py";
@@ -65,8 +66,7 @@ const SEEDS: &str = "tracekit-apm capture_snapshot";
 ///
 /// # Errors
 /// Something does not start, or hits are missing.
-pub fn measure(contenders: &Contenders<'_>, rounds: usize) -> Result<()> {
-    let example = build_example("watchpoints")?;
+pub fn measure(contenders: &Contenders<'_>, example: &Path, rounds: usize) -> Result<()> {
     step(&format!("{rounds} rounds of the loop"));
     let program = paths::apps().join("line_costs.py");
     let mut command = contenders.command(&contenders.datadog, "python");

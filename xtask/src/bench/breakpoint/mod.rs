@@ -15,6 +15,7 @@ use tracekit_tests::stage::Stage;
 
 use self::contenders::{Contenders, line_of};
 use self::sink::Sink;
+use super::build_example_in;
 use crate::setup::{Profile, build_agent, make_virtual_environment};
 
 /// How long to measure, and on what.
@@ -35,6 +36,12 @@ pub struct Breakpoint {
     /// Pairs of the agent without a breakpoint and with one that is not hit.
     #[arg(long, default_value_t = 12)]
     pairs: usize,
+    /// How the agent is built; what runs in the application's thread is the same object in all of them.
+    #[arg(long, value_enum, default_value_t = Profile::Release)]
+    profile: Profile,
+    /// A directory with `tracekit` and `examples/watchpoints` that were built before, instead of building them.
+    #[arg(long)]
+    built: Option<PathBuf>,
     /// Seconds of load for a contender in a round.
     #[arg(long, default_value_t = 3)]
     seconds: u64,
@@ -64,14 +71,19 @@ pub fn run(arguments: &Breakpoint) -> Result<()> {
     let (sink, stage) = (Sink::start()?, Stage::new("bench-breakpoint")?);
     let contenders =
         Contenders { datadog: venv("ddtrace")?, seeds: venv("seeds")?, sink: &sink, logs: stage.logs() };
-    println!("{}\n", machine(&contenders)?);
+    let built = arguments.built.as_ref().map_or(arguments.profile.name(), |_| "built before");
+    println!("{}; agent: {built}\n", machine(&contenders)?);
     if arguments.part.contains(&Part::Cost) {
-        cost::measure(&contenders, arguments.turns)?;
+        let example = match &arguments.built {
+            Some(directory) => directory.join("examples/watchpoints"),
+            None => build_example_in(arguments.profile, "watchpoints")?,
+        };
+        cost::measure(&contenders, &example, arguments.turns)?;
     }
     if arguments.part.contains(&Part::Shop) {
-        let agent = match std::env::var_os("TRACEKIT_BIN") {
-            Some(path) => PathBuf::from(path),
-            None => build_agent(Profile::Release)?,
+        let agent = match &arguments.built {
+            Some(directory) => directory.join("tracekit"),
+            None => build_agent(arguments.profile)?,
         };
         let stage = Stage::new("bench-breakpoint-shop")?.with_postgres()?.with_redis()?;
         shop::measure(&Contenders { logs: stage.logs(), ..contenders }, &stage, &agent, arguments)?;

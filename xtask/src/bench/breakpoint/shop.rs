@@ -148,6 +148,8 @@ struct Place {
     hits: u64,
     captured: u64,
     wanted: f64,
+    /// Runs in which the budget of hits was spent.
+    over_budget: usize,
 }
 
 impl Place {
@@ -163,7 +165,13 @@ impl Place {
             let number = |key: &str| {
                 now.pointer(key).and_then(Json::as_u64).with_context(|| format!("no {key} in {now}"))
             };
-            ensure!(now["state"] == "ACTIVE", "the breakpoint is no longer armed: {now}");
+            // Over its rate it is called paused, and is armed all the same; over its budget it rests.
+            let reason = now["reason"].as_str().unwrap_or_default();
+            ensure!(
+                now["state"] == "ACTIVE" || matches!(reason, "rate" | "budget"),
+                "the breakpoint is no longer armed: {now}"
+            );
+            self.over_budget += usize::from(reason == "budget");
             let (hits, captured) = (number("/counters/hits")?, number("/counters/captured")?);
             if variant == Variant::AgentHit {
                 self.hits += hits;
@@ -200,7 +208,8 @@ pub fn measure(
     let pids = apps.get(&Variant::Agent).context("it has been started")?.pids();
     let runtime = std::env::temp_dir().join(format!("tracekit-bench-{}", std::process::id()));
     let agent = Agent::attach(agent, stage.logs(), &runtime, &pids)?;
-    let mut place = Place { apps, agent, seconds: arguments.seconds, hits: 0, captured: 0, wanted: 0.0 };
+    let mut place =
+        Place { apps, agent, seconds: arguments.seconds, hits: 0, captured: 0, wanted: 0.0, over_budget: 0 };
     let (datadog, seeds) = (contenders.sink.datadog(), contenders.sink.seeds());
     place.load(Variant::Agent)?;
     // Pairs, whose order alternates.
@@ -310,7 +319,11 @@ fn print(place: &Place, samples: &BTreeMap<Variant, Vec<Sample>>, pairs: &[f64],
         );
     }
     println!(
-        "\nThe agent counted {} hits in {:.0} requests, and made {} snapshots.",
-        place.hits, place.wanted, place.captured
+        "\nThe agent counted {} hits in {:.0} requests, made {} snapshots, and rested for its budget in {} of {} runs.",
+        place.hits,
+        place.wanted,
+        place.captured,
+        place.over_budget,
+        samples.get(&Variant::AgentHit).map_or(0, Vec::len)
     );
 }

@@ -24,7 +24,7 @@ pub struct Sink {
 }
 
 impl Sink {
-    /// Starts it on a free port. `line`: where the seeds' SDK calls its capture.
+    /// Starts it on a free port.
     ///
     /// # Errors
     /// No port can be bound.
@@ -116,13 +116,11 @@ fn request(reader: &mut BufReader<TcpStream>) -> Result<Option<(String, Vec<u8>)
 fn answer(path: &str) -> serde_json::Value {
     // The names of the services are those that the loop is started with.
     match path.strip_prefix("/sdk/snapshots/active/") {
-        Some("loop-condition") => {
-            json!({"kill_switch": false, "breakpoints": [seeds_line(true, Some("t < 0"))]})
-        }
-        Some("loop-off") => json!({"kill_switch": false, "breakpoints": [seeds_line(false, None)]}),
-        Some("loop") => json!({"kill_switch": false, "breakpoints": [seeds_line(true, None)]}),
-        // A shop's line is registered by its first call.
-        Some(_) => json!({"kill_switch": false, "breakpoints": []}),
+        Some("loop-condition") => active(&seeds_line("turns_of_sdk", "turn", true, Some("t < 0"))),
+        Some("loop-off") => active(&seeds_line("turns_of_sdk", "turn", false, None)),
+        Some("loop") => active(&seeds_line("turns_of_sdk", "turn", true, None)),
+        // The shop: what it registers itself is gone when it asks for the list, after 30 s.
+        Some(_) => active(&seeds_line("checkout_with_sdk", "checkout", true, None)),
         None if path == "/info" => {
             json!({"version": "7.70.0", "endpoints": ["/debugger/v2/input", "/debugger/v1/diagnostics", "/v0.4/traces"]})
         }
@@ -130,11 +128,15 @@ fn answer(path: &str) -> serde_json::Value {
     }
 }
 
-/// The breakpoint of the loop, with the depth of the agent's and no limit that it would reach.
-fn seeds_line(enabled: bool, condition: Option<&str>) -> serde_json::Value {
+fn active(line: &serde_json::Value) -> serde_json::Value {
+    json!({"kill_switch": false, "breakpoints": [line]})
+}
+
+/// A breakpoint with the depth of the agent's and no limit that it would reach.
+fn seeds_line(function: &str, label: &str, enabled: bool, condition: Option<&str>) -> serde_json::Value {
     json!({
-        "id": "1", "service_name": "loop", "file_path": "line_target.py", "line_number": 1,
-        "function_name": "turns_of_sdk", "label": "turn", "enabled": enabled, "condition": condition,
+        "id": "1", "service_name": "bench", "file_path": "bench.py", "line_number": 1,
+        "function_name": function, "label": label, "enabled": enabled, "condition": condition,
         "condition_eval": "sdk-evaluable", "max_captures": 0, "max_depth": 3,
     })
 }
