@@ -170,7 +170,7 @@ fn all_that_the_application_says_of_itself() -> Result<()> {
             ensure!(redacted.contains(path), "{path} is not said to be hidden: {redacted}");
         }
         let watches = snapshot["watches"].to_string();
-        ensure!(watches.contains("cake") && watches.contains("UNDEFINED"), "{watches}");
+        ensure!(watches.contains("cake") && watches.contains("\"undefined\""), "{watches}");
 
         // The span of that request, and of no other.
         let ids = [&snapshot["trace_id"], &snapshot["span_id"]]
