@@ -3,7 +3,7 @@
 Standard library only, Python 3.8 and newer. A line that ends in `#= N` is executed N times in a round. Commands on
 standard input, each answered by a line:
 `run N`: N rounds; `trace`: one round, of which it says, as JSON, the local variables that `sys.settrace` saw at those
-lines; `threads N`: N rounds in a thread of before and one of after; `bursts N`: a round in each of N threads, one after
+lines; `threads N`: N rounds in each of four threads of before and four of after; `bursts N`: a round in each of N threads, one after
 the other; `fork N`: N rounds in four children at once; `workers`: forks four more that wait, and `work N`: N rounds in
 each of them, and as many in a thread of each; `instants N X`: N turns of a loop, with X = shared beside another thread.
 """
@@ -371,7 +371,8 @@ def start_worker():
 def main():
     workers = []
     tasks, done = queue.Queue(), queue.Queue()
-    threading.Thread(target=work, args=(tasks, done), daemon=True).start()
+    for _ in range(4):
+        threading.Thread(target=work, args=(tasks, done), daemon=True).start()
     everything()
     print("ready", flush=True)
     for line in sys.stdin:
@@ -382,11 +383,13 @@ def main():
         elif command == "trace":
             answer = json.dumps(traced({int(number) for number in rest}))
         elif command == "threads":
-            tasks.put(int(rest[0]))
-            thread = threading.Thread(target=rounds, args=(int(rest[0]),))
-            thread.start()
-            thread.join()
-            done.get()
+            threads = [threading.Thread(target=rounds, args=(int(rest[0]),)) for _ in range(4)]
+            for thread in threads:
+                tasks.put(int(rest[0]))
+                thread.start()
+            for thread in threads:
+                thread.join()
+                done.get()
         elif command == "instants":
             if rest[1] == "shared":
                 threading.Thread(target=sharing, daemon=True).start()

@@ -1,23 +1,22 @@
 //! Line breakpoints count every execution and capture what the program had, on every interpreter.
 
+mod watching;
+
 use std::collections::BTreeMap;
 use std::io::{BufRead as _, BufReader, Write as _};
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
-use tracekit_agent::discovery::Inspector;
-use tracekit_agent::probes::watchpoint::{HitRecords, Scope};
-use tracekit_agent::probes::{ProbeOptions, Probes, Records};
-use tracekit_agent::python::kernel::describe;
-use tracekit_agent::python::object::{Content, Limits, Value};
-use tracekit_agent::python::runtime::Target;
-use tracekit_agent::snapshot::engine::hit::{self, RawHit};
-use tracekit_agent::snapshot::engine::{Engine, EngineError, LineSpec, State};
+use tracekit_agent::probes::watchpoint::Scope;
+use tracekit_agent::python::object::{Content, Limits};
+use tracekit_agent::snapshot::engine::{EngineError, LineSpec, State};
 use tracekit_common::watchpoint::{Bucket, MAX_ITEMS, bucket_of_process};
 use tracekit_tests::interpreters::{Interpreter, installed};
 use tracekit_tests::kernel::debug_registers;
 use tracekit_tests::paths;
+
+use self::watching::{Hit, Stage};
 
 /// How the program is called, which comes as an argument: not `<string>`, which code that libraries make is.
 const FILE: &str = "app/lines.py";
@@ -64,58 +63,6 @@ impl Drop for Running {
     fn drop(&mut self) {
         let _ = self.child.kill();
         let _ = self.child.wait();
-    }
-}
-
-/// The kernel side, without the records of sockets.
-struct Stage {
-    probes: Probes,
-    _events: Records,
-    engine: Engine,
-    records: HitRecords,
-}
-
-/// A hit, decoded.
-struct Hit {
-    breakpoint: u32,
-    raw: RawHit,
-    variables: Result<Vec<(String, Value)>, String>,
-}
-
-impl Stage {
-    fn new() -> Result<Self> {
-        let options = ProbeOptions { ring_bytes: 4 << 20, ..ProbeOptions::default() };
-        let (mut probes, events) = Probes::load(options).context("load the kernel side")?;
-        let (watchpoints, records) = probes.watchpoints()?;
-        Ok(Self { probes, _events: events, engine: Engine::new(watchpoints)?, records })
-    }
-
-    /// The hits since the last call, in their order.
-    fn hits(&mut self, redact: bool) -> Vec<Hit> {
-        let (mut raw, mut hits) = (Vec::new(), Vec::new());
-        self.records.drain(|bytes| raw.extend(hit::decode(bytes).map(|hit| (hit, ()))));
-        self.engine.hits(raw, |hit, ()| {
-            let variables =
-                hit.raw.variables(hit.live, hit.limits, redact).map_err(|error| error.to_string());
-            hits.push(Hit { breakpoint: hit.breakpoint, raw: hit.raw, variables });
-        });
-        hits.sort_by_key(|hit| hit.raw.record.time);
-        hits
-    }
-
-    fn attach(&mut self, pid: u32) -> Result<()> {
-        let inspector = Inspector::default();
-        let target = Target::open(&inspector.proc, &inspector.inspect(pid)?)?;
-        let python = describe(&target).context("it is not described")?;
-        self.probes.describe(pid, &python)?;
-        self.probes.select(pid)?;
-        self.engine.add_process(target)?;
-        Ok(())
-    }
-
-    fn detach(&mut self, pid: u32) {
-        self.engine.remove_process(pid);
-        self.probes.deselect(pid);
     }
 }
 
@@ -247,7 +194,7 @@ fn threads_and_forks_are_counted() -> Result<()> {
         .map(|line| format!("{line}\n"))
         .collect();
     for_each(|stage, running| {
-        let mut failures = count(stage, running, &few, "threads 20", 40)?;
+        let mut failures = count(stage, running, &few, "threads 20", 160)?;
         failures.extend(count(stage, running, &few, "fork 20", 80)?);
         Ok(failures)
     })
@@ -716,6 +663,76 @@ fn workers_of_before_and_after() -> Result<()> {
 }
 
 #[test]
+fn the_same_address_in_several_processes() -> Result<()> {
+    let _alone = debug_registers()?;
+    let (mut stage, source) = (Stage::new()?, source()?);
+    let line = line_of(&source, "total += 1  #= 1")?;
+    let start = || {
+        let interpreter = python("3.12")?.command();
+        let mut command = Command::new("setarch");
+        command.arg("-R").arg(interpreter.get_program()).args(interpreter.get_args());
+        Running::start(command, &source)
+    };
+    let (mut one, mut other) = (start()?, start()?);
+    let (pid, other_pid) = (one.child.id(), other.child.id());
+    let counting = |line| LineSpec { capture: false, ..LineSpec::new(FILE, line) };
+    let hits = |stage: &Stage, id| stage.engine.status(id).map(|status| status.hits).unwrap_or_default();
+    stage.attach(pid)?;
+    stage.attach(other_pid)?;
+    let id = stage.engine.add(pid, counting(line))?;
+    one.say("run 3")?;
+    other.say("run 4")?;
+    let of_one = hits(&stage, id);
+    // What is there in the other process is none of this breakpoint's.
+    ensure!((of_one.hits, of_one.foreign) == (3, 4), "are the addresses the same? {of_one:?}");
+    let other_id = stage.engine.add(other_pid, counting(line))?;
+    one.say("run 5")?;
+    other.say("fork 6")?;
+    ensure!(hits(&stage, id).hits == 8 && hits(&stage, other_id).hits == 24);
+    stage.engine.remove(id);
+    one.say("run 7")?;
+    other.say("run 8")?;
+    ensure!(hits(&stage, other_id).hits == 32, "{:?}", hits(&stage, other_id));
+    Ok(())
+}
+
+#[test]
+fn more_processes_than_registers() -> Result<()> {
+    let _alone = debug_registers()?;
+    let (mut stage, source) = (Stage::new()?, source()?);
+    let line = line_of(&source, "total += 1  #= 1")?;
+    let mut all = Vec::new();
+    for rounds in 1..=stage.engine.registers() + 2 {
+        let running = Running::start(python("3.12")?.command(), &source)?;
+        let pid = running.child.id();
+        stage.attach(pid)?;
+        let spec = LineSpec { capture: false, ..LineSpec::new(FILE, line) };
+        all.push((rounds as u64, stage.engine.add(pid, spec)?, running));
+    }
+    for (rounds, _, running) in &mut all {
+        running.say(&format!("threads {rounds}"))?;
+    }
+    for (rounds, id, running) in &all {
+        let status = stage.engine.status(*id).context("it has a status")?;
+        let scope = Scope::Tasks(running.child.id());
+        ensure!(status.state == State::Active { scope, rotating: false }, "{status:?}");
+        ensure!(status.hits.hits == 8 * rounds, "{rounds} rounds: {status:?}");
+    }
+    // When enough have ended, the others are on every processor again.
+    for (_, _, running) in all.drain(..3) {
+        stage.detach(running.child.id());
+    }
+    for (rounds, id, running) in &mut all {
+        running.say("run 1")?;
+        let status = stage.engine.status(*id).context("it has a status")?;
+        let scope = Scope::Processors;
+        ensure!(status.state == State::Active { scope, rotating: false }, "{status:?}");
+        ensure!(status.hits.hits == 8 * *rounds + 1, "{rounds} rounds: {status:?}");
+    }
+    Ok(())
+}
+
+#[test]
 fn threads_that_come_and_go_are_counted_once() -> Result<()> {
     let _alone = debug_registers()?;
     let (mut stage, source) = (Stage::new()?, source()?);
@@ -743,7 +760,7 @@ fn threads_that_come_and_go_are_counted_once() -> Result<()> {
         running.say("threads 5")?;
         running.say("fork 5")?;
         let hits = stage.engine.status(id).context("it has a status")?.hits.hits - burst;
-        ensure!(hits == 10 + 20, "{hits} hits of 30");
+        ensure!(hits == 40 + 20, "{hits} hits of 60");
         stage.engine.remove(id);
     }
     Ok(())
@@ -774,7 +791,7 @@ fn more_lines_than_registers() -> Result<()> {
     other.say("threads 3")?;
     for (pid, id) in &ids {
         let status = stage.engine.status(*id).context("it has a status")?;
-        let wanted = if *pid == one.child.id() { 5 } else { 6 };
+        let wanted = if *pid == one.child.id() { 5 } else { 24 };
         let scope = Scope::Tasks(*pid);
         ensure!(status.state == State::Active { scope, rotating: false }, "{status:?}");
         ensure!(status.hits.hits == wanted, "{wanted}: {status:?}");

@@ -248,7 +248,7 @@ def tracekit(*verb):
 
 def breakpoint_until(name, condition):
     """The breakpoint when it is so, or as it is after a while."""
-    deadline = time.monotonic() + SPAN_PATIENCE
+    deadline = time.monotonic() + PATIENCE
     while True:
         _, known = tracekit("break", "get", name)
         if condition(known) or time.monotonic() > deadline:
