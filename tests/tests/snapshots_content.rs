@@ -1,6 +1,7 @@
 //! What is in a snapshot: everything that the application says of itself, and the same on each way out of the agent.
 
 use std::process::Command;
+use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
 use serde_json::{Map, Value as Json, json};
@@ -31,9 +32,19 @@ fn plain(value: &Json) -> Json {
     large.and_then(|digits| digits.parse::<f64>().ok()).map_or_else(|| value["value"].clone(), Json::from)
 }
 
+/// The breakpoint that the control server has.
+const REMOTE: &str = "bp-of-server";
+
 fn control_server(stage: &Stage) -> Result<(Process, u16)> {
     let mut command = Command::new("/usr/bin/python3");
     command.arg("-u").arg(paths::apps().join("control_server.py")).arg("0");
+    let breakpoint = json!({
+        "id": REMOTE, "service_name": "shop", "file_path": "orders.py", "function_name": "charge", "label": "remote",
+        "line_number": line_of(&paths::apps().join("orders.py"), "paid")?, "max_captures": 100, "capture_count": 0,
+        "enabled": true,
+    });
+    let state = json!({"breakpoints": {"shop": [breakpoint]}, "stream": "ok"});
+    command.args(["--state", &state.to_string()]);
     let mut process = Process::start("control-server", stage.logs(), command)?;
     let output = process.stdout_path().to_owned();
     let mut line = String::new();
@@ -140,6 +151,7 @@ fn all_that_the_application_says_of_itself() -> Result<()> {
         )?;
         let log = ["log", "add", &place, "paid {order.total:.2f} of {user['name']}", "--level", "warn"];
         let log = agent.arm(&log, 1)?;
+        agent.armed(REMOTE, 1)?;
         let said = requests(&app)?;
         let view = agent.hits(&id, 7)?;
         ensure!(view["counters"]["skipped"]["condition"] == 6, "{view:#}");
@@ -170,7 +182,7 @@ fn all_that_the_application_says_of_itself() -> Result<()> {
             ensure!(redacted.contains(path), "{path} is not said to be hidden: {redacted}");
         }
         let watches = snapshot["watches"].to_string();
-        ensure!(watches.contains("cake") && watches.contains("UNDEFINED"), "{watches}");
+        ensure!(watches.contains("cake") && watches.contains("\"undefined\""), "{watches}");
 
         // The span of that request, and of no other.
         let ids = [&snapshot["trace_id"], &snapshot["span_id"]]
@@ -191,10 +203,14 @@ fn all_that_the_application_says_of_itself() -> Result<()> {
 
         let logs = wait_for("log records at the collector", SOON, || {
             let logs = collector.logs()?;
-            Ok((logs.len() >= 8).then_some(logs))
+            let lines = logs.iter().filter(|log| log["event_name"] == "tracekit.logpoint");
+            let sevens = logs.iter().any(|log| log["attributes"]["tracekit.probe.label"] == "sevens");
+            Ok((lines.count() >= 7 && sevens).then_some(logs))
         })?;
         let of = |event: &str| logs.iter().filter(|log| log["event_name"] == event).collect::<Vec<_>>();
-        let [record] = of("tracekit.snapshot")[..] else { anyhow::bail!("{logs:#?}") };
+        let sevens = |log: &&&Json| log["attributes"]["tracekit.probe.label"] == "sevens";
+        let all = of("tracekit.snapshot");
+        let record = all.iter().find(sevens).with_context(|| format!("{logs:#?}"))?;
         ensure!(record["trace_id"] == ids[0] && record["span_id"] == ids[1], "{record:#}");
         let attributes = &record["attributes"];
         ensure!(
@@ -217,17 +233,34 @@ fn all_that_the_application_says_of_itself() -> Result<()> {
         let view = agent.hits(&log, 7)?;
         ensure!(view["counters"]["captured"] == 7, "{view:#}");
 
+        // What the control server has asked for, it gets; and its kill switch holds.
         let captures = wait_for("the snapshot at the control server", SOON, || {
             let captures = admin(server)?["captures"].as_array().cloned().unwrap_or_default();
-            Ok(captures.iter().any(|capture| capture.to_string().contains("sevens")).then_some(captures))
+            Ok(captures.iter().any(|capture| capture.to_string().contains("\"pro\"")).then_some(captures))
         })?;
-        let capture =
-            captures.iter().find(|capture| capture.to_string().contains("sevens")).context("none")?;
-        let text = capture.to_string();
-        for (what, expected) in [("trace", &ids[0]), ("span", &ids[1]), ("breakpoint", &id)] {
-            ensure!(text.contains(expected.as_str()), "no {what} {expected} in {capture:#}");
+        let text = Json::from(captures).to_string();
+        let mine = agent.snapshots(REMOTE)?;
+        ensure!(!mine.is_empty(), "none is kept");
+        for id in ["trace_id", "span_id"].map(|key| mine[0][key].as_str().unwrap_or("none").to_owned()) {
+            ensure!(text.contains(&id), "no {id} in {text}");
         }
-        ensure!(text.contains("Zoë") && !text.contains("hunter2"), "{capture:#}");
+        ensure!(text.contains(REMOTE) && text.contains("Zoë") && !text.contains("hunter2"), "{text}");
+        let kill = json!({"event": "kill_switch", "data": {"enabled": true}}).to_string();
+        let kill = Request {
+            method: "POST".to_owned(),
+            target: "/admin/event".to_owned(),
+            body: kill.into_bytes(),
+            close: true,
+            ..Request::default()
+        };
+        ensure!(send_once(server, &kill)?.status == 200);
+        agent.when(&id, "killed", |view| view["reason"] == "kill-switch")?;
+        let captured =
+            |id: &str| Ok::<_, anyhow::Error>(agent.breakpoint(id)?["counters"]["captured"].clone());
+        let before = captured(&id)?;
+        requests(&app)?;
+        std::thread::sleep(Duration::from_millis(300));
+        ensure!(captured(&id)? == before, "captured although killed");
         Ok(())
     })
 }

@@ -226,7 +226,7 @@ impl Line {
         registry: &Registry,
         outlet: &Outlet,
     ) {
-        let hits = self.last.hits.saturating_add(1);
+        let hits = self.last.hits;
         for member in &mut self.members {
             member.hit(self.pid, hits, hit, admission, registry, outlet);
         }

@@ -536,6 +536,11 @@ impl Worker {
     }
 
     fn hits(&mut self, hits: Vec<(RawHit, Moment)>) {
+        // A capture is of a hit that was counted.
+        let mut ids: Vec<u32> = hits.iter().map(|(hit, _)| hit.record.index).collect();
+        ids.sort_unstable();
+        ids.dedup();
+        ids.into_iter().for_each(|id| self.account(id));
         let Self { engine: Some(engine), lines, processes, registry, outlet, admission, unix_offset, .. } =
             self
         else {
