@@ -18,6 +18,7 @@ use std::{
 };
 
 use jiff::Timestamp;
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 use crate::{
     discovery::{Change, Inspected, Inspector, Selector, Tracker},
@@ -180,6 +181,9 @@ impl Agent {
 
     /// Not before there is a breakpoint: the kernel takes a while to check the program.
     fn load_watchpoints(&mut self) {
+        // Watched threads take a descriptor each. Refused, fewer can be watched.
+        let limit = getrlimit(Resource::Nofile);
+        let _ = setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, ..limit });
         let watchpoints = self.parts.probes.watchpoints().map(|(watchpoints, hits)| {
             self.parts.hits = Waiting::new(hits);
             watchpoints

@@ -46,6 +46,8 @@ const LOOK_EVERY: Duration = Duration::from_secs(2);
 const SEARCH_SHARE: u32 = 50;
 /// How long watched addresses that take turns keep their turn.
 const TURN: Duration = Duration::from_millis(500);
+/// How often it is measured what an access costs.
+const MEASURE_EVERY: Duration = Duration::from_secs(60);
 /// Debug registers that are used at most, if the machine has so many.
 const MAX_REGISTERS: usize = 16;
 /// Characters of a text that are captured behind what is shown: a word that ends in between is known whole, and is shown
@@ -240,7 +242,8 @@ impl Breakpoint {
 pub struct Engine {
     watchpoints: Watchpoints,
     registers: usize,
-    trap_cost: Duration,
+    /// What an access costs beside the program, and when that was measured.
+    trap_cost: (Duration, Instant),
     processes: HashMap<u32, Process>,
     /// Those that the kernel side knows, by their number.
     layouts: Vec<ObjectLayout>,
@@ -262,7 +265,7 @@ impl Engine {
             return Err(EngineError::Unsupported(reason));
         }
         let registers = watchpoints.free_slots(MAX_REGISTERS);
-        let trap_cost = watchpoints.trap_cost();
+        let trap_cost = (watchpoints.trap_cost(), Instant::now());
         let (processes, breakpoints, watched) = (HashMap::new(), BTreeMap::new(), HashMap::new());
         let (layouts, turn, turns) = (Vec::new(), Instant::now(), 0);
         Ok(Self {
@@ -425,10 +428,11 @@ impl Engine {
         self.breakpoints.iter().find(|(_, known)| is_there(known)).map(|(id, _)| *id)
     }
 
-    /// What an access to a watched address costs beside the kernel side's program, measured at the start.
+    /// What an access to a watched address costs beside the kernel side's program, measured once a minute: on virtual
+    /// machines it varies.
     #[must_use]
     pub fn trap_cost(&self) -> Duration {
-        self.trap_cost
+        self.trap_cost.0
     }
 
     /// Finds the places of a breakpoint; none if its file is not loaded.
@@ -564,6 +568,11 @@ impl Engine {
     /// turn. To be called several times a second.
     pub fn tick(&mut self) {
         let now = Instant::now();
+        if now.duration_since(self.trap_cost.1) >= MEASURE_EVERY {
+            // Not if all registers are taken: then it is what it was.
+            let cost = Some(self.watchpoints.trap_cost()).filter(|cost| !cost.is_zero());
+            self.trap_cost = (cost.unwrap_or(self.trap_cost.0), now);
+        }
         let due = |breakpoint: &Breakpoint| now.duration_since(breakpoint.looked) >= LOOK_EVERY;
         let ids: Vec<u32> =
             self.breakpoints.iter().filter(|(_, known)| due(known)).map(|(id, _)| *id).collect();
