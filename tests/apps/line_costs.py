@@ -9,7 +9,7 @@ import os
 import sys
 
 
-def seeds():
+def sdk():
     import tracekit
 
     endpoint = "http://127.0.0.1:%s/v1/traces" % os.environ["SINK_PORT"]
@@ -43,8 +43,8 @@ if sys.argv[1:] == ["ddtrace"]:
 import line_loggers
 import line_target
 
-if sys.argv[1:] == ["seeds"]:
-    capture_snapshot = seeds()
+if sys.argv[1:] == ["sdk"]:
+    capture_snapshot = sdk()
 
 HIT, NEVER = line_of("# the line that is hit"), line_of("# the line that never runs")
 print("ready", file=answers, flush=True)

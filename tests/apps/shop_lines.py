@@ -1,6 +1,6 @@
 """One route of the shop with a line that runs in every request and one that never does, for
-`cargo xtask bench breakpoint`. SHOP_LINES names what logs the line from inside: `monitoring`, `settrace` or `seeds`
-(whose call is in the code; `seeds-off`: the SDK is started, and the code doesn't call it).
+`cargo xtask bench breakpoint`. SHOP_LINES names what logs the line from inside: `monitoring`, `settrace` or `sdk`
+(whose call is in the code; `sdk-off`: the SDK is started, and the code doesn't call it).
 """
 
 import os
@@ -59,7 +59,7 @@ def bench():
 
 
 buy, LOGGER = checkout, os.environ.get("SHOP_LINES", "")
-if LOGGER.startswith("seeds"):
+if LOGGER.startswith("sdk"):
     import tracekit
 
     # What it says about each snapshot goes to standard output.
@@ -67,7 +67,7 @@ if LOGGER.startswith("seeds"):
     endpoint = "http://127.0.0.1:%s/v1/traces" % os.environ["SINK_PORT"]
     client = tracekit.init("key", "shop", endpoint, enable_code_monitoring=True)
     capture_snapshot = client.capture_snapshot
-    buy = checkout_with_sdk if LOGGER == "seeds" else checkout
+    buy = checkout_with_sdk if LOGGER == "sdk" else checkout
 elif LOGGER:
     import line_loggers
 

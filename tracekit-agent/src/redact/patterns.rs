@@ -1,4 +1,4 @@
-//! Secrets by what they look like: the seeds' patterns, and the keys and tokens of well-known services.
+//! Secrets by what they look like: the patterns of TraceKit's SDKs, and the keys and tokens of well-known services.
 //!
 //! One `RegexSet` says which patterns occur at all; only those search for their places, and a check decides
 //! what a pattern cannot: check digits, ranges, surroundings. All patterns take linear time.

@@ -28,7 +28,7 @@ pub enum Bench {
     Stack(stack::Stack),
     /// Time of a dump of a Django process with 64 threads, beside py-spy's, and of a search for code objects.
     Reader(reader::Reader),
-    /// What a breakpoint costs, armed and hit, beside `sys.monitoring`, `sys.settrace`, ddtrace and the seeds' SDK.
+    /// What a breakpoint costs, armed and hit, beside `sys.monitoring`, `sys.settrace`, ddtrace and tracekit-apm.
     Breakpoint(breakpoint::Breakpoint),
     /// Dumps of a process that changes its objects all the time: what is wrong, and what they cost it.
     Dumps(dumps::Dumps),

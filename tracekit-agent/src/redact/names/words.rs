@@ -2,7 +2,7 @@
 
 use crate::redact::kind::Kind;
 
-/// Words that make the value a secret wherever they stand: the seeds' names, and more.
+/// Words that make the value a secret wherever they stand: the names that TraceKit's SDKs know, and more.
 pub const WORDS: &[&str] = &[
     "apikey",
     "authorization",

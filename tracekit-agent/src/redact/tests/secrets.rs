@@ -5,7 +5,7 @@ use crate::redact::Redactor;
 /// What is between `«` and `»` must not survive. `~` is taken out: it keeps
 /// scanners of repositories from taking these for real.
 const CORPUS: &[&str] = &[
-    // The seeds' table and example.
+    // The table and the example of TraceKit's SDKs.
     "user «user@example.com» logged in",
     "ssn is «123-45-6789»",
     "card «4111111111111111»",
@@ -245,7 +245,7 @@ fn none_survives_inside_other_text() {
 }
 
 #[test]
-fn types_are_those_of_the_seeds() {
+fn types_are_those_of_the_sdks() {
     let redactor = Redactor::standard();
     for (text, expected) in [
         ("user@example.com", "[REDACTED:email]"),

@@ -14,8 +14,8 @@ use super::sink::Sink;
 pub struct Contenders<'s> {
     /// Virtual environment with ddtrace, which is used without it, too.
     pub datadog: PathBuf,
-    /// Virtual environment with the seeds' SDK.
-    pub seeds: PathBuf,
+    /// Virtual environment with tracekit-apm.
+    pub sdk: PathBuf,
     /// Their servers.
     pub sink: &'s Sink,
     /// Directory for logs and probe files.

@@ -91,14 +91,14 @@ pub fn measure(contenders: &Contenders<'_>, example: &Path, rounds: usize) -> Re
         processes.push(Running::start(command, Stdio::piped())?);
     }
     for service in ["loop-off", "loop-condition", "loop"] {
-        let mut command = contenders.command(&contenders.seeds, "python");
-        command.env("SINK_SERVICE", service).arg(&program).arg("seeds");
+        let mut command = contenders.command(&contenders.sdk, "python");
+        command.env("SINK_SERVICE", service).arg(&program).arg("sdk");
         processes.push(Running::start(command, Stdio::piped())?);
     }
     let list = list();
     let mut costs = Costs::new();
     let mut last = Json::Null;
-    let (datadog, seeds) = (contenders.sink.datadog(), contenders.sink.seeds());
+    let (datadog, sdk) = (contenders.sink.datadog(), contenders.sink.sdk());
     // The first round warms up.
     for round in 0..=rounds {
         let answer = agent.ask(&format!("{UNHIT} {HITS}"))?;
@@ -134,9 +134,9 @@ pub fn measure(contenders: &Contenders<'_>, example: &Path, rounds: usize) -> Re
     // ddtrace sends once a second.
     std::thread::sleep(std::time::Duration::from_millis(1500));
     ensure!(contenders.sink.datadog() > datadog, "ddtrace has sent no snapshot");
-    let sent = contenders.sink.seeds() - seeds;
+    let sent = contenders.sink.sdk() - sdk;
     let wanted = (rounds as u64 + 1) * HITS;
-    ensure!(sent == wanted, "the seeds' SDK has sent {sent} snapshots of {wanted}");
+    ensure!(sent == wanted, "tracekit-apm has sent {sent} snapshots of {wanted}");
     print(&costs, &last, rounds)
 }
 

@@ -70,7 +70,7 @@ pub fn run(arguments: &Breakpoint) -> Result<()> {
     };
     let (sink, stage) = (Sink::start()?, Stage::new("bench-breakpoint")?);
     let contenders =
-        Contenders { datadog: venv("ddtrace")?, seeds: venv("seeds")?, sink: &sink, logs: stage.logs() };
+        Contenders { datadog: venv("ddtrace")?, sdk: venv("sdk")?, sink: &sink, logs: stage.logs() };
     let built = arguments.built.as_ref().map_or(arguments.profile.name(), |_| "built before");
     println!("{}; agent: {built}\n", machine(&contenders)?);
     if arguments.part.contains(&Part::Cost) {
@@ -110,9 +110,9 @@ fn machine(contenders: &Contenders<'_>) -> Result<String> {
     };
     let kernel = output_of(std::process::Command::new("uname").args(["-r", "-m"]))?;
     let python = versions(&contenders.datadog, "Flask gunicorn ddtrace")?;
-    let seeds = versions(&contenders.seeds, "tracekit-apm")?;
-    let seeds = seeds.trim().split_once(", ").map_or("", |(_, rest)| rest);
-    Ok(format!("Linux {}; Python {}, {seeds}", kernel.trim(), python.trim()))
+    let sdk = versions(&contenders.sdk, "tracekit-apm")?;
+    let sdk = sdk.trim().split_once(", ").map_or("", |(_, rest)| rest);
+    Ok(format!("Linux {}; Python {}, {sdk}", kernel.trim(), python.trim()))
 }
 
 /// The ends of the lines of the programs that breakpoints are set on.

@@ -33,8 +33,8 @@ enum Variant {
     Datadog,
     DatadogNever,
     DatadogHit,
-    Seeds,
-    SeedsHit,
+    Sdk,
+    SdkHit,
 }
 
 impl Variant {
@@ -48,8 +48,8 @@ impl Variant {
         Self::Datadog,
         Self::DatadogNever,
         Self::DatadogHit,
-        Self::Seeds,
-        Self::SeedsHit,
+        Self::Sdk,
+        Self::SdkHit,
     ];
 
     fn label(self) -> &'static str {
@@ -63,19 +63,19 @@ impl Variant {
             Self::Datadog => "ddtrace, no probe",
             Self::DatadogNever => "ddtrace, probe not hit",
             Self::DatadogHit => "ddtrace, probe hit",
-            Self::Seeds => "tracekit-apm, no call",
-            Self::SeedsHit => "tracekit-apm, capture_snapshot in every request",
+            Self::Sdk => "tracekit-apm, no call",
+            Self::SdkHit => "tracekit-apm, capture_snapshot in every request",
         }
     }
 
     /// What it is compared with: the same without the breakpoint.
     fn reference(self) -> Self {
         match self {
-            Self::Untraced | Self::Agent | Self::Datadog | Self::Seeds => Self::Untraced,
+            Self::Untraced | Self::Agent | Self::Datadog | Self::Sdk => Self::Untraced,
             Self::Monitoring | Self::Settrace => Self::Untraced,
             Self::AgentNever | Self::AgentHit => Self::Agent,
             Self::DatadogNever | Self::DatadogHit => Self::Datadog,
-            Self::SeedsHit => Self::Seeds,
+            Self::SdkHit => Self::Sdk,
         }
     }
 
@@ -210,7 +210,7 @@ pub fn measure(
     let agent = Agent::attach(agent, stage.logs(), &runtime, &pids)?;
     let mut place =
         Place { apps, agent, seconds: arguments.seconds, hits: 0, captured: 0, wanted: 0.0, over_budget: 0 };
-    let (datadog, seeds) = (contenders.sink.datadog(), contenders.sink.seeds());
+    let (datadog, sdk) = (contenders.sink.datadog(), contenders.sink.sdk());
     place.load(Variant::Agent)?;
     // Pairs, whose order alternates.
     let mut pairs = Vec::new();
@@ -236,7 +236,7 @@ pub fn measure(
     }
     std::thread::sleep(Duration::from_millis(1500));
     ensure!(contenders.sink.datadog() > datadog, "ddtrace has sent no snapshot");
-    ensure!(contenders.sink.seeds() > seeds, "the seeds' SDK has sent no snapshot");
+    ensure!(contenders.sink.sdk() > sdk, "tracekit-apm has sent no snapshot");
     let status = place.agent.process.stop(SOON)?;
     ensure!(status.success(), "the agent ended with {status}:\n{}", place.agent.process.log_tail());
     let _ = std::fs::remove_dir_all(&runtime);
@@ -249,8 +249,8 @@ pub fn measure(
 
 fn start(contenders: &Contenders<'_>, stage: &Stage, variant: Variant) -> Result<App> {
     let (venv, logger) = match variant {
-        Variant::Seeds => (&contenders.seeds, "seeds-off"),
-        Variant::SeedsHit => (&contenders.seeds, "seeds"),
+        Variant::Sdk => (&contenders.sdk, "sdk-off"),
+        Variant::SdkHit => (&contenders.sdk, "sdk"),
         Variant::Monitoring => (&contenders.datadog, "monitoring"),
         Variant::Settrace => (&contenders.datadog, "settrace"),
         _ => (&contenders.datadog, ""),

@@ -1,4 +1,4 @@
-//! The servers that ddtrace and the seeds' SDK talk to: they answer at once and count the snapshots.
+//! The servers that ddtrace and tracekit-apm talk to: they answer at once and count the snapshots.
 
 use std::io::{BufRead, BufReader, Read as _, Write as _};
 use std::net::{TcpListener, TcpStream};
@@ -12,7 +12,7 @@ use serde_json::json;
 #[derive(Debug, Default)]
 pub struct Got {
     datadog: AtomicU64,
-    seeds: AtomicU64,
+    sdk: AtomicU64,
 }
 
 /// The servers, on one port of the loopback; they live as long as the process.
@@ -49,10 +49,10 @@ impl Sink {
         self.got.datadog.load(Ordering::Relaxed)
     }
 
-    /// Snapshots that the seeds' SDK has sent.
+    /// Snapshots that tracekit-apm has sent.
     #[must_use]
-    pub fn seeds(&self) -> u64 {
-        self.got.seeds.load(Ordering::Relaxed)
+    pub fn sdk(&self) -> u64 {
+        self.got.sdk.load(Ordering::Relaxed)
     }
 }
 
@@ -64,7 +64,7 @@ fn serve(stream: TcpStream, got: &Got) -> Result<()> {
             got.datadog.fetch_add(1, Ordering::Relaxed);
         }
         if path == "/sdk/snapshots/capture" {
-            got.seeds.fetch_add(1, Ordering::Relaxed);
+            got.sdk.fetch_add(1, Ordering::Relaxed);
         }
         let answer = answer(&path).to_string();
         let head = "HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length:";
@@ -116,11 +116,11 @@ fn request(reader: &mut BufReader<TcpStream>) -> Result<Option<(String, Vec<u8>)
 fn answer(path: &str) -> serde_json::Value {
     // The names of the services are those that the loop is started with.
     match path.strip_prefix("/sdk/snapshots/active/") {
-        Some("loop-condition") => active(&seeds_line("turns_of_sdk", "turn", true, Some("t < 0"))),
-        Some("loop-off") => active(&seeds_line("turns_of_sdk", "turn", false, None)),
-        Some("loop") => active(&seeds_line("turns_of_sdk", "turn", true, None)),
+        Some("loop-condition") => active(&sdk_line("turns_of_sdk", "turn", true, Some("t < 0"))),
+        Some("loop-off") => active(&sdk_line("turns_of_sdk", "turn", false, None)),
+        Some("loop") => active(&sdk_line("turns_of_sdk", "turn", true, None)),
         // The shop: what it registers itself is gone when it asks for the list, after 30 s.
-        Some(_) => active(&seeds_line("checkout_with_sdk", "checkout", true, None)),
+        Some(_) => active(&sdk_line("checkout_with_sdk", "checkout", true, None)),
         None if path == "/info" => {
             json!({"version": "7.70.0", "endpoints": ["/debugger/v2/input", "/debugger/v1/diagnostics", "/v0.4/traces"]})
         }
@@ -133,7 +133,7 @@ fn active(line: &serde_json::Value) -> serde_json::Value {
 }
 
 /// A breakpoint with the depth of the agent's and no limit that it would reach.
-fn seeds_line(function: &str, label: &str, enabled: bool, condition: Option<&str>) -> serde_json::Value {
+fn sdk_line(function: &str, label: &str, enabled: bool, condition: Option<&str>) -> serde_json::Value {
     json!({
         "id": "1", "service_name": "bench", "file_path": "bench.py", "line_number": 1,
         "function_name": function, "label": label, "enabled": enabled, "condition": condition,
