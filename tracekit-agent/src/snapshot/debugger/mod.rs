@@ -491,14 +491,12 @@ impl Worker {
     /// Pauses the lines of processes that are over their budget, and goes on with those of others.
     fn spend(&mut self) {
         let now = Instant::now();
-        for (pid, process) in &mut self.processes {
-            if process.paused && process.budget.pause_left(now).is_none() {
-                process.paused = false;
-            }
-            let Some(engine) = &mut self.engine else { return };
-            for (id, line) in self.lines.iter().filter(|(_, line)| line.pid == *pid) {
-                engine.pause(*id, process.paused || line.is_broken(now));
-            }
+        for process in self.processes.values_mut().filter(|process| process.paused) {
+            process.paused = process.budget.pause_left(now).is_some();
+        }
+        let Some(engine) = &mut self.engine else { return };
+        for (id, line) in &self.lines {
+            engine.pause(*id, process_is_paused(&self.processes, line.pid) || line.is_broken(now));
         }
     }
 
