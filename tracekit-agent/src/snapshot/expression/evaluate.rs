@@ -310,6 +310,9 @@ impl<'e> Evaluation<'e> {
                 let limits = DecoderLimits { text: self.context.limits.text, ..DecoderLimits::default() };
                 let value = Decoder::new(reader, limits, false).value(remote.address);
                 match (value.content, value.truncated) {
+                    (_, Some(length)) if length <= self.context.limits.text as u64 => {
+                        Err(Undefined::NotCaptured)
+                    }
                     (_, Some(_)) => Err(Undefined::Limit("bytes of a value")),
                     (Content::Bytes(bytes), None) => {
                         self.objects.budget.take(bytes.len() / 64)?;
