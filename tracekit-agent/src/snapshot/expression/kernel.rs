@@ -12,8 +12,6 @@ use crate::python::reader::{Code, LocalKind};
 
 /// Integers beyond this, either side of 0, are not compared: two digits of 30 bits.
 const MAX_INTEGER: u64 = 1 << 60;
-/// Integers up to this, either side of 0, are floats too.
-const MAX_EXACT: u64 = 1 << 53;
 
 /// A condition of which the kernel side knows how to decide every part. The names are not yet those of a function.
 #[derive(Debug, Clone, PartialEq)]
@@ -293,7 +291,8 @@ impl Builder<'_> {
 fn integer(value: &BigInt, negative: bool) -> Option<Literal> {
     let value = value.to_i64().filter(|value| value.unsigned_abs() < MAX_INTEGER)?;
     let integer = if negative { -value } else { value };
-    let float = (integer.unsigned_abs() <= MAX_EXACT).then_some(integer as f64);
+    // Some are no float.
+    let float = Some(integer as f64).filter(|float| *float as i64 == integer);
     Some(Literal::Number { integer, fraction: false, float })
 }
 
