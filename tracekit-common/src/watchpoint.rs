@@ -21,6 +21,15 @@ pub const MAX_OBJECTS: u32 = 768;
 /// Pointers in an object that are followed at most.
 pub const MAX_CHILDREN: usize = 24;
 
+/// Conditions that the kernel side decides at most; those of more breakpoints are decided on images.
+pub const MAX_CONDITIONS: u32 = 256;
+/// Steps of one condition at most: a power of two.
+pub const MAX_STEPS: usize = 16;
+/// Words of text of one condition: a power of two.
+pub const MAX_WORDS: usize = 32;
+/// Bytes of one text of a condition at most.
+pub const MAX_LITERAL: usize = 64;
+
 /// Key of [`Armed`]: what is at an address in one process is not what is there in another, but forks share it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[repr(C)]
@@ -59,6 +68,10 @@ pub struct Armed {
     pub text: u32,
     /// Bytes of the image, at most [`MAX_IMAGE`].
     pub bytes: u32,
+    /// Of the condition that a hit must meet, in `CONDITIONS`, plus 1; 0 for none.
+    pub condition: u32,
+    /// Zero.
+    pub reserved: u32,
 }
 
 /// Flag of [`Armed`]: copy stack and variables, not only count.
@@ -74,6 +87,10 @@ pub struct Hits {
     pub hits: u64,
     /// Of these, reported with stack and variables.
     pub captured: u64,
+    /// Of these, not captured because the condition is false.
+    pub unmet: u64,
+    /// Of these, those whose condition is left to the user side.
+    pub undecided: u64,
     /// Of these, not captured because of the rate limit or the number that was asked for.
     pub limited: u64,
     /// Of these, not captured because the kill switch is on.
@@ -90,6 +107,102 @@ pub struct Hits {
     pub nanoseconds: u64,
     /// When the last execution was: nanoseconds of `CLOCK_MONOTONIC`.
     pub last: u64,
+}
+
+/// A condition of one process's objects: value of `CONDITIONS`. It begins with the first step, and each says which is the
+/// next: one behind it, or an end. What a step does not know ends as [`UNDECIDED`], so that the kernel side may answer less
+/// than the user side, but never differently.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(C)]
+pub struct Condition {
+    /// Singletons and types.
+    pub known: Known,
+    /// What is compared.
+    pub steps: [Step; MAX_STEPS],
+    /// Texts, each from a word on and filled with zeros.
+    pub words: [u64; MAX_WORDS],
+}
+
+/// Addresses of objects that an interpreter has once.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[repr(C)]
+pub struct Known {
+    /// `Py_None`
+    pub none: u64,
+    /// `Py_True`
+    pub truth: u64,
+    /// `Py_False`
+    pub falsehood: u64,
+    /// `PyLong_Type`
+    pub int: u64,
+    /// `PyFloat_Type`
+    pub float: u64,
+    /// `PyUnicode_Type`
+    pub text: u64,
+}
+
+/// A comparison of a local variable with a literal.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[repr(C)]
+pub struct Step {
+    /// Which outcomes are true: [`LESS`], [`EQUAL`], [`GREATER`], [`OTHER`]
+    pub accepted: u8,
+    /// [`IDENTITY`] …
+    pub operand: u8,
+    /// The next step if it is true, and if it is not.
+    pub then: u8,
+    /// See `then`.
+    pub otherwise: u8,
+    /// Of the variable, less than [`MAX_SLOTS`].
+    pub slot: u32,
+    /// Of a text: the word with which it begins.
+    pub text: u32,
+    /// Of a text: its bytes. Of a number: not 0 if it is more than `integer`, and less than the next.
+    pub length: u32,
+    /// The object; or the integer, less than 2^60 either side of 0.
+    pub integer: u64,
+    /// The float as [`float_order`] has it; [`NO_FLOAT`] if floats are not compared with it.
+    pub float: u64,
+}
+
+/// Outcome of a [`Step`]: the variable is less.
+pub const LESS: u8 = 1;
+/// Outcome of a [`Step`]: they are equal.
+pub const EQUAL: u8 = 2;
+/// Outcome of a [`Step`]: the variable is greater.
+pub const GREATER: u8 = 4;
+/// Outcome of a [`Step`]: they are unequal, and none is greater.
+pub const OTHER: u8 = 8;
+
+/// Operand of a [`Step`]: the object itself; `is`.
+pub const IDENTITY: u8 = 0;
+/// Operand of a [`Step`]: a number.
+pub const NUMBER: u8 = 1;
+/// Operand of a [`Step`]: a text in ASCII.
+pub const TEXT: u8 = 2;
+/// Operand of a [`Step`]: None, with which others are compared by `==`.
+pub const NONE: u8 = 3;
+/// Operand of a [`Step`]: nothing; equal is what is false.
+pub const TRUTH: u8 = 4;
+
+/// End of a [`Condition`]: it is not known.
+pub const UNDECIDED: u8 = 0xfd;
+/// End of a [`Condition`]: it is false.
+pub const UNMET: u8 = 0xfe;
+/// End of a [`Condition`]: it is true.
+pub const MET: u8 = 0xff;
+
+/// No float: the bits of one that is not a number.
+pub const NO_FLOAT: u64 = i64::MAX as u64;
+/// Floats beyond this, either side of 0, are not numbers.
+pub const INFINITY: u64 = 0x7ff << 52;
+
+/// The bits of a float, as a signed integer whose order is that of the floats. Both zeros are 0.
+#[must_use]
+#[inline(always)]
+pub const fn float_order(bits: u64) -> i64 {
+    let magnitude = (bits & i64::MAX as u64) as i64;
+    if bits >> 63 != 0 { -magnitude } else { magnitude }
 }
 
 /// A rate limit (a virtual schedule: ITU-T I.371, GCRA): value of `BUCKETS`.
@@ -327,8 +440,12 @@ pub struct RangeHead {
 pub const HIT_HEAD: usize = size_of::<HitRecord>() + MAX_FRAMES * 16;
 
 const _: () = assert!(size_of::<ArmedKey>() == 16);
-const _: () = assert!(size_of::<Armed>() == 40);
-const _: () = assert!(size_of::<Hits>() == 80);
+const _: () = assert!(size_of::<Armed>() == 48);
+const _: () = assert!(size_of::<Hits>() == 96);
+const _: () = assert!(size_of::<Known>() == 48);
+const _: () = assert!(size_of::<Step>() == 32);
+const _: () = assert!(size_of::<Condition>() == 48 + 32 * MAX_STEPS + 8 * MAX_WORDS);
+const _: () = assert!(MAX_STEPS.is_power_of_two() && MAX_WORDS.is_power_of_two());
 const _: () = assert!(size_of::<ObjectLayout>() == 8 + 30 * 4);
 const _: () = assert!(size_of::<TypeKey>() == 16);
 const _: () = assert!(size_of::<Recipe>() == 8 + 8 * 4 + 2 * MAX_CHILDREN);
@@ -344,6 +461,9 @@ unsafe impl aya::Pod for Armed {}
 // SAFETY: `repr(C)`, integers of one size only.
 #[cfg(feature = "user")]
 unsafe impl aya::Pod for Hits {}
+// SAFETY: `repr(C)`, integers only, no padding (asserted above).
+#[cfg(feature = "user")]
+unsafe impl aya::Pod for Condition {}
 // SAFETY: `repr(C)`, integers of one size only.
 #[cfg(feature = "user")]
 unsafe impl aya::Pod for Bucket {}

@@ -12,8 +12,8 @@ use tracekit_common::{
     python::{CodeClass, CodeKey, Python, Thread},
     syscall::TABLE,
     watchpoint::{
-        Armed, ArmedKey, Bucket, Hits, MAX_ARMED, MAX_BREAKPOINTS, MAX_LAYOUTS, ObjectLayout, Recipe, SWITCHES as SWITCH_COUNT,
-        TypeKey,
+        Armed, ArmedKey, Bucket, Condition, Hits, MAX_ARMED, MAX_BREAKPOINTS, MAX_CONDITIONS, MAX_LAYOUTS,
+        ObjectLayout, Recipe, SWITCHES as SWITCH_COUNT, TypeKey,
     },
 };
 
@@ -80,6 +80,10 @@ pub static BREAKPOINTS: HashMap<ArmedKey, Armed> = HashMap::with_max_entries(MAX
 /// Counters of breakpoints.
 #[map]
 pub static HITS: PerCpuArray<Hits> = PerCpuArray::with_max_entries(MAX_BREAKPOINTS, 0);
+
+/// Conditions of breakpoints, by `Armed::condition`.
+#[map]
+pub static CONDITIONS: Array<Condition> = Array::with_max_entries(MAX_CONDITIONS, 0);
 
 /// Rate limits of captures: of the agent, of processes, of breakpoints. What has none is not limited.
 #[map]

@@ -14,7 +14,7 @@ use aya::Ebpf;
 use aya::maps::{Array, HashMap, MapData, MapError, PerCpuArray, RingBuf};
 use aya::programs::{PerfEvent, ProgramError};
 use tracekit_common::watchpoint::{
-    Armed, ArmedKey, Bucket, Hits, KILL_SWITCH, MAX_BREAKPOINTS, MAX_LAYOUTS, ObjectLayout, Recipe, TypeKey,
+    Armed, ArmedKey, Bucket, Condition, Hits, KILL_SWITCH, MAX_BREAKPOINTS, MAX_LAYOUTS, ObjectLayout, Recipe, TypeKey,
 };
 
 use super::tasks::Family;
@@ -160,6 +160,7 @@ pub struct Watchpoints {
     buckets: HashMap<MapData, u64, Bucket>,
     switches: Array<MapData, u32>,
     layouts: Array<MapData, ObjectLayout>,
+    conditions: Array<MapData, Condition>,
     recipes: HashMap<MapData, TypeKey, Recipe>,
 }
 
@@ -218,6 +219,7 @@ impl Watchpoints {
             buckets: take(ebpf, "BUCKETS")?,
             switches: take(ebpf, "SWITCHES")?,
             layouts: take(ebpf, "LAYOUTS")?,
+            conditions: take(ebpf, "CONDITIONS")?,
             recipes: take(ebpf, "RECIPES")?,
         };
         Ok((watchpoints, HitRecords { ring: take(ebpf, "SNAPSHOTS")? }))
@@ -246,6 +248,8 @@ impl Watchpoints {
         Hits {
             hits: sum(|one| one.hits),
             captured: sum(|one| one.captured),
+            unmet: sum(|one| one.unmet),
+            undecided: sum(|one| one.undecided),
             limited: sum(|one| one.limited),
             killed: sum(|one| one.killed),
             lost: sum(|one| one.lost),
@@ -298,6 +302,15 @@ impl Watchpoints {
     pub fn set_layout(&mut self, number: u32, layout: &ObjectLayout) -> Result<(), ProbeError> {
         const { assert!(MAX_LAYOUTS > 0 && MAX_BREAKPOINTS > 0) };
         map("LAYOUTS", self.layouts.set(number, layout, 0))
+    }
+
+    /// A condition, by its number. Of one that hits are compared with, the kernel side may see parts of the old and of the
+    /// new one.
+    ///
+    /// # Errors
+    /// There are too many.
+    pub fn set_condition(&mut self, number: u32, condition: &Condition) -> Result<(), ProbeError> {
+        map("CONDITIONS", self.conditions.set(number, condition, 0))
     }
 
     /// Says how objects of a type are copied.

@@ -9,6 +9,7 @@
 //!
 //! The watched byte itself must not be read here: that would be another hit.
 
+mod condition;
 mod image;
 mod objects;
 
@@ -22,8 +23,8 @@ use tracekit_common::{
     event::Kind,
     python::{Frame, MAX_FRAMES, Python, StackRecord},
     watchpoint::{
-        Armed, ArmedKey, BUCKET_OF_AGENT, Bucket, CAPTURE, HIT_HEAD, HitRecord, Hits, KILL_SWITCH, NO_FAMILY,
-        bucket_of_breakpoint, bucket_of_process,
+        Armed, ArmedKey, BUCKET_OF_AGENT, Bucket, CAPTURE, HIT_HEAD, HitRecord, Hits, KILL_SWITCH, MET, NO_FAMILY,
+        UNMET, bucket_of_breakpoint, bucket_of_process,
     },
 };
 
@@ -141,6 +142,16 @@ fn judge(
     if SWITCHES.get(KILL_SWITCH).is_some_and(|switch| *switch != 0) {
         hits.killed += 1;
         return None;
+    }
+    if armed.condition != 0 {
+        let end = condition::decide(u64::from(armed.condition - 1), frame, armed.layout.into());
+        if end == u32::from(UNMET) {
+            hits.unmet += 1;
+            return None;
+        }
+        if end != u32::from(MET) {
+            hits.undecided += 1;
+        }
     }
     if !is_allowed(armed.index, tgid, time) {
         hits.limited += 1;

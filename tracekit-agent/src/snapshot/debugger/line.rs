@@ -210,6 +210,13 @@ impl Line {
                 member.skip(lost, |skipped| &mut skipped.error);
             }
         }
+        // Only of a line with one breakpoint the kernel side decides the condition.
+        let unmet = since(|hits| hits.unmet);
+        if unmet > 0
+            && let Some(member) = self.members.first_mut()
+        {
+            member.skip(unmet, |skipped| &mut skipped.condition);
+        }
         self.last = *now;
         cost
     }
@@ -253,6 +260,11 @@ pub fn spec(members: &[Member], anchor: Option<Anchor>) -> LineSpec {
         ..Limits::default()
     };
     let first = members.first().map(|member| &member.breakpoint);
+    // What is left undecided needs as many images as any other condition, so the rate stays what it is.
+    let condition = match members {
+        [only] => only.condition.as_ref().and_then(Expression::decision),
+        _ => None,
+    };
     LineSpec {
         capture: true,
         limits,
@@ -264,6 +276,7 @@ pub fn spec(members: &[Member], anchor: Option<Anchor>) -> LineSpec {
             left: u64::MAX,
         }),
         anchor,
+        condition,
         ..LineSpec::new(
             first.map(|breakpoint| breakpoint.file.clone()).unwrap_or_default(),
             first.and_then(|breakpoint| i32::try_from(breakpoint.line).ok()).unwrap_or(0),

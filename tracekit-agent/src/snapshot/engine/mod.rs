@@ -13,17 +13,18 @@
 
 pub mod anchor;
 pub mod hit;
+mod known;
 pub mod lines;
 mod plan;
 pub mod recipe;
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
 use tracekit_common::watchpoint::{
-    Armed, Bucket, CAPTURE, Hits, LOCALS_IN_DICT, MAX_BREAKPOINTS, MAX_IMAGE, MAX_ITEMS, MAX_LAYOUTS,
+    Armed, Bucket, CAPTURE, Condition, Hits, Known, LOCALS_IN_DICT, MAX_BREAKPOINTS, MAX_CONDITIONS, MAX_IMAGE, MAX_ITEMS, MAX_LAYOUTS,
     MAX_SLOTS, NO_FAMILY, ObjectLayout, TypeKey, bucket_of_breakpoint,
 };
 
@@ -39,6 +40,7 @@ use crate::python::layout::LineTable;
 use crate::python::object::Limits;
 use crate::python::reader::{Code, Reader, bytecodes};
 use crate::python::runtime::Target;
+use crate::snapshot::expression::Decision;
 
 /// How often a process is searched for a module that is not loaded yet, and looked at whether armed code is still there.
 const LOOK_EVERY: Duration = Duration::from_secs(2);
@@ -115,14 +117,17 @@ pub struct LineSpec {
     pub bucket: Option<Bucket>,
     /// The function that the line was in when it was armed first: it is armed nowhere else.
     pub anchor: Option<Anchor>,
+    /// What hits must meet, decided by the kernel side as far as it knows; the others are not captured.
+    pub condition: Option<Decision>,
 }
 
 impl LineSpec {
-    /// A breakpoint with the default limits and no limit of captures.
+    /// A breakpoint with the default limits, no limit of captures and no condition.
     #[must_use]
     pub fn new(file: impl Into<String>, line: i32) -> Self {
         let limits = Limits::default();
-        Self { file: file.into(), line, capture: true, limits, bytes: 16 * 1024, bucket: None, anchor: None }
+        let (file, bytes) = (file.into(), 16 * 1024);
+        Self { file, line, capture: true, limits, bytes, bucket: None, anchor: None, condition: None }
     }
 }
 
@@ -184,6 +189,8 @@ struct Process {
     layout: u32,
     /// Its code objects, and until when they are believed to be all.
     codes: RefCell<Option<(Instant, Vec<Rc<Code>>)>>,
+    /// Objects that conditions are about, once they are found.
+    known: Cell<Option<Known>>,
     /// Types of which the kernel side was told.
     told: HashSet<u64>,
     since: Instant,
@@ -196,6 +203,7 @@ impl Process {
             family,
             layout,
             codes: RefCell::default(),
+            known: Cell::new(None),
             told: HashSet::new(),
             since: Instant::now(),
         }
@@ -225,6 +233,8 @@ struct Breakpoint {
     line: i32,
     anchor: Option<Anchor>,
     places: Vec<Place>,
+    /// The condition as the kernel side has it, and its number there.
+    condition: Option<(u32, Box<Condition>)>,
     state: State,
     paused: bool,
     looked: Instant,
@@ -249,6 +259,8 @@ pub struct Engine {
     layouts: Vec<ObjectLayout>,
     breakpoints: BTreeMap<u32, Breakpoint>,
     watched: HashMap<(u64, Scope), Watch>,
+    /// The number that the next condition gets, if it is free.
+    next_condition: u32,
     /// When something could not be watched, last.
     failed: Option<Instant>,
     turn: Instant,
@@ -276,6 +288,7 @@ impl Engine {
             layouts,
             breakpoints,
             watched,
+            next_condition: 0,
             failed: None,
             turn,
             turns,
@@ -357,6 +370,7 @@ impl Engine {
             line: spec.line,
             anchor: spec.anchor.clone(),
             places: Vec::new(),
+            condition: None,
             state: State::Pending,
             paused: false,
             looked: Instant::now(),
@@ -490,6 +504,10 @@ impl Engine {
         // Registers must be free before they can be taken.
         self.watched.retain(|place, _| plan.watches.contains_key(place));
         self.failed = None;
+        let conditional =
+            self.breakpoints.iter().filter(|(_, known)| known.spec.condition.is_some() || known.condition.is_some());
+        let conditional: Vec<u32> = conditional.map(|(id, _)| *id).collect();
+        conditional.into_iter().for_each(|id| self.decide(id));
         for ((address, scope), ids) in plan.watches {
             for id in &ids {
                 let outcome = self.arm(address, scope, *id);
@@ -499,6 +517,45 @@ impl Engine {
                 }
             }
         }
+    }
+
+    /// Tells the kernel side the condition of a breakpoint. One that is changed has another number than before: a hit of
+    /// this moment is not compared with half of each.
+    fn decide(&mut self, id: u32) {
+        let Some(breakpoint) = self.breakpoints.get(&id) else { return };
+        let wanted = self.condition(breakpoint);
+        let now = breakpoint.condition.as_ref();
+        if now.map(|(_, condition)| &**condition) == wanted.as_ref() {
+            return;
+        }
+        let taken: HashSet<u32> = self
+            .breakpoints
+            .values()
+            .filter_map(|known| known.condition.as_ref().map(|(number, _)| *number))
+            .collect();
+        let numbers = (0..MAX_CONDITIONS).map(|at| self.next_condition.wrapping_add(at) % MAX_CONDITIONS);
+        let free = numbers.into_iter().find(|number| !taken.contains(number));
+        let set = wanted.zip(free).and_then(|(condition, number)| {
+            self.next_condition = number + 1;
+            self.watchpoints.set_condition(number, &condition).ok()?;
+            Some((number, Box::new(condition)))
+        });
+        if let Some(breakpoint) = self.breakpoints.get_mut(&id) {
+            breakpoint.condition = set;
+        }
+    }
+
+    /// The condition of a breakpoint, if the kernel side can decide it in all its places.
+    fn condition(&self, breakpoint: &Breakpoint) -> Option<Condition> {
+        let decision = breakpoint.spec.condition.as_ref()?;
+        let process = self.processes.get(&breakpoint.pid)?;
+        let known = process.known.get().or_else(|| {
+            process.known.set(known::find(&process.target));
+            process.known.get()
+        })?;
+        let mut all = breakpoint.places.iter().map(|place| decision.bind(&place.code, &known));
+        let first = all.next()??;
+        all.all(|other| other.as_ref() == Some(&first)).then_some(first)
     }
 
     fn arm(&mut self, address: u64, scope: Scope, id: u32) -> Result<(), String> {
@@ -561,6 +618,8 @@ impl Engine {
             items: small(spec.limits.items),
             text: small(spec.limits.text).saturating_add(BEYOND),
             bytes: spec.bytes.min(MAX_IMAGE),
+            condition: breakpoint.condition.as_ref().map_or(0, |(number, _)| number + 1),
+            reserved: 0,
         })
     }
 
@@ -594,6 +653,9 @@ impl Engine {
                 breakpoint.places.clear();
                 breakpoint.state = State::Stale("its code was freed, and is not loaded again".to_owned());
                 changed = true;
+            } else if breakpoint.spec.condition.is_some() && breakpoint.condition.is_none() {
+                // When no Python code ran, not all was found that conditions need.
+                changed |= self.condition(&breakpoint).is_some();
             }
             self.breakpoints.insert(id, breakpoint);
         }

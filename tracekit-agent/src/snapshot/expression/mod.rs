@@ -31,22 +31,16 @@
 //!
 //! # A form for the kernel
 //!
-//! A part of the language could be evaluated by the program that handles a hit, before anything is copied. The
-//! part is: conditions of `and`, `or` and `not` over comparisons of a path with a literal, where
-//! - a path is a local variable followed by attributes, at most 4 in all. The agent resolves its slot from the
-//!   code object (an index into `localsplus`, with a flag for cells), and each attribute from the type that it
-//!   saw last: offset of a slot; index of an inline value (3.13+), or of a value in a split table (to 3.12),
-//!   valid for one `ht_cached_keys`; index of an entry in a dict, valid while the key at that index is the
-//!   interned string that the agent saw there. Each step carries the type's address, and a step that finds
-//!   another type gives "unknown".
-//! - a literal is None, a bool, an integer below 2^60 (two digits of 30 bits), or an ASCII string of up to 64
-//!   bytes; the comparisons are `is` and `==` with their negations, and `<` and its like for integers. Types
-//!   are compared by the addresses of `PyLong_Type` and the like, so that no subclass gets there.
+//! Conditions of a part of the language are evaluated by the program that handles a hit, before anything is copied and
+//! before the rate limit: [`Decision`]. The part is: `and`, `or`, `not` and `if`/`else` over comparisons of a local variable
+//! with a literal, and over variables whose truth value is asked for. A literal is None, a bool, an integer below 2^60, a
+//! float, or an ASCII string of up to 64 bytes; the comparisons are `==`, `!=`, `in` and `not in` a tuple of literals, `is` with
+//! None and bools, and `<` and its like with numbers.
 //!
-//! That is a program of 8-byte words, at most 32, interpreted in one bounded loop: `load slot`, `step kind
-//! offset type`, `compare constant`, `jump if`. False ends the hit; true and unknown go on to the capture, and
-//! the agent decides on the image as it does today. So the kernel may answer less, but never differently.
-//! Generators, calls, containers and floats stay with the agent.
+//! The kernel side knows objects of `int`, `float` and `str` by the addresses of these types, so that no subclass gets
+//! there. At the first other object it says that it does not know. False ends the hit; true and unknown go on to the
+//! capture, and the agent decides on the image. So the kernel may answer less, but never differently.
+//! Attributes, cells, globals, generators, calls and containers stay with the agent.
 
 mod call;
 mod compare;
@@ -55,6 +49,7 @@ mod evaluate;
 mod format;
 mod function;
 mod items;
+mod kernel;
 mod known;
 mod number;
 mod operand;
@@ -67,6 +62,7 @@ mod template;
 mod tests;
 mod token;
 
+pub use kernel::Decision;
 pub use operand::Undefined;
 pub use scope::{Context, Limits, Scope};
 pub use syntax::CompileError;
@@ -148,6 +144,12 @@ impl Expression {
     #[must_use]
     pub fn depth(&self) -> usize {
         depth::of(&self.program)
+    }
+
+    /// The form for the kernel, if the whole condition has one.
+    #[must_use]
+    pub fn decision(&self) -> Option<Decision> {
+        Decision::of(&self.program)
     }
 
     /// The value as text, for a template.
