@@ -244,12 +244,15 @@ fn the_one_of_many_is_captured() -> Result<()> {
                 (status.hits, status.unmet, status.captured) == (COUNT, COUNT - 1, 1) && hits.len() == 1,
                 "{minor}: {text}: {status:?}"
             );
+            ensure!(hits[0].breakpoint == id, "{minor}: {text}: a hit of another breakpoint");
             let variables = hits[0].variables.as_ref().map_err(|error| anyhow::anyhow!("{error}"))?;
             let number = variables.iter().find(|(name, _)| name == "number").context("it has a number")?;
             ensure!(number.1.to_string() == "12345", "{minor}: {text}: {number:?}");
 
             // It can be changed, and taken away.
-            stage.engine.change(id, spec(Expression::compile("number < 0", Redactor::standard())?.decision()))?;
+            stage
+                .engine
+                .change(id, spec(Expression::compile("number < 0", Redactor::standard())?.decision()))?;
             running.ask("go")?;
             let status = stage.engine.status(id).context("it has a status")?.hits;
             ensure!(status.unmet == 2 * COUNT - 1, "{minor}: {text}: {status:?}");

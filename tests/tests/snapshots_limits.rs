@@ -143,7 +143,10 @@ fn a_condition_that_is_false_costs_no_rate() -> Result<()> {
         let id = agent.arm(&["break", "add", &place, "--if", "number == 12345 and double is not None"], 1)?;
         app.ask("loop(counted.step, range(20000))")?;
         let view = agent.hits(&id, 20_000)?;
-        ensure!(counter(&view, "captured")? == 1 && counter(&view, "skipped/condition")? == 19_999, "{view:#}");
+        ensure!(
+            counter(&view, "captured")? == 1 && counter(&view, "skipped/condition")? == 19_999,
+            "{view:#}"
+        );
         ensure!(counter(&view, "skipped/rate")? == 0 && counter(&view, "undefined")? == 0, "{view:#}");
         let snapshots = agent.snapshots(&id)?;
         ensure!(snapshots.len() == 1 && snapshots[0]["stack"][0]["locals"]["number"]["value"] == 12345);
@@ -153,14 +156,20 @@ fn a_condition_that_is_false_costs_no_rate() -> Result<()> {
         let other = agent.arm(&["break", "add", &short, "--if", "number < 0"], 1)?;
         app.ask("loop(counted.step, range(12300, 12400), pause=0.01)")?;
         let view = agent.hits(&id, 20_100)?;
-        ensure!(counter(&view, "captured")? == 2 && counter(&view, "skipped/condition")? == 20_098, "{view:#}");
+        ensure!(
+            counter(&view, "captured")? == 2 && counter(&view, "skipped/condition")? == 20_098,
+            "{view:#}"
+        );
         let view = agent.hits(&other, 100)?;
         ensure!(counter(&view, "captured")? == 0 && counter(&view, "skipped/condition")? == 100, "{view:#}");
         agent.verb(&["break", "rm", &other])?;
         std::thread::sleep(Duration::from_millis(500));
         app.ask("loop(counted.step, range(20000))")?;
         let view = agent.hits(&id, 40_100)?;
-        ensure!(counter(&view, "captured")? == 3 && counter(&view, "skipped/condition")? == 40_097, "{view:#}");
+        ensure!(
+            counter(&view, "captured")? == 3 && counter(&view, "skipped/condition")? == 40_097,
+            "{view:#}"
+        );
         Ok(())
     })
 }

@@ -14,7 +14,8 @@ use aya::Ebpf;
 use aya::maps::{Array, HashMap, MapData, MapError, PerCpuArray, RingBuf};
 use aya::programs::{PerfEvent, ProgramError};
 use tracekit_common::watchpoint::{
-    Armed, ArmedKey, Bucket, Condition, Hits, KILL_SWITCH, MAX_BREAKPOINTS, MAX_LAYOUTS, ObjectLayout, Recipe, TypeKey,
+    Armed, ArmedKey, Bucket, Condition, Hits, KILL_SWITCH, MAX_BREAKPOINTS, MAX_LAYOUTS, ObjectLayout,
+    Recipe, TypeKey,
 };
 
 use super::tasks::Family;

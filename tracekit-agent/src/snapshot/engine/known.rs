@@ -37,7 +37,8 @@ fn of_frame(reader: &Reader<'_>, frame: &Frame) -> Option<Known> {
     };
     let kind = |name: &str, flag: u64| {
         object(name).filter(|address| {
-            is_type(*address, name) && reader.type_at(*address).is_ok_and(|found| flag == 0 || found.has(flag))
+            is_type(*address, name)
+                && reader.type_at(*address).is_ok_and(|found| flag == 0 || found.has(flag))
         })
     };
     let known = Known {

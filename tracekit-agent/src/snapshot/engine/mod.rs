@@ -24,8 +24,8 @@ use std::rc::Rc;
 use std::time::{Duration, Instant};
 
 use tracekit_common::watchpoint::{
-    Armed, Bucket, CAPTURE, Condition, Hits, Known, LOCALS_IN_DICT, MAX_BREAKPOINTS, MAX_CONDITIONS, MAX_IMAGE, MAX_ITEMS, MAX_LAYOUTS,
-    MAX_SLOTS, NO_FAMILY, ObjectLayout, TypeKey, bucket_of_breakpoint,
+    Armed, Bucket, CAPTURE, Condition, Hits, Known, LOCALS_IN_DICT, MAX_BREAKPOINTS, MAX_CONDITIONS,
+    MAX_IMAGE, MAX_ITEMS, MAX_LAYOUTS, MAX_SLOTS, NO_FAMILY, ObjectLayout, TypeKey, bucket_of_breakpoint,
 };
 
 use self::anchor::Anchor;
@@ -504,8 +504,10 @@ impl Engine {
         // Registers must be free before they can be taken.
         self.watched.retain(|place, _| plan.watches.contains_key(place));
         self.failed = None;
-        let conditional =
-            self.breakpoints.iter().filter(|(_, known)| known.spec.condition.is_some() || known.condition.is_some());
+        let conditional = self
+            .breakpoints
+            .iter()
+            .filter(|(_, known)| known.spec.condition.is_some() || known.condition.is_some());
         let conditional: Vec<u32> = conditional.map(|(id, _)| *id).collect();
         conditional.into_iter().for_each(|id| self.decide(id));
         for ((address, scope), ids) in plan.watches {

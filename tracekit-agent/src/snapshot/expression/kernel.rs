@@ -99,8 +99,7 @@ impl Decision {
                     step.operand = NUMBER;
                     step.integer = integer.cast_unsigned();
                     step.length = u32::from(*fraction);
-                    step.float =
-                        float.map_or(NO_FLOAT, |float| float_order(float.to_bits()).cast_unsigned());
+                    step.float = float.map_or(NO_FLOAT, |float| float_order(float.to_bits()).cast_unsigned());
                 }
                 Literal::Text(text) => {
                     step.operand = TEXT;
@@ -300,11 +299,7 @@ fn float(value: f64) -> Option<Literal> {
     // NaN is not.
     if value.abs() < MAX_INTEGER as f64 {
         let below = value.floor();
-        return Some(Literal::Number {
-            integer: below as i64,
-            fraction: below < value,
-            float: Some(value),
-        });
+        return Some(Literal::Number { integer: below as i64, fraction: below < value, float: Some(value) });
     }
     None
 }
