@@ -14,7 +14,9 @@ use tracekit_agent::discovery::Inspector;
 use tracekit_agent::probes::{ProbeOptions, Probes};
 use tracekit_agent::python::kernel::describe;
 use tracekit_agent::python::runtime::Target;
+use tracekit_agent::redact::Redactor;
 use tracekit_agent::snapshot::engine::{Engine, LineSpec, hit};
+use tracekit_agent::snapshot::expression::Expression;
 use tracekit_common::watchpoint::Bucket;
 use tracekit_tests::interpreters::Running;
 use tracekit_tests::paths;
@@ -47,6 +49,8 @@ fn main() -> Result<()> {
     engine.add_process(target)?;
     let once_a_second = Bucket { interval: 1_000_000_000, tolerance: 0, due: 0, left: u64::MAX };
 
+    let condition = Expression::compile("t < 0", Redactor::standard())?.decision();
+
     println!("ready");
     for line in std::io::stdin().lock().lines() {
         let line = line?;
@@ -59,6 +63,7 @@ fn main() -> Result<()> {
             ("never", Some(LineSpec::new(FILE, never)), many),
             ("counted", Some(spec(run)), few),
             ("limited", Some(LineSpec { bucket: Some(once_a_second), ..LineSpec::new(FILE, run) }), few),
+            ("condition", Some(LineSpec { condition: condition.clone(), ..LineSpec::new(FILE, run) }), few),
             ("captured", Some(LineSpec::new(FILE, run)), few),
         ];
         for (mode, spec, turns) in modes {

@@ -137,39 +137,30 @@ fn a_condition_that_is_false_costs_no_rate() -> Result<()> {
     debugged("snapshots-decided", |stage| {
         let mut app = driven()?;
         // To 3.10 the interpreter reads code once more when it has run so often.
-        app.ask("loop(counted.step, range(2000))")?;
+        app.ask("loop(counted.step, range(1100))")?;
         let agent = Agent::attach(&stage, &[app.pid()])?;
         let place = place("debugged/counted.py", "step")?;
-        let id = agent.arm(&["break", "add", &place, "--if", "number == 12345 and double is not None"], 1)?;
-        app.ask("loop(counted.step, range(20000))")?;
-        let view = agent.hits(&id, 20_000)?;
-        ensure!(
-            counter(&view, "captured")? == 1 && counter(&view, "skipped/condition")? == 19_999,
-            "{view:#}"
-        );
+        let id = agent.arm(&["break", "add", &place, "--if", "number == 1234 and double is not None"], 1)?;
+        app.ask("loop(counted.step, range(2000), pause=0.003)")?;
+        let view = agent.hits(&id, 2000)?;
+        ensure!(counter(&view, "captured")? == 1 && counter(&view, "skipped/condition")? == 1999, "{view:#}");
         ensure!(counter(&view, "skipped/rate")? == 0 && counter(&view, "undefined")? == 0, "{view:#}");
         let snapshots = agent.snapshots(&id)?;
-        ensure!(snapshots.len() == 1 && snapshots[0]["stack"][0]["locals"]["number"]["value"] == 12345);
+        ensure!(snapshots.len() == 1 && snapshots[0]["stack"][0]["locals"]["number"]["value"] == 1234);
 
         // With another breakpoint on the line, the agent decides again; and alone, the kernel side does.
         let short = place.trim_start_matches("debugged/").to_owned();
         let other = agent.arm(&["break", "add", &short, "--if", "number < 0"], 1)?;
-        app.ask("loop(counted.step, range(12300, 12400), pause=0.01)")?;
-        let view = agent.hits(&id, 20_100)?;
-        ensure!(
-            counter(&view, "captured")? == 2 && counter(&view, "skipped/condition")? == 20_098,
-            "{view:#}"
-        );
+        app.ask("loop(counted.step, range(1200, 1300), pause=0.01)")?;
+        let view = agent.hits(&id, 2100)?;
+        ensure!(counter(&view, "captured")? == 2 && counter(&view, "skipped/condition")? == 2098, "{view:#}");
         let view = agent.hits(&other, 100)?;
         ensure!(counter(&view, "captured")? == 0 && counter(&view, "skipped/condition")? == 100, "{view:#}");
         agent.verb(&["break", "rm", &other])?;
         std::thread::sleep(Duration::from_millis(500));
-        app.ask("loop(counted.step, range(20000))")?;
-        let view = agent.hits(&id, 40_100)?;
-        ensure!(
-            counter(&view, "captured")? == 3 && counter(&view, "skipped/condition")? == 40_097,
-            "{view:#}"
-        );
+        app.ask("loop(counted.step, range(2000), pause=0.003)")?;
+        let view = agent.hits(&id, 4100)?;
+        ensure!(counter(&view, "captured")? == 3 && counter(&view, "skipped/condition")? == 4097, "{view:#}");
         Ok(())
     })
 }

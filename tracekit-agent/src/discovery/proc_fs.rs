@@ -148,6 +148,8 @@ pub struct Stat {
     pub comm: String,
     /// Start of the process, in clock ticks since boot: with the pid it identifies a process for good.
     pub start_ticks: u64,
+    /// Page faults that needed no reading from disk, of all its threads so far.
+    pub minor_faults: u64,
     /// It has exited and waits to be reaped.
     pub zombie: bool,
 }
@@ -160,9 +162,11 @@ impl Stat {
         let (_, comm) = before.split_once('(')?;
         let mut fields = after.split_ascii_whitespace();
         let state = fields.next()?;
-        // Field 22; the state is field 3.
-        let start_ticks = fields.nth(18)?.parse().ok()?;
-        Some(Self { comm: comm.to_owned(), start_ticks, zombie: matches!(state, "Z" | "X") })
+        // Fields 10 and 22; the state is field 3.
+        let minor_faults = fields.nth(6)?.parse().ok()?;
+        let start_ticks = fields.nth(11)?.parse().ok()?;
+        let zombie = matches!(state, "Z" | "X");
+        Some(Self { comm: comm.to_owned(), start_ticks, minor_faults, zombie })
     }
 }
 

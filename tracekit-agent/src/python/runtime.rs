@@ -216,6 +216,12 @@ impl Target {
     }
 
     /// A file of the process below `/proc`.
+    /// Minor page faults of the process so far: while there are no more, it has loaded no code.
+    #[must_use]
+    pub fn minor_faults(&self) -> Option<u64> {
+        self.proc.stat(self.pid).ok().map(|stat| stat.minor_faults)
+    }
+
     pub(super) fn proc_path(&self, name: &str) -> PathBuf {
         self.proc.path(format!("{}/{name}", self.pid))
     }

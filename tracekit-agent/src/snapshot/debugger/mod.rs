@@ -34,7 +34,7 @@ use crate::python::runtime::Target;
 use crate::trace::span::{Resource, SpanRef};
 
 /// How often counters are looked at, and with them the budget: a hot line is paused within this.
-const TICK: Duration = Duration::from_millis(50);
+const TICK: Duration = Duration::from_millis(100);
 /// How often it looks around while nothing is armed.
 const IDLE: Duration = Duration::from_secs(1);
 /// Hits that wait to be decoded at most: images of 32 KiB.

@@ -46,6 +46,8 @@ use crate::snapshot::expression::Decision;
 const LOOK_EVERY: Duration = Duration::from_secs(2);
 /// A search that took long is repeated after so many times that time.
 const SEARCH_SHARE: u32 = 50;
+/// How often a process is searched even if it seems to have done nothing.
+const SEARCH_EVERY: Duration = Duration::from_secs(60);
 /// How long watched addresses that take turns keep their turn.
 const TURN: Duration = Duration::from_millis(500);
 /// How often it is measured what an access costs.
@@ -187,8 +189,8 @@ struct Process {
     /// The process that it was forked from, in which its breakpoints were added; or itself.
     family: u32,
     layout: u32,
-    /// Its code objects, and until when they are believed to be all.
-    codes: RefCell<Option<(Instant, Vec<Rc<Code>>)>>,
+    /// Its code objects.
+    searched: RefCell<Option<Searched>>,
     /// Objects that conditions are about, once they are found.
     known: Cell<Option<Known>>,
     /// Types of which the kernel side was told.
@@ -202,7 +204,7 @@ impl Process {
             target,
             family,
             layout,
-            codes: RefCell::default(),
+            searched: RefCell::default(),
             known: Cell::new(None),
             told: HashSet::new(),
             since: Instant::now(),
@@ -211,18 +213,33 @@ impl Process {
 
     /// Its code objects, as they were a moment ago.
     fn codes(&self, reader: &Reader<'_>) -> Option<Vec<Rc<Code>>> {
-        let mut known = self.codes.borrow_mut();
-        match known.as_ref() {
-            Some((until, codes)) if Instant::now() < *until => Some(codes.clone()),
-            _ => {
-                let start = Instant::now();
-                let codes = scan(&self.target, reader).ok()?.codes;
-                let pause = LOOK_EVERY.max(start.elapsed().saturating_mul(SEARCH_SHARE));
-                *known = Some((Instant::now() + pause, codes.clone()));
-                Some(codes)
+        let mut searched = self.searched.borrow_mut();
+        let start = Instant::now();
+        let faults = self.target.minor_faults();
+        if let Some(known) = searched.as_mut() {
+            // One that sleeps loads nothing.
+            let sleeps = faults.is_some() && faults == known.faults && start < known.outdated;
+            if start < known.until || sleeps {
+                return Some(known.codes.clone());
             }
         }
+        let codes = scan(&self.target, reader).ok()?.codes;
+        let pause = LOOK_EVERY.max(start.elapsed().saturating_mul(SEARCH_SHARE));
+        let (until, outdated) = (Instant::now() + pause, start + SEARCH_EVERY);
+        *searched = Some(Searched { codes: codes.clone(), until, faults, outdated });
+        Some(codes)
     }
+}
+
+/// What a search for code objects has found.
+struct Searched {
+    codes: Vec<Rc<Code>>,
+    /// Until then they are believed to be all.
+    until: Instant,
+    /// Page faults of the process before the search.
+    faults: Option<u64>,
+    /// After that it is searched again even if there were no page faults.
+    outdated: Instant,
 }
 
 struct Breakpoint {

@@ -109,6 +109,7 @@ pub fn measure(contenders: &Contenders<'_>, example: &Path, rounds: usize) -> Re
             (Fate::Never, "never", UNHIT),
             (Fate::Counted, "counted", HITS),
             (Fate::Limited, "limited", HITS),
+            (Fate::Condition, "condition", HITS),
             (Fate::Captured, "captured", HITS),
         ] {
             results.push((AGENT, fate, turn_of(&last, mode, turns)?, bare));
@@ -223,8 +224,7 @@ fn print(costs: &Costs, last: &Json, rounds: usize) -> Result<()> {
         println!(
             "| {label} | {never:.1} | {} | {} | {} |",
             hit(Fate::Limited),
-            // The agent evaluates conditions on what it has captured.
-            hit(if label == AGENT { Fate::Captured } else { Fate::Condition }),
+            hit(Fate::Condition),
             hit(Fate::Captured)
         );
     }
