@@ -24,7 +24,7 @@ const SECONDS: Duration = Duration::from_secs(2);
 const ENOUGH: u64 = 100;
 /// Where there is no GIL they only rest when they wait for each other.
 const ENOUGH_WITHOUT_GIL: u64 = 10;
-const LIMIT: Duration = Duration::from_secs(60);
+const LIMIT: Duration = Duration::from_secs(180);
 
 /// Dumps a busy process for a while, and until there is enough to say something.
 fn dump(pid: u32, enough: u64) -> Result<Tally> {

@@ -25,7 +25,8 @@ use std::time::{Duration, Instant};
 
 use tracekit_common::watchpoint::{
     Armed, Bucket, CAPTURE, Condition, Hits, Known, LOCALS_IN_DICT, MAX_BREAKPOINTS, MAX_CONDITIONS,
-    MAX_IMAGE, MAX_ITEMS, MAX_LAYOUTS, MAX_SLOTS, NO_FAMILY, ObjectLayout, TypeKey, bucket_of_breakpoint,
+    MAX_COPY, MAX_IMAGE, MAX_ITEMS, MAX_LAYOUTS, MAX_SLOTS, NO_FAMILY, ObjectLayout, TypeKey,
+    bucket_of_breakpoint,
 };
 
 use self::anchor::Anchor;
@@ -54,7 +55,7 @@ const TURN: Duration = Duration::from_millis(500);
 const MEASURE_EVERY: Duration = Duration::from_secs(60);
 /// Debug registers that are used at most, if the machine has so many.
 const MAX_REGISTERS: usize = 16;
-/// Characters of a text that are captured behind what is shown: a word that ends in between is known whole, and is shown
+/// Characters of a text that are captured behind what is shown, as far as four bytes each fit one copy: a word that ends in between is known whole, and is shown
 /// unless it is a secret.
 const BEYOND: u32 = 128;
 /// Addresses of one breakpoint at most: more copies of one line are not watched.
@@ -635,7 +636,7 @@ impl Engine {
             slots: small(code.locals.len()).min(MAX_SLOTS),
             depth: small(spec.limits.depth),
             items: small(spec.limits.items),
-            text: small(spec.limits.text).saturating_add(BEYOND),
+            text: small(spec.limits.text).saturating_add(BEYOND).min(MAX_COPY / 4),
             bytes: spec.bytes.min(MAX_IMAGE),
             condition: breakpoint.condition.as_ref().map_or(0, |(number, _)| number + 1),
             reserved: 0,

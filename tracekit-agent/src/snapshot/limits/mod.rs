@@ -64,7 +64,7 @@ const SNAPSHOT: Bounds = Bounds {
     expires_seconds: bound(3600, 24 * 3600),
     depth: bound(3, 6),
     items: bound(100, 1000),
-    text: bound(256, 16_384),
+    text: bound(256, 1000),
     fields: bound(20, 100),
     frames: bound(1, 1),
     stack: bound(64, 128),
