@@ -55,9 +55,11 @@ const TURN: Duration = Duration::from_millis(500);
 const MEASURE_EVERY: Duration = Duration::from_secs(60);
 /// Debug registers that are used at most, if the machine has so many.
 const MAX_REGISTERS: usize = 16;
-/// Characters of a text that are captured behind what is shown, as far as four bytes each fit one copy: a word that ends in between is known whole, and is shown
+/// Characters of a text that are captured behind what is shown: a word that ends in between is known whole, and is shown
 /// unless it is a secret.
 const BEYOND: u32 = 128;
+/// Characters of a text at most: of four bytes each, behind the largest head of one (`PyCompactUnicodeObject` of 3.8).
+const MAX_TEXT: u32 = (MAX_COPY - 72) / 4;
 /// Addresses of one breakpoint at most: more copies of one line are not watched.
 const MAX_PLACES: usize = 16;
 /// Types that are remembered as told to the kernel side; then they are told again, because memory of a type may have
@@ -636,7 +638,7 @@ impl Engine {
             slots: small(code.locals.len()).min(MAX_SLOTS),
             depth: small(spec.limits.depth),
             items: small(spec.limits.items),
-            text: small(spec.limits.text).saturating_add(BEYOND).min(MAX_COPY / 4),
+            text: small(spec.limits.text).saturating_add(BEYOND).min(MAX_TEXT),
             bytes: spec.bytes.min(MAX_IMAGE),
             condition: breakpoint.condition.as_ref().map_or(0, |(number, _)| number + 1),
             reserved: 0,
