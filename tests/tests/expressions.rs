@@ -607,7 +607,7 @@ fn check_hits(stage: &mut hits::Stage, interpreter: &Interpreter) -> Result<Vec<
         let said: Vec<Said> = serde_json::from_str(said)?;
         for (depth, hit) in hits {
             let reader = Reader::of_image(&hit.image, live);
-            let scope = Scope::of_hit(&reader, hit.record.code, hit.record.frame)?;
+            let scope = Scope::of_frame(&reader, &hit.frame(live)?)?;
             let limits = Limits { time: std::time::Duration::from_secs(5), ..Limits::default() };
             let context = Context { reader: &reader, scope: &scope, limits, redactor: Redactor::standard() };
             for (said, (text, wanted)) in said.iter().zip(ON_HITS) {

@@ -14,6 +14,7 @@ use crate::{
     probes::{
         Probes,
         record::{Stack, WalkEnd},
+        tasks::Families,
     },
     python::{
         kernel::describe,
@@ -33,8 +34,7 @@ const MAX_PLACES: usize = 16 * 1024;
 #[derive(Default)]
 pub struct Pythons {
     resolvers: HashMap<u32, Resolver>,
-    /// Of forked processes, the first that they come from: they run into its breakpoints.
-    families: HashMap<u32, u32>,
+    families: Families,
     /// Processes that have not started their interpreter yet, and since when.
     starting: HashMap<u32, (Arc<Inspected>, Instant)>,
     /// Callers of what threads send next.
@@ -69,7 +69,7 @@ impl Pythons {
             tracing::info!(pid, %error, "spans will not say which code made them");
             return Some(false);
         }
-        let family = self.families.get(&pid).copied().unwrap_or(pid);
+        let family = self.families.of(pid);
         let python = Python { flags: python.flags | STACKS, family, ..python };
         if let Err(error) = probes.describe(pid, &python) {
             tracing::warn!(pid, %error, "spans will not say which code made them");
@@ -80,9 +80,8 @@ impl Pythons {
 
     /// A traced process has a child, which the kernel side knows already.
     pub fn forked(&mut self, parent: u32, child: u32) {
-        let family = self.families.get(&parent).copied().unwrap_or(parent);
         if let Some(resolver) = self.resolvers.get(&parent) {
-            self.families.insert(child, family);
+            self.families.forked(parent, child);
             let resolver = resolver.forked(child);
             self.resolvers.insert(child, resolver);
         }
@@ -92,7 +91,7 @@ impl Pythons {
     pub fn remove(&mut self, pid: u32) {
         self.resolvers.remove(&pid);
         self.starting.remove(&pid);
-        self.families.remove(&pid);
+        self.families.remove(pid);
     }
 
     /// Looks again at processes that were starting; those that can be read now.

@@ -1,6 +1,6 @@
 //! The threads that run the code of one process: its own, and those of processes that were forked from it.
 
-use std::collections::{BTreeSet, HashSet};
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::fs;
 
 /// Threads that are looked at, at most.
@@ -48,6 +48,34 @@ impl Family {
             }
         }
         threads
+    }
+}
+
+/// Which processes were forked from which: of each the first that it comes from, into whose breakpoints it runs.
+#[derive(Debug, Default)]
+pub struct Families(HashMap<u32, u32>);
+
+impl Families {
+    /// The process that this one comes from; itself if it was not forked.
+    #[must_use]
+    pub fn of(&self, pid: u32) -> u32 {
+        self.0.get(&pid).copied().unwrap_or(pid)
+    }
+
+    /// A process was forked.
+    pub fn forked(&mut self, parent: u32, child: u32) {
+        self.0.insert(child, self.of(parent));
+    }
+
+    /// A process is gone, or runs another program.
+    pub fn remove(&mut self, pid: u32) {
+        self.0.remove(&pid);
+    }
+
+    /// There are processes that come from this one.
+    #[must_use]
+    pub fn has_forks(&self, pid: u32) -> bool {
+        self.0.values().any(|family| *family == pid)
     }
 }
 

@@ -1,11 +1,11 @@
 //! Looks a line up in the processes that run now, so that whoever asks for it is told what is wrong at once.
 
 use std::collections::{BTreeMap, HashMap};
-use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use super::breakpoint::Breakpoint;
+use super::engine::lines::{self, LineError};
 use super::registry::{Locate, Misplaced};
 use crate::discovery::Inspector;
 use crate::python::code::scan;
@@ -17,8 +17,6 @@ const PATIENCE: Duration = Duration::from_secs(2);
 const BELIEVED: Duration = Duration::from_secs(5);
 /// Processes whose lines are remembered.
 const MAX_PROCESSES: usize = 64;
-/// Lines with code that are named in place of one that has none.
-const NEAREST: usize = 4;
 /// Files that are named where one is not clear.
 const MAX_CANDIDATES: usize = 20;
 
@@ -88,21 +86,23 @@ impl Locate for Located {
 
 /// Whether the line can be armed; false if there is no such file.
 fn find(files: &Files, suffix: &str, line: u32) -> Result<bool, Misplaced> {
-    let mut matching = files.iter().filter(|(file, _)| Path::new(file).ends_with(suffix));
-    let Some((file, lines)) = matching.next() else { return Ok(false) };
-    let others: Vec<&String> = matching.map(|(file, _)| file).collect();
-    if !others.is_empty() {
-        let candidates = std::iter::once(file).chain(others).take(MAX_CANDIDATES).cloned().collect();
-        return Err(Misplaced::Ambiguous { file: suffix.to_owned(), candidates });
-    }
-    if i32::try_from(line).is_ok_and(|line| lines.binary_search(&line).is_ok()) {
+    let file = match lines::file_of(files.keys().map(String::as_str), suffix) {
+        Ok(file) => file,
+        Err(LineError::Ambiguous(mut candidates)) => {
+            candidates.truncate(MAX_CANDIDATES);
+            return Err(Misplaced::Ambiguous { file: suffix.to_owned(), candidates });
+        }
+        Err(_) => return Ok(false),
+    };
+    let known = files.get(file).map(Vec::as_slice).unwrap_or_default();
+    // What is no line of a file is behind all of its lines.
+    let wanted = i32::try_from(line).unwrap_or(i32::MAX);
+    if known.binary_search(&wanted).is_ok() {
         return Ok(true);
     }
-    let mut nearest: Vec<u32> = lines.iter().filter_map(|line| u32::try_from(*line).ok()).collect();
-    nearest.sort_by_key(|known| known.abs_diff(line));
-    nearest.truncate(NEAREST);
-    nearest.sort_unstable();
-    Err(Misplaced::NoCode { file: file.clone(), line, nearest })
+    let nearest = lines::nearest(known.to_vec(), wanted);
+    let nearest = nearest.into_iter().filter_map(|line| u32::try_from(line).ok()).collect();
+    Err(Misplaced::NoCode { file: file.to_owned(), line, nearest })
 }
 
 #[cfg(test)]

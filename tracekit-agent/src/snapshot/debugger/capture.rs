@@ -10,7 +10,7 @@ use tracekit_common::watchpoint::{IMAGE_FULL, QUEUE_FULL, UNREADABLE};
 use super::Moment;
 use super::line::Member;
 use crate::python::frame::instruction_offset;
-use crate::python::object::Limits;
+use crate::python::object::{Limits, Value};
 use crate::python::reader::{ReadError, Reader};
 use crate::redact::Redactor;
 use crate::snapshot::engine::Hit;
@@ -33,8 +33,8 @@ impl Captured<'_> {
     pub fn context<T>(&self, redactor: &Redactor, evaluate: impl FnOnce(&Context<'_>) -> T) -> Option<T> {
         let reader = Reader::of_image(&self.hit.raw.image, self.hit.live);
         let scope = self.scope.get_or_init(|| {
-            let record = &self.hit.raw.record;
-            Scope::of_hit(&reader, record.code, record.frame).ok()
+            let frame = self.hit.raw.frame(self.hit.live).ok()?;
+            Scope::of_frame(&reader, &frame).ok()
         });
         let limits = Evaluation { value: self.hit.limits, ..Evaluation::default() };
         Some(evaluate(&Context { reader: &reader, scope: scope.as_ref()?, limits, redactor }))
@@ -58,14 +58,8 @@ impl Captured<'_> {
         let mut cut = |what: &str, by: &'static str| truncated.push(Truncated { what: what.to_owned(), by });
 
         let locals = if limits.frames > 0 {
-            let small = |number: u32| usize::try_from(number).unwrap_or(usize::MAX);
-            let bounds = Limits {
-                depth: small(limits.depth),
-                items: small(limits.items).min(self.hit.limits.items),
-                fields: small(limits.fields),
-                text: small(limits.text),
-                ..Limits::default()
-            };
+            let bounds = limits.of_values();
+            let bounds = Limits { items: bounds.items.min(self.hit.limits.items), ..bounds };
             let flags = [(IMAGE_FULL, "bytes"), (QUEUE_FULL, "objects"), (UNREADABLE, "unreadable")];
             flags
                 .into_iter()
@@ -123,10 +117,7 @@ impl Captured<'_> {
     }
 
     /// Functions and lines, the newest first; these variables are its.
-    fn stack(
-        &self,
-        mut locals: Option<Vec<(String, crate::python::object::Value)>>,
-    ) -> Result<Vec<Frame>, ReadError> {
+    fn stack(&self, locals: Option<Vec<(String, Value)>>) -> Result<Vec<Frame>, ReadError> {
         let (live, raw) = (self.hit.live, &self.hit.raw);
         let line_of = |line: i32| u32::try_from(line).ok();
         let own = live.code(raw.record.code)?;
@@ -134,7 +125,7 @@ impl Captured<'_> {
             function: own.qualname.clone(),
             file: own.filename.clone(),
             line: line_of(self.hit.line),
-            locals: locals.take(),
+            locals,
         }];
         for frame in raw.frames.iter().skip(1) {
             // Its memory is another's since: the others still hold.

@@ -73,7 +73,7 @@ impl Member {
 
     /// Levels below local variables that it needs.
     fn depth(&self) -> usize {
-        let shown = usize::try_from(self.breakpoint.limits.depth).unwrap_or(usize::MAX);
+        let shown = self.breakpoint.limits.of_values().depth;
         let watched = self.watches.iter().map(|watch| watch.depth().saturating_add(shown));
         let variables = if self.breakpoint.limits.frames > 0 { shown } else { 0 };
         let condition = self.condition.iter().map(Expression::depth);
@@ -193,12 +193,12 @@ impl Line {
         let cost = Duration::from_nanos(nanoseconds)
             .saturating_add(trap.saturating_mul(u32::try_from(accesses).unwrap_or(u32::MAX)));
         let (limited, lost) = (since(|hits| hits.limited), since(|hits| hits.lost));
+        let each = cost / u32::try_from(accesses.max(1)).unwrap_or(u32::MAX);
         let last_hit = Timestamp::from_nanosecond(i128::from(now.last.saturating_add(unix_offset))).ok();
         for member in &mut self.members {
             if hits > 0 {
                 member.counted.hits += hits;
                 member.counted.last_hit = last_hit;
-                let each = cost / u32::try_from(accesses.max(1)).unwrap_or(u32::MAX);
                 member.counted.cost.record(each, hits);
             }
             if limited > 0 {
@@ -242,8 +242,8 @@ impl Line {
 
 /// What the engine is to capture for these breakpoints: as much as the one that wants most.
 pub fn spec(members: &[Member], anchor: Option<Anchor>) -> LineSpec {
-    let most =
-        |of: fn(&Breakpoint) -> u32| members.iter().map(|member| of(&member.breakpoint)).max().unwrap_or(0);
+    let values = members.iter().map(|member| member.breakpoint.limits.of_values());
+    let most = |of: fn(Limits) -> usize| values.clone().map(of).max().unwrap_or(0);
     let rate = members.iter().map(|member| {
         let rate = member.breakpoint.limits.rate;
         if member.condition.is_some() { rate.max(EVALUATED) } else { rate }
@@ -251,12 +251,11 @@ pub fn spec(members: &[Member], anchor: Option<Anchor>) -> LineSpec {
     let rate = rate.fold(0.0_f64, f64::max).clamp(1e-4, 1e4);
     let interval = (1e9 / rate) as u64;
     let burst = rate.max(1.0) as u64;
-    let small = |number: u32| usize::try_from(number).unwrap_or(usize::MAX);
     let limits = Limits {
         depth: members.iter().map(Member::depth).max().unwrap_or(0).min(MAX_DEPTH),
-        items: small(most(|breakpoint| breakpoint.limits.items)),
-        fields: small(most(|breakpoint| breakpoint.limits.fields)),
-        text: small(most(|breakpoint| breakpoint.limits.text)),
+        items: most(|limits| limits.items),
+        fields: most(|limits| limits.fields),
+        text: most(|limits| limits.text),
         ..Limits::default()
     };
     let first = members.first().map(|member| &member.breakpoint);

@@ -29,6 +29,7 @@ use super::state::{Pause, State};
 use crate::agent::clock::unix_offset;
 use crate::discovery::Inspected;
 use crate::discovery::proc_fs::ProcFs;
+use crate::probes::tasks::Families;
 use crate::probes::watchpoint::Watchpoints;
 use crate::python::runtime::Target;
 use crate::trace::span::{Resource, SpanRef};
@@ -186,8 +187,7 @@ struct Worker {
     outlet: Outlet,
     proc: ProcFs,
     processes: HashMap<u32, Process>,
-    /// Of forked processes, the first that they come from.
-    families: HashMap<u32, u32>,
+    families: Families,
     /// Armed lines, by the engine's number.
     lines: BTreeMap<u32, Line>,
     /// Where breakpoints are.
@@ -209,7 +209,7 @@ impl Worker {
             outlet,
             proc,
             processes: HashMap::new(),
-            families: HashMap::new(),
+            families: Families::default(),
             lines: BTreeMap::new(),
             placed: BTreeMap::new(),
             admission: Admission::default(),
@@ -259,8 +259,7 @@ impl Worker {
         match event {
             ProcessEvent::Started(inspected, resource) => self.started(inspected, resource),
             ProcessEvent::Forked { parent, child } => {
-                let family = self.families.get(&parent).copied().unwrap_or(parent);
-                self.families.insert(child, family);
+                self.families.forked(parent, child);
                 if let Some(engine) = &mut self.engine {
                     engine.forked(parent, child);
                 }
@@ -300,8 +299,8 @@ impl Worker {
 
     fn gone(&mut self, pid: u32) {
         self.forget_lines(pid);
-        self.families.remove(&pid);
-        if self.processes.remove(&pid).is_some() && self.families.values().any(|family| *family == pid) {
+        self.families.remove(pid);
+        if self.processes.remove(&pid).is_some() && self.families.has_forks(pid) {
             // Its breakpoints were those of its forks.
             self.revision = 0;
         }
@@ -356,7 +355,7 @@ impl Worker {
         }
         // Forks have what the process has that they come from.
         let (forks, others): (Vec<_>, Vec<_>) =
-            wanted.into_iter().partition(|((pid, _), _)| self.families.contains_key(pid));
+            wanted.into_iter().partition(|((pid, _), _)| self.families.of(*pid) != *pid);
         for (key, breakpoint) in others.into_iter().chain(forks) {
             let line = self.placed.get(&key).and_then(|placed| self.lines.get(&placed.line()?));
             // What could not be placed is tried again when it, or anything else, has changed.
@@ -389,7 +388,7 @@ impl Worker {
 
     /// The line on which a breakpoint is in the process that this one was forked from, if that is here too.
     fn covering(&self, (pid, id): &(u32, Id)) -> Option<u32> {
-        let family = *self.families.get(pid)?;
+        let family = Some(self.families.of(*pid)).filter(|family| family != pid)?;
         let Some(Placed::On(line)) = self.placed.get(&(family, id.clone())) else { return None };
         self.engine.as_ref()?.covers(*line, *pid).then_some(*line)
     }
@@ -476,8 +475,8 @@ impl Worker {
     /// Takes over what the kernel side has counted of a line.
     fn account(&mut self, id: u32) {
         let Some(engine) = &self.engine else { return };
-        let (Some(line), Some(status)) = (self.lines.get_mut(&id), engine.status(id)) else { return };
-        let cost = line.account(&status.hits, engine.trap_cost(), self.unix_offset);
+        let (Some(line), Some(hits)) = (self.lines.get_mut(&id), engine.counters(id)) else { return };
+        let cost = line.account(&hits, engine.trap_cost(), self.unix_offset);
         if let Some(process) = self.processes.get_mut(&line.pid)
             && let Charge::Over { pause } = process.budget.charge(cost, Instant::now())
             && !process.paused
@@ -503,7 +502,7 @@ impl Worker {
     /// Tells the registry how a line is.
     fn tell(&mut self, id: u32) {
         let Some(engine) = &self.engine else { return };
-        let (Some(line), Some(status)) = (self.lines.get_mut(&id), engine.status(id)) else { return };
+        let (Some(line), Some((armed, anchor))) = (self.lines.get_mut(&id), engine.state(id)) else { return };
         let Some(process) = self.processes.get(&line.pid) else { return };
         let now = Instant::now();
         for member in &mut line.members {
@@ -514,7 +513,7 @@ impl Worker {
             } else if member.is_limited(now) {
                 State::Paused { reason: Pause::Rate }
             } else {
-                line::state(&status.state)
+                line::state(armed)
             };
             if member.told.as_ref() == Some(&state) {
                 continue;
@@ -527,7 +526,7 @@ impl Worker {
                 self.registry.report_state(id_of, pid, state.clone(), Timestamp::now());
             }
             member.told = Some(state);
-            if let Some(anchor) = &status.anchor {
+            if let Some(anchor) = anchor {
                 self.registry.report_anchor(&member.breakpoint.id, process.resource.service_name(), anchor);
             }
         }

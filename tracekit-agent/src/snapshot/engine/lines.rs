@@ -18,6 +18,8 @@ const UNIT: u32 = 2;
 /// Bytes of a function's first instructions that belong to no statement, at most: cells, `RETURN_GENERATOR`, `POP_TOP`,
 /// `RESUME` (3.11+).
 const PROLOGUE: u32 = 16;
+/// Lines with code that are named in place of one that has none.
+const NEAREST: usize = 4;
 /// Code objects that are expressions, in the code object of their line.
 const INNER: &[&str] = &["<listcomp>", "<setcomp>", "<dictcomp>", "<genexpr>"];
 
@@ -75,18 +77,12 @@ fn list(lines: &[i32]) -> String {
     lines.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")
 }
 
-/// The path ends with these components.
-fn matches(path: &str, suffix: &str) -> bool {
-    Path::new(path).ends_with(suffix)
-}
-
-/// The file whose path has this suffix.
+/// The one of these files whose path ends with these components.
 ///
 /// # Errors
 /// [`LineError::NoFile`], [`LineError::Ambiguous`]
-pub fn file_of<'c>(codes: &'c [Rc<Code>], suffix: &str) -> Result<&'c str, LineError> {
-    let mut files: Vec<&str> =
-        codes.iter().map(|code| code.filename.as_str()).filter(|file| matches(file, suffix)).collect();
+pub fn file_of<'c>(files: impl Iterator<Item = &'c str>, suffix: &str) -> Result<&'c str, LineError> {
+    let mut files: Vec<&str> = files.filter(|file| Path::new(file).ends_with(suffix)).collect();
     files.sort_unstable();
     files.dedup();
     match files.as_slice() {
@@ -138,15 +134,21 @@ pub fn places(
         }
     }
     if found.is_empty() {
-        let mut lines: Vec<i32> = of_file.iter().flat_map(|code| code.breakable_lines()).collect();
-        lines.sort_unstable();
-        lines.dedup();
-        lines.sort_by_key(|known| known.abs_diff(line));
-        lines.truncate(4);
-        lines.sort_unstable();
-        return Err(LineError::NoCode { file: file.to_owned(), line, nearest: lines });
+        let nearest = nearest(of_file.iter().flat_map(|code| code.breakable_lines()).collect(), line);
+        return Err(LineError::NoCode { file: file.to_owned(), line, nearest });
     }
     Ok(found)
+}
+
+/// Of lines with code those next to one that has none, ascending.
+#[must_use]
+pub fn nearest(mut lines: Vec<i32>, line: i32) -> Vec<i32> {
+    lines.sort_unstable();
+    lines.dedup();
+    lines.sort_by_key(|known| known.abs_diff(line));
+    lines.truncate(NEAREST);
+    lines.sort_unstable();
+    lines
 }
 
 /// What makes a frame ready has no columns, or none that are in the source.
@@ -295,8 +297,9 @@ mod tests {
     #[test]
     fn files_by_the_end_of_their_path() {
         let codes = [code("f", 3, 1, &[])];
-        assert_eq!(file_of(&codes, "app/shop.py"), Ok("/srv/app/shop.py"));
-        assert!(matches!(file_of(&codes, "p/shop.py"), Err(LineError::NoFile(_))));
+        let files = || codes.iter().map(|code| code.filename.as_str());
+        assert_eq!(file_of(files(), "app/shop.py"), Ok("/srv/app/shop.py"));
+        assert!(matches!(file_of(files(), "p/shop.py"), Err(LineError::NoFile(_))));
     }
 
     #[test]

@@ -1,7 +1,7 @@
 //! The mechanism of line breakpoints: from a file and a line of a process to watched addresses, and from hits to values.
 //!
-//! `lines` finds the instructions with which a line begins, `recipe` tells the kernel side how objects are copied,
-//! `hit` decodes what it reports. Rules of use (limits, conditions, who may) are not here.
+//! `lines` finds the instructions with which a line begins, `recipe` tells the kernel side how objects are copied, `known`
+//! what conditions are about, `hit` decodes what it reports. Rules of use (limits, who may) are not here.
 //!
 //! Debug registers are few. While all armed addresses of the host fit, each is watched on every processor: that covers
 //! all threads and forks at once. Beyond that, each process and its forks have their own; and if one process has more
@@ -163,20 +163,14 @@ pub struct Status {
     pub state: State,
     /// Its counters.
     pub hits: Hits,
-    /// Path of the file, once it is known.
-    pub file: Option<String>,
     /// Qualified names of the code objects, with the offset of the watched instruction.
     pub places: Vec<(String, u32)>,
-    /// The function with the line, once it is known.
-    pub anchor: Option<Anchor>,
 }
 
 /// A hit, with what it takes to decode it.
 pub struct Hit<'h> {
     /// The breakpoint.
     pub breakpoint: u32,
-    /// The process in which it was added: the one that was hit, or one that this was forked from.
-    pub pid: u32,
     /// The line as it is now.
     pub line: i32,
     /// As it was reported.
@@ -215,28 +209,28 @@ impl Process {
     }
 
     /// Its code objects, as they were a moment ago.
-    fn codes(&self, reader: &Reader<'_>) -> Option<Vec<Rc<Code>>> {
+    fn codes(&self, reader: &Reader<'_>) -> Option<Rc<[Rc<Code>]>> {
         let mut searched = self.searched.borrow_mut();
         let start = Instant::now();
         let faults = self.target.minor_faults();
-        if let Some(known) = searched.as_mut() {
+        if let Some(known) = searched.as_ref() {
             // One that sleeps loads nothing.
             let sleeps = faults.is_some() && faults == known.faults && start < known.outdated;
             if start < known.until || sleeps {
-                return Some(known.codes.clone());
+                return Some(Rc::clone(&known.codes));
             }
         }
-        let codes = scan(&self.target, reader).ok()?.codes;
+        let codes: Rc<[Rc<Code>]> = scan(&self.target, reader).ok()?.codes.into();
         let pause = LOOK_EVERY.max(start.elapsed().saturating_mul(SEARCH_SHARE));
         let (until, outdated) = (Instant::now() + pause, start + SEARCH_EVERY);
-        *searched = Some(Searched { codes: codes.clone(), until, faults, outdated });
+        *searched = Some(Searched { codes: Rc::clone(&codes), until, faults, outdated });
         Some(codes)
     }
 }
 
 /// What a search for code objects has found.
 struct Searched {
-    codes: Vec<Rc<Code>>,
+    codes: Rc<[Rc<Code>]>,
     /// Until then they are believed to be all.
     until: Instant,
     /// Page faults of the process before the search.
@@ -248,7 +242,6 @@ struct Searched {
 struct Breakpoint {
     pid: u32,
     spec: LineSpec,
-    file: Option<String>,
     /// The line as it is now.
     line: i32,
     anchor: Option<Anchor>,
@@ -386,7 +379,6 @@ impl Engine {
         }
         let mut breakpoint = Breakpoint {
             pid,
-            file: None,
             line: spec.line,
             anchor: spec.anchor.clone(),
             places: Vec::new(),
@@ -447,10 +439,20 @@ impl Engine {
         Some(Status {
             state: breakpoint.state.clone(),
             hits: self.watchpoints.hits(id),
-            file: breakpoint.file.clone(),
             places: places.collect(),
-            anchor: breakpoint.anchor.clone(),
         })
+    }
+
+    /// Counters of a breakpoint.
+    #[must_use]
+    pub fn counters(&self, id: u32) -> Option<Hits> {
+        self.breakpoints.contains_key(&id).then(|| self.watchpoints.hits(id))
+    }
+
+    /// How a breakpoint is, and the function with its line, once that is known.
+    #[must_use]
+    pub fn state(&self, id: u32) -> Option<(&State, Option<&Anchor>)> {
+        self.breakpoints.get(&id).map(|known| (&known.state, known.anchor.as_ref()))
     }
 
     /// The breakpoint of the same process that is on the same line.
@@ -477,13 +479,14 @@ impl Engine {
         // A process in which no Python code runs at the moment, or that ends, is like one that has not loaded the file.
         let Ok(reader) = target.reader() else { return Ok(()) };
         let Some(codes) = process.codes(&reader) else { return Ok(()) };
-        let file = match lines::file_of(&codes, &breakpoint.spec.file) {
-            Ok(file) => file.to_owned(),
+        let files = codes.iter().map(|code| code.filename.as_str());
+        let file = match lines::file_of(files, &breakpoint.spec.file) {
+            Ok(file) => file,
             Err(LineError::NoFile(_)) => return Ok(()),
             Err(error) => return Err(error.into()),
         };
         if let Some(anchor) = &breakpoint.anchor {
-            let Some(line) = anchor.line(&codes, &file) else {
+            let Some(line) = anchor.line(&codes, file) else {
                 let function = &anchor.function;
                 breakpoint.state =
                     State::Stale(format!("{function} in {file} is not what it was, or is gone"));
@@ -492,12 +495,11 @@ impl Engine {
             breakpoint.line = line;
         }
         let signature = |code: &Code, offset: u32| signature(&reader, code, offset);
-        let places = lines::places(&codes, &file, breakpoint.line, signature)?;
+        let places = lines::places(&codes, file, breakpoint.line, signature)?;
         let first = places.first().map(|place| Anchor::new(&place.code, breakpoint.line));
         breakpoint.anchor = breakpoint.anchor.take().or(first);
         breakpoint.places =
             places.into_iter().flat_map(|place| with_copies(&reader, place)).take(MAX_PLACES).collect();
-        breakpoint.file = Some(file);
         Ok(())
     }
 
@@ -724,8 +726,7 @@ impl Engine {
                 // More is not in images.
                 let limits = breakpoint.spec.limits;
                 let limits = Limits { items: limits.items.min(MAX_ITEMS as usize), ..limits };
-                let (pid, line) = (breakpoint.pid, breakpoint.line);
-                take(Hit { breakpoint: id, pid, line, raw, live: &live, limits }, with);
+                take(Hit { breakpoint: id, line: breakpoint.line, raw, live: &live, limits }, with);
             }
             if process.told.len() > MAX_TOLD || process.since.elapsed() > TOLD {
                 process.told.clear();

@@ -110,16 +110,6 @@ impl Scope {
         Self { locals: locals.into_iter().collect(), ..Self::default() }
     }
 
-    /// The names of the frame that was hit, by the addresses of the code object and the frame in the record of the hit;
-    /// `reader` is one of its image ([`Reader::of_image`]).
-    ///
-    /// # Errors
-    /// The code object is none any more, or not even the frame is in the image.
-    pub fn of_hit(reader: &Reader<'_>, code: u64, frame: u64) -> Result<Self, ReadError> {
-        let code = reader.code(code)?;
-        Self::of_frame(reader, &Frame { address: frame, code, line: None, offset: None })
-    }
-
     /// Looks for a name among the local variables, and then in the process.
     pub(super) fn find(
         &self,

@@ -18,6 +18,7 @@ pub use bucket::TokenBucket;
 pub use budget::{Budget, Charge};
 
 use super::breakpoint::Kind;
+use crate::python::object::Limits as ValueLimits;
 
 /// Default and maximum of a limit.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize)]
@@ -223,6 +224,19 @@ impl Limits {
     /// One is out of its bounds.
     pub fn resolve(kind: Kind, spec: &LimitsSpec) -> Result<Self, LimitError> {
         Self::of(kind).with(kind, spec)
+    }
+
+    /// What of this bounds a value.
+    #[must_use]
+    pub fn of_values(&self) -> ValueLimits {
+        let small = |number: u32| usize::try_from(number).unwrap_or(usize::MAX);
+        ValueLimits {
+            depth: small(self.depth),
+            items: small(self.items),
+            fields: small(self.fields),
+            text: small(self.text),
+            ..ValueLimits::default()
+        }
     }
 }
 
