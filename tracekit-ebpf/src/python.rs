@@ -13,7 +13,7 @@ use tracekit_common::{
 use crate::{
     layout::{PID_LEVEL, PID_NUMBERS, TASK_THREAD_PID},
     maps::{PYTHONS, THREADS},
-    read::{kernel, user},
+    read::{kernel, user, word},
 };
 
 /// Size of `struct upid`, whose first member is the number: include/linux/pid.h
@@ -135,10 +135,4 @@ extern "C" fn find_thread(tgid: u32, head: u64) -> u64 {
         interpreter = word(interpreter + u64::from(python.interpreter_next));
     }
     idle
-}
-
-/// A word of the process's memory; 0 where there is none.
-#[inline(always)]
-fn word(address: u64) -> u64 {
-    user(address).unwrap_or(0)
 }

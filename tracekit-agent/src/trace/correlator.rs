@@ -1,14 +1,17 @@
 //! Requests and answers → spans with the right parents.
 //!
-//! For synchronous servers (a thread or a process handles one request at a time) the parent of a client
-//! request is the server request that its thread has read and not yet answered. Where a thread serves
-//! several requests at once (an event loop), a parent is left out, never guessed.
+//! Where a thread, or a greenlet in it, handles one request at a time, the parent of a client request is the
+//! server request that it has read and not yet answered. Where a thread serves several requests at once (an
+//! event loop), it is the request for which the task acts that sends ([`super::actors`]); that may be known only
+//! when the task answers, so that spans wait for it. What is not known is left out, never guessed.
 
 use std::{collections::HashMap, sync::Arc};
 
+use tracekit_common::actor::{Identity, KNOWN, WAITS_ELSEWHERE};
 use tracekit_protocol::{Begin, End, Event, Outcome, Request, Role};
 
 use super::{
+    actors::{ActorId, Actors, Served},
     attributes, context,
     database::{Statements, describe_redis, describe_sql},
     http,
@@ -17,15 +20,18 @@ use super::{
 };
 use crate::{
     net::{Caller, Connection},
-    probes::record::ConnectionId,
+    probes::record::{ConnectionId, NewActor},
 };
 
 /// Requests in flight that are remembered; a process that opens more and never answers is not worth it.
 const MAX_IN_FLIGHT: usize = 64 * 1024;
-/// Threads that are remembered.
-const MAX_THREADS: usize = 64 * 1024;
+/// Threads and greenlets that are remembered.
+const MAX_LANES: usize = 64 * 1024;
 /// Connections that are remembered for one served request.
 const MAX_CALLS: usize = 256;
+/// Spans that wait for their parent at most, and for how many nanoseconds.
+const MAX_HELD: usize = 16 * 1024;
+const HELD_NANOS: u64 = 10_000_000_000;
 
 /// Name, status and attributes of a span, as its protocol's conventions say.
 #[derive(Debug, Clone, PartialEq)]
@@ -59,15 +65,29 @@ struct Open {
     parent_is_remote: bool,
     trace_state: String,
     sampled: bool,
-    thread: Thread,
+    lane: Lane,
+    /// When it began, nanoseconds of `CLOCK_MONOTONIC`.
+    begin: u64,
+    /// Who sent it, if it is not known for which request.
+    actor: Option<ActorId>,
     /// Where the application made this call.
     caller: Option<Arc<Caller>>,
 }
 
 type ExchangeId = (ConnectionId, u64);
-type Thread = (u32, u32);
+/// Process, thread, and which of its stacks: that of a greenlet, if there are any.
+type Lane = (u32, u32, u64);
 
-/// What a thread is serving.
+/// A client span of which it is not known for which request it was sent.
+struct Held {
+    span: Span,
+    actor: ActorId,
+    /// When it was sent, and when it was complete; nanoseconds of `CLOCK_MONOTONIC`.
+    begin: u64,
+    since: u64,
+}
+
+/// What a thread is serving, or a greenlet in it.
 #[derive(Debug, Default)]
 struct Serving {
     /// Requests that it read and has not answered yet, oldest first; all of one connection.
@@ -82,7 +102,9 @@ struct Serving {
 #[derive(Default)]
 pub struct Correlator {
     open: HashMap<ExchangeId, Open>,
-    threads: HashMap<Thread, Serving>,
+    lanes: HashMap<Lane, Serving>,
+    actors: Actors,
+    held: Vec<Held>,
     services: ServiceMap,
     statements: Statements,
     /// See [`Correlator::quiet`].
@@ -107,93 +129,181 @@ impl Correlator {
         }
     }
 
+    /// A task was made, or work handed over.
+    pub fn made(&mut self, new: &NewActor) {
+        let lane = self.lane(new.tgid, new.tid, &new.by);
+        let request = self.lanes.get(&lane).filter(|serving| !serving.interleaves);
+        let request = request.and_then(|serving| self.actors.open(*serving.open.first()?));
+        self.actors.made(new, request);
+    }
+
+    /// Somebody writes on this connection. Spans whose parent is known by that go to `emit`.
+    pub fn wrote(&mut self, connection: &Connection, by: &Identity, mut emit: impl FnMut(Span)) {
+        let (id, tgid) = (connection.id, connection.id.tgid);
+        if by.actor == 0 {
+            return;
+        }
+        let Some(request) = self.actors.answers((tgid, by.actor), id, connection.opened) else { return };
+        // What its actors do later may be for another request.
+        for (exchange, open) in &mut self.open {
+            if exchange.0.tgid == tgid
+                && let Some(actor) = open.actor
+                && let Some(served) = self.actors.request_of(actor)
+            {
+                open.actor = None;
+                if served == request && open.begin >= served.begin {
+                    open.cause(&served);
+                }
+            }
+        }
+        for mut held in std::mem::take(&mut self.held) {
+            if held.actor.0 != tgid || self.actors.may_be_known_later(held.actor) {
+                self.held.push(held);
+                continue;
+            }
+            if self.actors.request_of(held.actor).is_some_and(|served| served == request)
+                && held.begin >= request.begin
+            {
+                held.caused_by(&request);
+            }
+            emit(held.span);
+        }
+    }
+
+    /// Gives up on parents that will not be known any more; all of them with `None`. `now` is in nanoseconds of
+    /// `CLOCK_MONOTONIC`.
+    pub fn release(&mut self, now: Option<u64>, mut emit: impl FnMut(Span)) {
+        if let Some(now) = now {
+            self.actors.tick(now);
+        }
+        for held in std::mem::take(&mut self.held) {
+            let waits = now.is_some_and(|now| now.saturating_sub(held.since) < HELD_NANOS)
+                && self.actors.may_be_known_later(held.actor);
+            if waits {
+                self.held.push(held);
+            } else {
+                emit(held.span);
+            }
+        }
+    }
+
     /// Connections that were used for requests which have been answered since: nothing more will come on
     /// them for those, so that answers whose end can't be told have ended.
     pub fn quiet(&mut self) -> Vec<ConnectionId> {
         std::mem::take(&mut self.quiet)
     }
 
-    /// A process is gone: forget its threads.
-    pub fn process_gone(&mut self, tgid: u32) {
-        self.threads.retain(|thread, _| thread.0 != tgid);
+    /// A connection is closed.
+    pub fn closed(&mut self, id: ConnectionId) {
+        self.actors.closed(id);
+    }
+
+    /// A process is gone: forget its threads. Spans that wait for their parent go to `emit`.
+    pub fn process_gone(&mut self, tgid: u32, mut emit: impl FnMut(Span)) {
+        self.lanes.retain(|lane, _| lane.0 != tgid);
         self.open.retain(|id, _| id.0.tgid != tgid);
+        self.actors.process_gone(tgid);
+        for held in std::mem::take(&mut self.held) {
+            if held.actor.0 == tgid {
+                emit(held.span);
+            } else {
+                self.held.push(held);
+            }
+        }
+    }
+
+    /// Where something happens. If only the thread is known, or was when it read, that has to do.
+    fn lane(&self, tgid: u32, tid: u32, by: &Identity) -> Lane {
+        let lane = (tgid, tid, by.lane);
+        if by.lane != 0 && !self.lanes.contains_key(&lane) && self.lanes.contains_key(&(tgid, tid, 0)) {
+            return (tgid, tid, 0);
+        }
+        lane
     }
 
     fn begin(&mut self, connection: &Connection, begin: &Begin, env: &impl Environment) {
         if self.open.len() >= MAX_IN_FLIGHT {
             return;
         }
-        let thread = (connection.id.tgid, begin.tid);
+        let by = &connection.by;
+        let tgid = connection.id.tgid;
+        let lane = self.lane(tgid, begin.tid, by);
         let exchange = (connection.id, begin.id);
         let open = match begin.role {
             Role::Server => {
-                self.serve(connection, thread, exchange, env);
+                self.serve(connection, lane, exchange, env);
                 let remote = begin
                     .traceparent
                     .as_deref()
                     .and_then(|header| context::parse(header, begin.tracestate.as_deref()));
-                match remote {
-                    Some(remote) => Open {
-                        trace_id: remote.trace_id,
-                        span_id: new_span_id(),
-                        parent: Some(remote.span_id),
-                        parent_is_remote: true,
-                        sampled: env.sample(remote.trace_id, Some(remote.sampled)),
-                        trace_state: remote.trace_state,
-                        thread,
-                        caller: None,
-                    },
-                    None => root(thread, env),
+                let mut open = root(lane, begin.start, env);
+                if let Some(remote) = remote {
+                    open.trace_id = remote.trace_id;
+                    open.parent = Some(remote.span_id);
+                    open.parent_is_remote = true;
+                    open.sampled = env.sample(remote.trace_id, Some(remote.sampled));
+                    open.trace_state = remote.trace_state;
                 }
+                self.actors.began(Arc::new(Served {
+                    exchange,
+                    begin: begin.start,
+                    trace_id: open.trace_id,
+                    span_id: open.span_id,
+                    trace_state: open.trace_state.clone(),
+                    sampled: open.sampled,
+                }));
+                open
             }
-            Role::Client => match self.cause(thread, connection.id) {
-                Some(cause) => Open {
-                    trace_id: cause.trace_id,
-                    span_id: new_span_id(),
-                    parent: Some(cause.span_id),
-                    parent_is_remote: false,
-                    trace_state: cause.trace_state.clone(),
-                    sampled: cause.sampled,
-                    thread,
-                    caller: connection.caller.clone(),
-                },
-                None => Open { caller: connection.caller.clone(), ..root(thread, env) },
-            },
+            Role::Client => {
+                let mut open = Open { caller: connection.caller.clone(), ..root(lane, begin.start, env) };
+                let cause = if by.actor == 0 {
+                    self.cause(lane, connection.id)
+                } else {
+                    let actor = (tgid, by.actor);
+                    let request = self.actors.request_of(actor);
+                    if request.is_none() && self.actors.may_be_known_later(actor) {
+                        open.actor = Some(actor);
+                    }
+                    request
+                };
+                if let Some(cause) = cause {
+                    open.cause(&cause);
+                }
+                open
+            }
         };
         self.open.insert(exchange, open);
     }
 
-    /// The server request on whose behalf a thread acts.
-    fn cause(&mut self, thread: Thread, call: ConnectionId) -> Option<&Open> {
-        let serving = self.threads.get_mut(&thread)?;
+    /// The server request on whose behalf a thread or greenlet acts.
+    fn cause(&mut self, lane: Lane, call: ConnectionId) -> Option<Arc<Served>> {
+        let serving = self.lanes.get_mut(&lane)?;
         if serving.interleaves {
             return None;
         }
         if serving.calls.len() < MAX_CALLS && !serving.calls.contains(&call) {
             serving.calls.push(call);
         }
-        self.open.get(serving.open.first()?)
+        self.actors.open(*serving.open.first()?)
     }
 
-    /// A thread has read a request.
-    fn serve(
-        &mut self,
-        connection: &Connection,
-        thread: Thread,
-        exchange: ExchangeId,
-        env: &impl Environment,
-    ) {
-        if self.threads.len() >= MAX_THREADS {
-            self.threads.retain(|_, serving| !serving.open.is_empty());
-            if self.threads.len() >= MAX_THREADS {
+    /// A thread or greenlet has read a request.
+    fn serve(&mut self, connection: &Connection, lane: Lane, exchange: ExchangeId, env: &impl Environment) {
+        if self.lanes.len() >= MAX_LANES {
+            self.lanes.retain(|_, serving| !serving.open.is_empty());
+            if self.lanes.len() >= MAX_LANES {
                 return;
             }
         }
-        let event_loop = connection.nonblocking && env.has_event_loop(thread.0);
-        let serving = self.threads.entry(thread).or_default();
+        // A thread whose event loop is on another stack switches between greenlets, each of which serves one
+        // request at a time.
+        let greenlet = connection.by.flags & (KNOWN | WAITS_ELSEWHERE) == KNOWN | WAITS_ELSEWHERE
+            && connection.by.lane != 0;
+        let event_loop = connection.nonblocking && !greenlet && env.has_event_loop(lane.0);
+        let serving = self.lanes.entry(lane).or_default();
         serving.interleaves |= event_loop;
         if serving.open.iter().any(|(other, _)| *other != connection.id) {
-            if connection.nonblocking {
+            if connection.nonblocking && !greenlet {
                 // Another connection's request is unanswered: this thread does several at once.
                 serving.interleaves = true;
             } else {
@@ -207,13 +317,14 @@ impl Correlator {
     fn end(&mut self, connection: &Connection, end: End, env: &impl Environment) -> Option<Span> {
         let exchange = (connection.id, end.id);
         let open = self.open.remove(&exchange)?;
-        if end.role == Role::Server
-            && let Some(serving) = self.threads.get_mut(&open.thread)
-        {
-            serving.open.retain(|other| *other != exchange);
-            self.quiet.append(&mut serving.calls);
-            if serving.open.is_empty() && !serving.interleaves {
-                self.threads.remove(&open.thread);
+        if end.role == Role::Server {
+            self.actors.ended(exchange);
+            if let Some(serving) = self.lanes.get_mut(&open.lane) {
+                serving.open.retain(|other| *other != exchange);
+                self.quiet.append(&mut serving.calls);
+                if serving.open.is_empty() && !serving.interleaves {
+                    self.lanes.remove(&open.lane);
+                }
             }
         }
         let mut described = self.describe(connection, &end)?;
@@ -221,7 +332,7 @@ impl Correlator {
             attributes::code(&mut described.attributes, caller);
         }
         let start = env.unix_nanos(end.start);
-        Some(Span {
+        let span = Span {
             trace_id: open.trace_id,
             span_id: open.span_id,
             parent_span_id: open.parent,
@@ -238,7 +349,14 @@ impl Correlator {
             status: described.status,
             attributes: described.attributes,
             resource: env.resource(connection.id.tgid),
-        })
+        };
+        match open.actor {
+            Some(actor) if self.actors.may_be_known_later(actor) && self.held.len() < MAX_HELD => {
+                self.held.push(Held { span, actor, begin: open.begin, since: end.end });
+                None
+            }
+            _ => Some(span),
+        }
     }
 
     /// `None` for what is no span: connection set-up, and requests of whose answer nothing is known.
@@ -256,7 +374,25 @@ impl Correlator {
     }
 }
 
-fn root(thread: Thread, env: &impl Environment) -> Open {
+impl Open {
+    fn cause(&mut self, cause: &Served) {
+        self.trace_id = cause.trace_id;
+        self.parent = Some(cause.span_id);
+        self.trace_state.clone_from(&cause.trace_state);
+        self.sampled = cause.sampled;
+    }
+}
+
+impl Held {
+    fn caused_by(&mut self, cause: &Served) {
+        self.span.trace_id = cause.trace_id;
+        self.span.parent_span_id = Some(cause.span_id);
+        self.span.trace_state.clone_from(&cause.trace_state);
+        self.span.sampled = cause.sampled;
+    }
+}
+
+fn root(lane: Lane, begin: u64, env: &impl Environment) -> Open {
     let trace_id = new_trace_id();
     Open {
         trace_id,
@@ -265,7 +401,9 @@ fn root(thread: Thread, env: &impl Environment) -> Open {
         parent_is_remote: false,
         trace_state: String::new(),
         sampled: env.sample(trace_id, None),
-        thread,
+        lane,
+        begin,
+        actor: None,
         caller: None,
     }
 }
@@ -318,7 +456,14 @@ mod tests {
 
     fn connection(inode: u64, nonblocking: bool) -> Connection {
         let ends = Some((Endpoint::Unix(None), Endpoint::Unix(None)));
-        Connection { id: ConnectionId { tgid: 1, inode }, ends, nonblocking, caller: None }
+        Connection {
+            id: ConnectionId { tgid: 1, inode },
+            ends,
+            nonblocking,
+            caller: None,
+            by: Identity::default(),
+            opened: 0,
+        }
     }
 
     fn begin(id: u64, role: Role, tid: u32) -> Event {
