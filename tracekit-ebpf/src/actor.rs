@@ -19,9 +19,9 @@ use tracekit_common::{
 };
 
 use crate::{
-    maps::{ACTOR_NUMBERS, ACTORS, COUNTERS, FOUND, INPUTS, PYTHONS, send},
+    maps::{ACTOR_NUMBERS, ACTORS, COUNTERS, FOUND, FRAME, INPUTS, PYTHONS, send},
     process::selected,
-    python::running,
+    python::{known_running, running},
     read::word,
 };
 
@@ -33,7 +33,7 @@ const FRAMES: usize = 64;
 const CALLBACK_FRAMES: usize = 32;
 /// Chunks of a stack, and frames of a greenlet or thread before 3.11.
 const CHUNKS: usize = 16;
-const OLDEST_FRAMES: usize = 128;
+const OLDEST_FRAMES: usize = 96;
 
 /// `data_received`, `buffer_updated`: methods of a protocol that an event loop calls with what it has read.
 /// Each as two words, little-endian, the second with the end of the string.
@@ -302,9 +302,7 @@ extern "C" fn current_task(tgid: u32, state: u64) -> u64 {
 #[inline(never)]
 extern "C" fn lane_of(tgid: u32, state: u64, frame: u64) -> u64 {
     // SAFETY: as in `is_same_callback`.
-    let (Some(python), Some(actors)) = (unsafe { PYTHONS.get(&tgid) }, unsafe { ACTORS.get(&tgid) }) else {
-        return 0;
-    };
+    let Some(actors) = (unsafe { ACTORS.get(&tgid) }) else { return 0 };
     if actors.chunk != ABSENT {
         // `_PyStackChunk.previous`: Include/cpython/pystate.h
         let mut chunk = word(state + u64::from(actors.chunk));
@@ -317,13 +315,28 @@ extern "C" fn lane_of(tgid: u32, state: u64, frame: u64) -> u64 {
         }
         return chunk;
     }
-    let mut at = frame;
+    oldest_frame(tgid, frame)
+}
+
+/// The frame at which a stack begins, 0 if that is too far.
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn oldest_frame(tgid: u32, frame: u64) -> u64 {
+    // SAFETY: as in `is_same_callback`.
+    let (Some(python), Some(place)) = (unsafe { PYTHONS.get(&tgid) }, FRAME.get_ptr_mut(0)) else { return 0 };
+    let back = u64::from(python.frame_back);
+    // SAFETY: the pointer comes from the map and was checked; the value is this CPU's. Volatile, here and below, so
+    // that what differs from turn to turn stays in memory.
+    unsafe { place.write_volatile(frame) };
     for _ in 0..OLDEST_FRAMES {
-        let back = word(at + u64::from(python.frame_back));
-        if back == 0 {
+        // SAFETY: as above.
+        let at = unsafe { place.read_volatile() };
+        let older = word(at + back);
+        if older == 0 {
             return at;
         }
-        at = back;
+        // SAFETY: as above.
+        unsafe { place.write_volatile(older) };
     }
     0
 }
@@ -417,7 +430,7 @@ pub fn note_input(tgid: u32, tid: u32, inode: u64, what: u32) -> Option<()> {
 pub extern "C" fn waits(tgid: u32, tid: u32) -> u32 {
     // SAFETY: as in `is_same_callback`.
     let Some(python) = (unsafe { PYTHONS.get(&tgid) }) else { return 0 };
-    let Some((state, frame)) = running(python, tgid, tid) else { return 0 };
+    let Some((state, frame)) = known_running(python, tid) else { return 0 };
     let waiting_lane = lane_of(tgid, state, frame);
     match INPUTS.get_ptr_mut(&tid) {
         Some(input) => {

@@ -74,6 +74,10 @@ pub static INPUTS: HashMap<u32, LastInput> = HashMap::with_max_entries(32 * 1024
 #[map]
 pub static FOUND: PerCpuArray<actor::Found> = PerCpuArray::with_max_entries(1, 0);
 
+/// How far a walk to the oldest frame has come.
+#[map]
+pub static FRAME: PerCpuArray<u64> = PerCpuArray::with_max_entries(1, 0);
+
 /// What the user side knows of code objects.
 #[map]
 pub static CODES: LruHashMap<CodeKey, CodeClass> = LruHashMap::with_max_entries(64 * 1024, 0);

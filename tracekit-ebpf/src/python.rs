@@ -58,6 +58,18 @@ pub fn certainly_running(python: &Python, tgid: u32, tid: u32) -> Option<(u64, u
     find(python, tgid, tid, 0)
 }
 
+/// As [`running`], but only a thread whose state was found before.
+#[inline(always)]
+pub fn known_running(python: &Python, tid: u32) -> Option<(u64, u64)> {
+    // SAFETY: only this thread uses its entry.
+    let known = unsafe { THREADS.get(&tid) }?;
+    if known.state == 0 || word(known.state + u64::from(python.thread_id)) != known.thread_id {
+        return None;
+    }
+    let frame = newest_frame(python, known.state)?;
+    if frame == 0 { None } else { Some((known.state, frame)) }
+}
+
 #[inline(always)]
 fn find(python: &Python, tgid: u32, tid: u32, retry: u64) -> Option<(u64, u64)> {
     let head: u64 = user(python.runtime + u64::from(python.interpreters_head))?;
@@ -104,35 +116,47 @@ fn find(python: &Python, tgid: u32, tid: u32, retry: u64) -> Option<(u64, u64)> 
 extern "C" fn find_thread(tgid: u32, head: u64) -> u64 {
     // SAFETY: the value is not removed while this runs; one that is replaced is of the same process.
     let Some(python) = (unsafe { PYTHONS.get(&tgid) }) else { return 0 };
-    if python.native_id == ABSENT {
-        return 0;
-    }
-    let Some(wanted) = native_id() else { return 0 };
     let mut interpreter = head;
     let mut idle = 0;
     for _ in 0..INTERPRETERS {
         if interpreter == 0 {
             break;
         }
-        let mut state = word(interpreter + u64::from(python.threads_head));
-        for _ in 0..STATES {
-            if state == 0 {
-                break;
+        let state = thread_in(tgid, word(interpreter + u64::from(python.threads_head)));
+        if state != 0 {
+            if newest_frame(python, state).unwrap_or(0) != 0 {
+                return state;
             }
-            let mut holder = state;
-            if python.flags & ID_IN_DESCRIPTOR != 0 {
-                holder = word(state + u64::from(python.thread_id));
-            }
-            if user::<u32>(holder + u64::from(python.native_id)).unwrap_or(0) == wanted {
-                if newest_frame(python, state).unwrap_or(0) != 0 {
-                    return state;
-                }
-                idle = state;
-                break;
-            }
-            state = word(state + u64::from(python.thread_next));
+            idle = state;
         }
         interpreter = word(interpreter + u64::from(python.interpreter_next));
     }
     idle
+}
+
+/// The thread state of the current thread in the list that begins here, 0 if it is not in it.
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn thread_in(tgid: u32, first: u64) -> u64 {
+    // SAFETY: as in `find_thread`.
+    let Some(python) = (unsafe { PYTHONS.get(&tgid) }) else { return 0 };
+    if python.native_id == ABSENT {
+        return 0;
+    }
+    let Some(wanted) = native_id() else { return 0 };
+    let mut state = first;
+    for _ in 0..STATES {
+        if state == 0 {
+            break;
+        }
+        let mut holder = state;
+        if python.flags & ID_IN_DESCRIPTOR != 0 {
+            holder = word(state + u64::from(python.thread_id));
+        }
+        if word(holder + u64::from(python.native_id)) as u32 == wanted {
+            return state;
+        }
+        state = word(state + u64::from(python.thread_next));
+    }
+    0
 }
