@@ -3,6 +3,7 @@
 //! Their C modules export no symbols, but their types say where their functions are: `tp_init` of
 //! `_asyncio.Task`, and the method `put` of `_queue.SimpleQueue`. All of that is in `sys.modules`.
 
+use std::ops::ControlFlow;
 use std::time::Duration;
 
 use tracekit_common::ABSENT;
@@ -12,7 +13,7 @@ use super::kernel::{main_interpreter, small};
 use super::layout::DictLayout;
 use super::memory::MemorySource as _;
 use super::object::access::Objects;
-use super::object::budget::Budget;
+use super::object::budget::{AccessError, Budget};
 use super::reader::{LocalKind, Reader};
 use super::runtime::Target;
 
@@ -21,6 +22,8 @@ const STEPS: u32 = 200_000;
 const TIME: Duration = Duration::from_millis(200);
 /// Methods of a type at most.
 const MAX_METHODS: u64 = 64;
+/// Characters of a name of one at most.
+const MAX_NAME: usize = 256;
 
 /// See the module.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -45,8 +48,9 @@ pub fn find(target: &Target) -> Option<Handles> {
     let mut handles = Handles { actors: offsets(target)?, task_init: None, queue_put: None };
     let reader = Reader::new(&target.memory, *layout);
     let budget = Budget::new(STEPS, TIME);
-    let modules = Modules { objects: Objects::new(&reader, &budget), target };
-    modules.fill(&mut handles);
+    let started = std::time::Instant::now();
+    Modules::loaded(Objects::new(&reader, &budget), target)?.fill(&mut handles);
+    tracing::debug!(pid = target.pid, took = ?started.elapsed(), "sys.modules");
     Some(handles)
 }
 
@@ -73,9 +77,37 @@ fn offsets(target: &Target) -> Option<Actors> {
     })
 }
 
+/// Modules that are looked for.
+const MODULES: [&str; 4] = ["_asyncio", "concurrent.futures.thread", "_queue", "anyio._backends._asyncio"];
+
 struct Modules<'t, 'r, 'm> {
     objects: Objects<'r, 'm>,
     target: &'t Target,
+    /// The dicts of [`MODULES`], as far as they are loaded.
+    found: [Option<u64>; MODULES.len()],
+}
+
+impl<'t, 'r, 'm> Modules<'t, 'r, 'm> {
+    /// Looks through `sys.modules`, once for all.
+    fn loaded(objects: Objects<'r, 'm>, target: &'t Target) -> Option<Self> {
+        let Target { memory, layout, .. } = target;
+        let interpreter = main_interpreter(target)?;
+        let modules = memory.u64(interpreter.wrapping_add(layout.task.modules)).ok()?;
+        let mut found = [None; MODULES.len()];
+        let looked = objects.each_entry::<(), AccessError>(modules, |key, module| {
+            for (name, found) in MODULES.iter().zip(&mut found) {
+                if found.is_none() && objects.has_text(key, name, name.len() as u64)? == Some(true) {
+                    *found = Some(memory.u64(module.wrapping_add(layout.object.module_dict))?);
+                    break;
+                }
+            }
+            Ok(ControlFlow::Continue(()))
+        });
+        if let Err(error) = looked {
+            tracing::debug!(pid = target.pid, %error, "sys.modules");
+        }
+        Some(Self { objects, target, found })
+    }
 }
 
 impl Modules<'_, '_, '_> {
@@ -100,12 +132,8 @@ impl Modules<'_, '_, '_> {
 
     /// What a module has under this name.
     fn member(&self, module: &str, name: &str) -> Option<u64> {
-        let Target { memory, layout, .. } = self.target;
-        let interpreter = main_interpreter(self.target)?;
-        let modules = memory.u64(interpreter.wrapping_add(layout.task.modules)).ok()?;
-        let module = self.objects.dict_entry(modules, module).ok()??;
-        let dict = memory.u64(module.wrapping_add(layout.object.module_dict)).ok()?;
-        self.objects.dict_entry(dict, name).ok()?
+        let index = MODULES.iter().position(|known| *known == module)?;
+        self.objects.dict_entry(*self.found.get(index)?.as_ref()?, name).ok()?
     }
 
     /// The function in a slot of a type.
@@ -120,7 +148,7 @@ impl Modules<'_, '_, '_> {
         for index in 0..if table == 0 { 0 } else { MAX_METHODS } {
             let row = table.wrapping_add(index * 32);
             let name = memory.u64(row).ok().filter(|name| *name != 0)?;
-            if memory.c_string(name, wanted.len() + 1).ok()? == wanted {
+            if memory.c_string(name, MAX_NAME).ok()? == wanted {
                 return memory.u64(row.wrapping_add(8)).ok();
             }
         }
