@@ -133,6 +133,7 @@ impl Agent {
                 let changes = self.tracker.poll(now);
                 self.apply(changes);
             }
+            self.pythons.look(now, &mut self.probes);
             if now >= housekeeping {
                 housekeeping = now + HOUSEKEEPING;
                 self.world.tick();

@@ -29,7 +29,7 @@ const START: Duration = Duration::from_secs(60);
 /// Threads whose stack waits for what they send.
 const MAX_WAITING: usize = 4096;
 /// How often a process is looked at for what it has loaded: at first, and later.
-const LOOK_OFTEN: Duration = Duration::from_secs(1);
+const LOOK_OFTEN: Duration = Duration::from_millis(250);
 const LOOK_SELDOM: Duration = Duration::from_secs(30);
 /// Bytes of a function that are read to see where to probe it.
 const PROBED_BYTES: usize = 8;
@@ -115,7 +115,10 @@ impl Pythons {
                 self.starting.insert(pid, (inspected, since));
             }
         }
-        let now = Instant::now();
+    }
+
+    /// Looks at what processes have loaded, where that is due.
+    pub fn look(&mut self, now: Instant, probes: &mut Probes) {
         let due: Vec<u32> =
             self.actors.iter().filter(|(_, watched)| watched.due <= now).map(|(pid, _)| *pid).collect();
         for pid in due {

@@ -19,7 +19,7 @@ use super::runtime::Target;
 
 /// What looking through `sys.modules` may cost.
 const STEPS: u32 = 200_000;
-const TIME: Duration = Duration::from_millis(200);
+const TIME: Duration = Duration::from_secs(1);
 /// Methods of a type at most.
 const MAX_METHODS: u64 = 64;
 /// Characters of a name of one at most.
