@@ -79,7 +79,7 @@ pub struct Identity {
     pub actor: u64,
     /// The stack on which it happens, of the thread or of a greenlet in it; 0 if not known.
     pub lane: u64,
-    /// [`KNOWN`], [`IN_WAITING_LANE`], [`WAITS_ELSEWHERE`]
+    /// [`KNOWN`], [`IN_WAITING_LANE`], [`WAITS_ELSEWHERE`], [`IN_TASK`]
     pub flags: u32,
     /// Zero.
     pub reserved: u32,
@@ -91,6 +91,8 @@ pub const KNOWN: u32 = 1;
 pub const IN_WAITING_LANE: u32 = 2;
 /// The thread waits for events in another lane.
 pub const WAITS_ELSEWHERE: u32 = 4;
+/// The actor is the task that the thread runs.
+pub const IN_TASK: u32 = 8;
 
 /// There is a new actor.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -11,8 +11,8 @@ use aya_ebpf::{
 use tracekit_common::{
     ABSENT,
     actor::{
-        ActorRecord, Actors, CAUSE_NONE, CAUSE_READ, IN_WAITING_LANE, Identity, KNOWN, LastInput, ObjectKey,
-        SIZED_KEYS, WAITS_ELSEWHERE,
+        ActorRecord, Actors, CAUSE_NONE, CAUSE_READ, IN_TASK, IN_WAITING_LANE, Identity, KNOWN, LastInput,
+        ObjectKey, SIZED_KEYS, WAITS_ELSEWHERE,
     },
     event::Kind,
     python::Python,
@@ -129,7 +129,7 @@ extern "C" fn new_actor(tgid: u32, tid: u32, object: u64) -> u32 {
     let mut what = CAUSE_NONE;
     let mut cause = 0;
     // SAFETY: the pointer comes from the map and was checked; only this thread uses its entry.
-    if by.actor == 0
+    if by.flags & IN_TASK == 0
         && let Some(input) = unsafe { INPUTS.get(&tid) }
         && input.inode != 0
         && is_same_callback(tgid, state, frame, input) != 0
@@ -231,7 +231,8 @@ pub extern "C" fn identify(tgid: u32, tid: u32) -> u32 {
     let mut actor = 0;
     if task != 0 {
         actor = number_of(tgid, task);
-    } else if flags & IN_WAITING_LANE == 0 && (actors.item_type != 0 || actors.worker_code != 0) {
+        flags |= IN_TASK;
+    } else if actors.item_type != 0 || actors.worker_code != 0 {
         actor = handed_over(tgid, frame);
     }
     // SAFETY: as above.

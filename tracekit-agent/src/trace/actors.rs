@@ -96,8 +96,15 @@ impl Actors {
         if self.actors.len() >= MAX_ACTORS {
             self.forget_older_half();
         }
+        let caused = match new.cause {
+            Cause::Accept(id) => ActsFor::Connection(id),
+            Cause::Read(id) => self.read_for(id).map_or(ActsFor::Unknown, ActsFor::Request),
+            Cause::None => ActsFor::Unknown,
+        };
         let mut maker = None;
-        let acts_for = if new.by.actor != 0 {
+        let acts_for = if !matches!(caused, ActsFor::Unknown) {
+            caused
+        } else if new.by.actor != 0 {
             let by = (new.tgid, new.by.actor);
             match self.of(by) {
                 ActsFor::Request(request) if self.is_over_and_followed(&request) => ActsFor::Unknown,
@@ -115,14 +122,8 @@ impl Actors {
                 }
                 known => known,
             }
-        } else if let Some(request) = lane {
-            ActsFor::Request(request)
         } else {
-            match new.cause {
-                Cause::Accept(id) => ActsFor::Connection(id),
-                Cause::Read(id) => self.read_for(id).map_or(ActsFor::Unknown, ActsFor::Request),
-                Cause::None => ActsFor::Unknown,
-            }
+            lane.map_or(ActsFor::Unknown, ActsFor::Request)
         };
         let id = (new.tgid, new.actor);
         if maker.is_some() {
