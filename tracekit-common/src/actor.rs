@@ -65,6 +65,8 @@ pub struct LastInput {
     pub frame: u64,
     /// The [lane](Identity::lane) in which it waits for events, 0 if it never did.
     pub waiting_lane: u64,
+    /// `PyThreadState.context` when it waited for events last.
+    pub waiting_context: u64,
     /// [`CAUSE_READ`], [`CAUSE_ACCEPT`]
     pub what: u32,
     /// Zero.
@@ -126,7 +128,7 @@ pub const CAUSE_ACCEPT: u32 = 2;
 
 const _: () = assert!(size_of::<Actors>() == 24 + 12 * 4);
 const _: () = assert!(size_of::<ObjectKey>() == 16);
-const _: () = assert!(size_of::<LastInput>() == 40);
+const _: () = assert!(size_of::<LastInput>() == 48);
 const _: () = assert!(size_of::<Identity>() == 24);
 const _: () = assert!(size_of::<ActorRecord>() == 64);
 

@@ -144,14 +144,14 @@ extern "C" fn new_actor(tgid: u32, tid: u32, object: u64) -> u32 {
 }
 
 /// Whether the thread is still in the callback of its event loop in which it got this input: in the same
-/// context, of which each callback that watches a socket has its own; or, where the loop reads outside of any
+/// context, of which each callback that watches a socket has its own, and the loop itself another one; or, where the loop reads outside of any
 /// context (uvloop), in the method of a protocol that the loop has called with what it read.
 #[inline(always)]
 fn is_same_callback(tgid: u32, state: u64, frame: u64, input: &LastInput) -> u32 {
     // SAFETY: the value is not removed while this runs; one that is replaced is of the same process.
     let Some(actors) = (unsafe { ACTORS.get(&tgid) }) else { return 0 };
     let context = word(state + u64::from(actors.context));
-    if context != 0 && context == input.context {
+    if context != 0 && context == input.context && context != input.waiting_context {
         return 1;
     }
     if input.what != CAUSE_READ {
@@ -418,7 +418,10 @@ pub fn note_input(tgid: u32, tid: u32, inode: u64, what: u32) -> Option<()> {
             input.what = what;
         }
         None => {
-            let input = LastInput { inode, context, frame, waiting_lane: 0, what, reserved: 0 };
+            // Nothing is known of its event loop yet.
+            let waiting_context = context;
+            let input =
+                LastInput { inode, context, frame, waiting_lane: 0, waiting_context, what, reserved: 0 };
             let _ = INPUTS.insert(&tid, &input, 0);
         }
     }
@@ -433,16 +436,27 @@ pub extern "C" fn waits(tgid: u32, tid: u32) -> u32 {
     let Some(python) = (unsafe { PYTHONS.get(&tgid) }) else { return 0 };
     let Some((state, frame)) = known_running(python, tid) else { return 0 };
     let waiting_lane = lane_of(tgid, state, frame);
+    // SAFETY: as in `is_same_callback`.
+    let Some(actors) = (unsafe { ACTORS.get(&tgid) }) else { return 0 };
+    let waiting_context = word(state + u64::from(actors.context));
     match INPUTS.get_ptr_mut(&tid) {
         Some(input) => {
             // SAFETY: the pointer comes from the map and was checked; only this thread uses its entry.
             let input = unsafe { &mut *input };
             input.inode = 0;
             input.waiting_lane = waiting_lane;
+            input.waiting_context = waiting_context;
         }
         None => {
-            let input =
-                LastInput { inode: 0, context: 0, frame: 0, waiting_lane, what: CAUSE_NONE, reserved: 0 };
+            let input = LastInput {
+                inode: 0,
+                context: 0,
+                frame: 0,
+                waiting_lane,
+                waiting_context,
+                what: CAUSE_NONE,
+                reserved: 0,
+            };
             let _ = INPUTS.insert(&tid, &input, 0);
         }
     }

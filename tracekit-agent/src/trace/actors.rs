@@ -90,8 +90,8 @@ pub struct Actors {
 }
 
 impl Actors {
-    /// There is a new actor. `lane` is the request for which the thread or greenlet acted that made it, if no
-    /// actor has.
+    /// There is a new actor. `lane` is the request for which the thread or greenlet acted that made it, if that
+    /// was no task.
     pub fn made(&mut self, new: &NewActor, lane: Option<Arc<Served>>) {
         if self.actors.len() >= MAX_ACTORS {
             self.forget_older_half();
@@ -104,6 +104,8 @@ impl Actors {
         let mut maker = None;
         let acts_for = if !matches!(caused, ActsFor::Unknown) {
             caused
+        } else if let Some(request) = lane {
+            ActsFor::Request(request)
         } else if new.by.actor != 0 {
             let by = (new.tgid, new.by.actor);
             match self.of(by) {
@@ -123,7 +125,7 @@ impl Actors {
                 known => known,
             }
         } else {
-            lane.map_or(ActsFor::Unknown, ActsFor::Request)
+            ActsFor::Unknown
         };
         let id = (new.tgid, new.actor);
         if maker.is_some() {
@@ -291,5 +293,136 @@ impl Actors {
         self.actors.retain(|_, actor| actor.born >= oldest_kept);
         let actors = &self.actors;
         self.unsettled.retain(|id| actors.contains_key(id));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tracekit_common::actor::Identity;
+
+    use super::*;
+
+    const CONNECTION: ConnectionId = ConnectionId { tgid: 1, inode: 10 };
+    const OTHER: ConnectionId = ConnectionId { tgid: 1, inode: 11 };
+
+    fn served(connection: ConnectionId, id: u64, begin: u64) -> Arc<Served> {
+        Arc::new(Served {
+            exchange: (connection, id),
+            begin,
+            trace_id: TraceId([1; 16]),
+            span_id: SpanId([2; 8]),
+            trace_state: String::new(),
+            sampled: true,
+        })
+    }
+
+    fn new(actor: u64, by: u64, time: u64, cause: Cause) -> NewActor {
+        NewActor { tgid: 1, tid: 7, actor, time, by: Identity { actor: by, ..Identity::default() }, cause }
+    }
+
+    /// The request for which an actor acts: its connection and ordinal.
+    fn request(actors: &Actors, actor: u64) -> Option<(ConnectionId, u64)> {
+        actors.request_of((1, actor)).map(|request| request.exchange)
+    }
+
+    #[test]
+    fn a_task_made_by_a_protocol_acts_for_what_it_has_read() {
+        let mut actors = Actors::default();
+        actors.began(served(CONNECTION, 0, 100));
+        actors.made(&new(1, 0, 101, Cause::Read(CONNECTION)), None);
+        actors.made(&new(2, 1, 102, Cause::None), None);
+        assert_eq!(request(&actors, 2), Some((CONNECTION, 0)));
+        // It goes on for that request when it is answered, and the connection has the next one.
+        actors.ended((CONNECTION, 0));
+        actors.made(&new(3, 2, 110, Cause::None), None);
+        actors.began(served(CONNECTION, 1, 120));
+        actors.made(&new(4, 0, 121, Cause::Read(CONNECTION)), None);
+        assert_eq!([2, 3, 4].map(|actor| request(&actors, actor).unwrap().1), [0, 0, 1]);
+    }
+
+    #[test]
+    fn the_task_of_a_connection_acts_for_one_request_after_the_other() {
+        let mut actors = Actors::default();
+        actors.made(&new(1, 0, 90, Cause::Accept(CONNECTION)), None);
+        assert_eq!(request(&actors, 1), None);
+        actors.began(served(CONNECTION, 0, 100));
+        actors.made(&new(2, 1, 102, Cause::None), None);
+        actors.ended((CONNECTION, 0));
+        // Between two requests nobody knows for which of them.
+        actors.made(&new(3, 1, 115, Cause::None), None);
+        actors.began(served(CONNECTION, 1, 120));
+        assert_eq!(request(&actors, 1), Some((CONNECTION, 1)));
+        assert_eq!(request(&actors, 2), Some((CONNECTION, 0)));
+        assert_eq!(request(&actors, 3), None);
+    }
+
+    #[test]
+    fn who_writes_the_answer_has_acted_for_the_request() {
+        let mut actors = Actors::default();
+        // The server's own task, and the task that it has made for the connection.
+        actors.made(&new(1, 0, 10, Cause::None), None);
+        actors.made(&new(2, 1, 60, Cause::None), None);
+        actors.began(served(CONNECTION, 0, 100));
+        actors.made(&new(3, 2, 101, Cause::None), None);
+        actors.made(&new(4, 3, 102, Cause::None), None);
+        actors.made(&new(5, 1, 103, Cause::None), None);
+        assert!(actors.may_be_known_later((1, 4)));
+        let found = actors.answers((1, 3), CONNECTION, 50).map(|request| request.exchange);
+        assert_eq!(found, Some((CONNECTION, 0)));
+        assert_eq!([2, 3, 4].map(|actor| request(&actors, actor)), [Some((CONNECTION, 0)); 3]);
+        // Who was there before the connection is not the connection's.
+        assert_eq!([1, 5].map(|actor| request(&actors, actor)), [None; 2]);
+        actors.ended((CONNECTION, 0));
+        actors.began(served(CONNECTION, 1, 200));
+        assert_eq!([2, 3, 4].map(|actor| request(&actors, actor).unwrap().1), [1, 0, 0]);
+        assert_eq!(actors.answers((1, 3), CONNECTION, 50), None);
+    }
+
+    #[test]
+    fn what_is_made_after_an_answer_may_be_for_the_request_behind_it() {
+        let mut actors = Actors::default();
+        actors.began(served(CONNECTION, 0, 100));
+        actors.began(served(CONNECTION, 1, 100));
+        actors.made(&new(1, 0, 101, Cause::Read(CONNECTION)), None);
+        actors.made(&new(2, 0, 101, Cause::Read(CONNECTION)), None);
+        assert_eq!([1, 2].map(|actor| request(&actors, actor)), [Some((CONNECTION, 0)), None]);
+        actors.ended((CONNECTION, 0));
+        actors.made(&new(3, 1, 110, Cause::None), None);
+        assert_eq!(request(&actors, 3), None);
+        assert!(actors.answers((1, 3), CONNECTION, 50).is_some());
+        assert_eq!(request(&actors, 3), Some((CONNECTION, 1)));
+    }
+
+    #[test]
+    fn others_are_nobodys() {
+        let mut actors = Actors::default();
+        actors.began(served(CONNECTION, 0, 100));
+        actors.made(&new(1, 0, 101, Cause::Read(OTHER)), None);
+        actors.made(&new(2, 99, 101, Cause::None), None);
+        assert_eq!([1, 2, 99].map(|actor| request(&actors, actor)), [None; 3]);
+        // Of a task that was there before the probes nothing is known, not even when it writes.
+        assert_eq!(actors.answers((1, 98), CONNECTION, 50), None);
+        assert!(!actors.may_be_known_later((1, 98)));
+        actors.process_gone(1);
+        assert_eq!(actors.actors.len() + actors.unsettled.len() + actors.connections.len(), 0);
+    }
+
+    #[test]
+    fn work_of_a_thread_that_serves_is_for_its_request() {
+        let mut actors = Actors::default();
+        let request_of_lane = served(CONNECTION, 0, 100);
+        actors.began(Arc::clone(&request_of_lane));
+        actors.made(&new(1, 0, 101, Cause::None), Some(request_of_lane));
+        actors.ended((CONNECTION, 0));
+        assert_eq!(request(&actors, 1), Some((CONNECTION, 0)));
+    }
+
+    #[test]
+    fn the_number_of_actors_is_bounded() {
+        let mut actors = Actors::default();
+        for actor in 1..=2 * MAX_ACTORS as u64 {
+            actors.made(&new(actor, actor.saturating_sub(1), actor, Cause::None), None);
+        }
+        assert!(actors.actors.len() <= MAX_ACTORS && actors.unsettled.len() <= MAX_ACTORS);
     }
 }

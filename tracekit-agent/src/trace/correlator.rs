@@ -7,7 +7,7 @@
 
 use std::{collections::HashMap, sync::Arc};
 
-use tracekit_common::actor::{Identity, KNOWN, WAITS_ELSEWHERE};
+use tracekit_common::actor::{IN_TASK, Identity, KNOWN, WAITS_ELSEWHERE};
 use tracekit_protocol::{Begin, End, Event, Outcome, Request, Role};
 
 use super::{
@@ -132,9 +132,14 @@ impl Correlator {
     /// A task was made, or work handed over.
     pub fn made(&mut self, new: &NewActor) {
         let lane = self.lane(new.tgid, new.tid, &new.by);
-        let request = self.lanes.get(&lane).filter(|serving| !serving.interleaves);
-        let request = request.and_then(|serving| self.actors.open(*serving.open.first()?));
+        let request = if new.by.flags & IN_TASK != 0 { None } else { self.serving(lane) };
         self.actors.made(new, request);
+    }
+
+    /// The request that a thread or greenlet has read and not answered, if that is one at a time.
+    fn serving(&self, lane: Lane) -> Option<Arc<Served>> {
+        let request = self.lanes.get(&lane).filter(|serving| !serving.interleaves);
+        request.and_then(|serving| self.actors.open(*serving.open.first()?))
     }
 
     /// Somebody writes on this connection. Spans whose parent is known by that go to `emit`.
@@ -256,16 +261,15 @@ impl Correlator {
             }
             Role::Client => {
                 let mut open = Open { caller: connection.caller.clone(), ..root(lane, begin.start, env) };
-                let cause = if by.actor == 0 {
-                    self.cause(lane, connection.id)
-                } else {
+                // What a thread has read itself it has not got from elsewhere.
+                let mut cause = if by.flags & IN_TASK == 0 { self.cause(lane, connection.id) } else { None };
+                if cause.is_none() && by.actor != 0 {
                     let actor = (tgid, by.actor);
-                    let request = self.actors.request_of(actor);
-                    if request.is_none() && self.actors.may_be_known_later(actor) {
+                    cause = self.actors.request_of(actor);
+                    if cause.is_none() && self.actors.may_be_known_later(actor) {
                         open.actor = Some(actor);
                     }
-                    request
-                };
+                }
                 if let Some(cause) = cause {
                     open.cause(&cause);
                 }
@@ -431,7 +435,7 @@ mod tests {
     use tracekit_protocol::exchange::Http;
 
     use super::*;
-    use crate::probes::record::Endpoint;
+    use crate::probes::record::{Cause, Endpoint};
 
     struct Env {
         event_loop: bool,
@@ -533,6 +537,65 @@ mod tests {
         let call = correlator.event(&client, end(1, Role::Client), &SYNC).unwrap();
         let request = correlator.event(&second, end(1, Role::Server), &SYNC).unwrap();
         assert_eq!(call.parent_span_id, Some(request.span_id));
+    }
+
+    /// A task's call that ends before the task shows for which request it acts.
+    fn call_of_unknown_task(correlator: &mut Correlator) -> (Connection, Option<Span>) {
+        let env = Env { event_loop: true };
+        let server = Connection { opened: 0, ..connection(1, true) };
+        let task = Identity { actor: 5, lane: 9, flags: KNOWN | IN_TASK, reserved: 0 };
+        let made =
+            NewActor { tgid: 1, tid: 7, actor: 5, time: 1, by: Identity::default(), cause: Cause::None };
+        correlator.made(&made);
+        correlator.event(&server, begin(1, Role::Server, 7), &env);
+        let client = Connection { by: task, ..connection(3, true) };
+        correlator.event(&client, begin(1, Role::Client, 7), &env);
+        let span = correlator.event(&client, end(1, Role::Client), &env);
+        (server, span)
+    }
+
+    #[test]
+    fn a_span_waits_until_its_task_answers() {
+        let mut correlator = Correlator::default();
+        let (server, early) = call_of_unknown_task(&mut correlator);
+        assert_eq!(early, None);
+        let mut spans = Vec::new();
+        let task = Identity { actor: 5, lane: 9, flags: KNOWN | IN_TASK, reserved: 0 };
+        correlator.wrote(&server, &task, |span| spans.push(span));
+        let request = correlator.event(&server, end(1, Role::Server), &Env { event_loop: true }).unwrap();
+        assert_eq!(spans.len(), 1);
+        assert_eq!(spans.first().unwrap().parent_span_id, Some(request.span_id));
+        assert_eq!(spans.first().unwrap().trace_id, request.trace_id);
+    }
+
+    #[test]
+    fn a_span_that_waits_in_vain_has_no_parent() {
+        let mut correlator = Correlator::default();
+        let (_, early) = call_of_unknown_task(&mut correlator);
+        assert_eq!(early, None);
+        let mut spans = Vec::new();
+        correlator.release(Some(HELD_NANOS), |span| spans.push(span));
+        assert_eq!(spans.len(), 0);
+        correlator.release(Some(3 * HELD_NANOS), |span| spans.push(span));
+        assert_eq!(spans.iter().map(|span| span.parent_span_id).collect::<Vec<_>>(), [None]);
+    }
+
+    #[test]
+    fn greenlets_of_one_thread_do_not_mix() {
+        let mut correlator = Correlator::default();
+        let env = Env { event_loop: true };
+        let of = |inode: u64, lane: u64| Connection {
+            by: Identity { actor: 0, lane, flags: KNOWN | WAITS_ELSEWHERE, reserved: 0 },
+            ..connection(inode, true)
+        };
+        correlator.event(&of(1, 100), begin(1, Role::Server, 7), &env);
+        correlator.event(&of(2, 200), begin(1, Role::Server, 7), &env);
+        correlator.event(&of(3, 100), begin(1, Role::Client, 7), &env);
+        correlator.event(&of(4, 300), begin(1, Role::Client, 7), &env);
+        let call = correlator.event(&of(3, 100), end(1, Role::Client), &env).unwrap();
+        let other = correlator.event(&of(4, 300), end(1, Role::Client), &env).unwrap();
+        let request = correlator.event(&of(1, 100), end(1, Role::Server), &env).unwrap();
+        assert_eq!((call.parent_span_id, other.parent_span_id), (Some(request.span_id), None));
     }
 
     #[test]
