@@ -140,7 +140,7 @@ impl Pythons {
                 let Some(address) = address else { continue };
                 let start = target.memory.bytes(address, PROBED_BYTES).unwrap_or_default();
                 if let Err(error) = probes.probe(pid, function, address, &start) {
-                    tracing::info!(pid, ?function, %error, "some spans will lack their parents");
+                    tracing::warn!(pid, ?function, %error, "some spans will lack their parents");
                 }
             }
             if let Err(error) = probes.describe_actors(pid, &found.actors) {

@@ -305,6 +305,10 @@ impl Correlator {
             && connection.by.lane != 0;
         let event_loop = connection.nonblocking && !greenlet && env.has_event_loop(lane.0);
         let serving = self.lanes.entry(lane).or_default();
+        if greenlet && serving.open.is_empty() {
+            // What was there before was on another stack at the same address.
+            serving.interleaves = false;
+        }
         serving.interleaves |= event_loop;
         if serving.open.iter().any(|(other, _)| *other != connection.id) {
             if connection.nonblocking && !greenlet {
