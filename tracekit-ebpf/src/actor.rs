@@ -428,6 +428,15 @@ pub fn note_input(tgid: u32, tid: u32, inode: u64, what: u32) -> Option<()> {
     Some(())
 }
 
+/// The thread has read something else, so that what it did before is not the reason for what it does next.
+#[inline(always)]
+pub fn forget_input(tid: u32) {
+    if let Some(input) = INPUTS.get_ptr_mut(&tid) {
+        // SAFETY: the pointer comes from the map and was checked; only this thread uses its entry.
+        unsafe { (*input).inode = 0 };
+    }
+}
+
 /// The thread waits for events: it has done with what it read before.
 #[unsafe(no_mangle)]
 #[inline(never)]

@@ -8,7 +8,7 @@ use tracekit_common::{
 };
 
 use crate::{
-    actor::{identify, note_input},
+    actor::{forget_input, identify, note_input},
     bounds::{advanced, bounded},
     maps::{BUFFER, EVENTS, FOUND, ROLES, SCRATCH, lose, wakeup},
     read::{copy_user, user},
@@ -91,6 +91,10 @@ impl Call {
         let place = if self.direction == INBOUND { &mut state.received } else { &mut state.sent };
         let offset = *place;
         *place = offset + self.length;
+        let server = state.flags & ACCEPTED != 0 || ROLES.get_ptr(&key).is_some();
+        if self.direction == INBOUND && (!server || state.flags & IGNORE != 0) {
+            forget_input(self.tid);
+        }
         if state.flags & IGNORE != 0 {
             return None;
         }
@@ -98,7 +102,7 @@ impl Call {
         let mut by = Identity { actor: 0, lane: 0, flags: 0, reserved: 0 };
         if self.direction == INBOUND {
             state.flags &= !SENDING;
-            if state.flags & ACCEPTED != 0 || ROLES.get_ptr(&key).is_some() {
+            if server {
                 by = self.identify();
                 note_input(self.tgid, self.tid, socket.inode, CAUSE_READ);
             }
@@ -106,7 +110,7 @@ impl Call {
             by = self.identify();
             state.flags |= SENDING;
             // The first bytes after an answer, unless they are an answer themselves.
-            if turned && self.stack && ROLES.get_ptr(&key).is_none() {
+            if turned && self.stack && !server {
                 stack::report_stack(self.tgid, self.tid);
             }
         }

@@ -187,6 +187,19 @@ impl Actors {
         open.iter().find(|request| request.exchange == exchange).cloned()
     }
 
+    /// When the oldest request was read that each process has not answered, nanoseconds of `CLOCK_MONOTONIC`.
+    #[must_use]
+    pub fn oldest_open(&self) -> HashMap<u32, u64> {
+        let mut oldest = HashMap::new();
+        for (id, requests) in &self.connections {
+            if let Some(request) = requests.open.front() {
+                let begin: &mut u64 = oldest.entry(id.tgid).or_insert(request.begin);
+                *begin = request.begin.min(*begin);
+            }
+        }
+        oldest
+    }
+
     /// A request was read.
     pub fn began(&mut self, request: Arc<Served>) {
         let requests = self.connections.entry(request.exchange.0).or_default();

@@ -30,8 +30,8 @@ const MAX_LANES: usize = 64 * 1024;
 /// Connections that are remembered for one served request.
 const MAX_CALLS: usize = 256;
 /// Spans that wait for their parent at most, and for how many nanoseconds.
-const MAX_HELD: usize = 16 * 1024;
-const HELD_NANOS: u64 = 10_000_000_000;
+const MAX_HELD: usize = 8 * 1024;
+const HELD_NANOS: u64 = 60_000_000_000;
 
 /// Name, status and attributes of a span, as its protocol's conventions say.
 #[derive(Debug, Clone, PartialEq)]
@@ -181,8 +181,11 @@ impl Correlator {
         if let Some(now) = now {
             self.actors.tick(now);
         }
+        let oldest = self.actors.oldest_open();
         for held in std::mem::take(&mut self.held) {
+            // Only who answers a request that was there before the call tells for which request that was.
             let waits = now.is_some_and(|now| now.saturating_sub(held.since) < HELD_NANOS)
+                && oldest.get(&held.actor.0).is_some_and(|begin| *begin <= held.begin)
                 && self.actors.may_be_known_later(held.actor);
             if waits {
                 self.held.push(held);
