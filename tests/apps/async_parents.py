@@ -65,6 +65,8 @@ async def app(scope, receive, send):
 
 async def serve(reader, writer):
     """All requests of one connection."""
+    # Before 3.11 nobody else holds the task while it waits.
+    background.add(asyncio.current_task())
     try:
         while True:
             head = await reader.readuntil(b"\r\n\r\n")
@@ -75,6 +77,8 @@ async def serve(reader, writer):
             await writer.drain()
     except (asyncio.IncompleteReadError, ConnectionError):
         writer.close()
+    finally:
+        background.discard(asyncio.current_task())
 
 
 async def main():
