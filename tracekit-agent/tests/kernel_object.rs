@@ -34,13 +34,14 @@ const LOCAL: u8 = 1;
 #[test]
 fn only_helpers_that_read_and_report_are_called() {
     let elf = object::File::parse(OBJECT).unwrap();
-    let (mut programs, mut watchpoints) = (0, 0);
+    let (mut programs, mut watchpoints, mut functions) = (0, 0, 0);
     let mut called = std::collections::BTreeSet::new();
     for section in elf.sections().filter(|s| s.kind() == object::SectionKind::Text) {
         let name = section.name().unwrap();
         programs += usize::from(name.starts_with("raw_tp/"));
         watchpoints += usize::from(name == "perf_event");
-        let known = name == ".text" || name == "perf_event" || name.starts_with("raw_tp/");
+        functions += usize::from(name == "uprobe");
+        let known = matches!(name, ".text" | "perf_event" | "uprobe") || name.starts_with("raw_tp/");
         assert!(known, "program type of `{name}` is not expected");
         let mut slots = section.data().unwrap().chunks_exact(8);
         while let Some(slot) = slots.next() {
@@ -64,6 +65,7 @@ fn only_helpers_that_read_and_report_are_called() {
     }
     assert_eq!(programs, 5, "sys_enter, sys_exit, sched_process_fork, _exec, _exit");
     assert_eq!(watchpoints, 1, "line_hit, for two architectures in one section");
+    assert_eq!(functions, 1, "task_made and item_put, for two architectures in one section");
     // The list above is what is used: it does not grow without anybody noticing.
     let allowed: std::collections::BTreeSet<_> = ALLOWED.iter().map(|(number, _)| *number).collect();
     assert_eq!(called, allowed);

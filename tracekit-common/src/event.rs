@@ -1,6 +1,8 @@
 //! Records in the ring buffer. Each starts with its [`Kind`]; times are nanoseconds of
 //! `CLOCK_MONOTONIC`; process and thread ids are those of the initial PID namespace.
 
+use crate::actor::Identity;
+
 /// First `u32` of every record.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(u32)]
@@ -17,6 +19,8 @@ pub enum Kind {
     Stack = 5,
     /// [`HitRecord`](crate::watchpoint::HitRecord), in a ring buffer of its own.
     Hit = 6,
+    /// [`ActorRecord`](crate::actor::ActorRecord)
+    Actor = 7,
 }
 
 impl Kind {
@@ -30,6 +34,7 @@ impl Kind {
             4 => Some(Self::Process),
             5 => Some(Self::Stack),
             6 => Some(Self::Hit),
+            7 => Some(Self::Actor),
             _ => None,
         }
     }
@@ -102,6 +107,8 @@ pub struct DataRecord {
     pub flags: u8,
     /// Zero.
     pub reserved: [u8; 2],
+    /// Who did it; not looked for when a client receives.
+    pub by: Identity,
 }
 
 /// Direction: received by the process.
@@ -168,6 +175,6 @@ pub const HEAD_MAX: usize = 8192;
 pub const TAIL_MAX: usize = 256;
 
 const _: () = assert!(size_of::<ConnectionRecord>() == 24 + 8 + 32 + 8 + 2 * UNIX_PATH);
-const _: () = assert!(size_of::<DataRecord>() == 64);
+const _: () = assert!(size_of::<DataRecord>() == 88);
 const _: () = assert!(size_of::<CloseRecord>() == 32);
 const _: () = assert!(size_of::<ProcessRecord>() == 24);

@@ -22,7 +22,7 @@ pub struct ConnectionState {
     pub sent: u64,
     /// Descriptors of the process for this socket beyond the first one (`dup`).
     pub extra_descriptors: u32,
-    /// [`IGNORE`]
+    /// [`IGNORE`], [`SENDING`], [`ACCEPTED`]
     pub flags: u32,
 }
 
@@ -30,6 +30,8 @@ pub struct ConnectionState {
 pub const IGNORE: u32 = 1;
 /// Flag of a connection: the last transfer was sent by the process.
 pub const SENDING: u32 = 2;
+/// Flag of a connection: the process accepted it.
+pub const ACCEPTED: u32 = 4;
 
 /// A connection of which the process is the server: why it sends is known.
 pub const SERVER: u32 = 1;

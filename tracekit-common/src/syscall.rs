@@ -38,3 +38,7 @@ pub const DUP: u32 = 14;
 pub const DUP2: u32 = 15;
 /// `fcntl(fd, cmd, arg)`
 pub const FCNTL: u32 = 16;
+/// `accept(fd, addr, len)`, `accept4(fd, addr, len, flags)`
+pub const ACCEPT: u32 = 17;
+/// `epoll_wait(epfd, events, count, timeout)`, `epoll_pwait`, `epoll_pwait2`
+pub const WAIT: u32 = 18;

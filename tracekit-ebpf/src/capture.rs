@@ -2,13 +2,15 @@
 
 use aya_ebpf::helpers::bpf_ktime_get_ns;
 use tracekit_common::{
+    actor::{CAUSE_READ, Identity},
     event::{DataRecord, HEAD_MAX, INBOUND, Kind, NONBLOCKING, TAIL_MAX, UNCOUNTED},
-    map::{IGNORE, Loss, SENDING},
+    map::{ACCEPTED, IGNORE, Loss, SENDING},
 };
 
 use crate::{
+    actor::{forget_input, identify, note_input},
     bounds::{advanced, bounded},
-    maps::{BUFFER, EVENTS, ROLES, SCRATCH, lose, wakeup},
+    maps::{BUFFER, EVENTS, FOUND, ROLES, SCRATCH, lose, wakeup},
     read::{copy_user, user},
     socket, stack,
 };
@@ -89,16 +91,26 @@ impl Call {
         let place = if self.direction == INBOUND { &mut state.received } else { &mut state.sent };
         let offset = *place;
         *place = offset + self.length;
+        let server = state.flags & ACCEPTED != 0 || ROLES.get_ptr(&key).is_some();
+        if self.direction == INBOUND && (!server || state.flags & IGNORE != 0) {
+            forget_input(self.tid);
+        }
         if state.flags & IGNORE != 0 {
             return None;
         }
         let turned = state.flags & SENDING == 0;
+        let mut by = Identity { actor: 0, lane: 0, flags: 0, reserved: 0 };
         if self.direction == INBOUND {
             state.flags &= !SENDING;
+            if server {
+                by = self.identify();
+                note_input(self.tgid, self.tid, socket.inode, CAUSE_READ);
+            }
         } else {
+            by = self.identify();
             state.flags |= SENDING;
             // The first bytes after an answer, unless they are an answer themselves.
-            if turned && self.stack && ROLES.get_ptr(&key).is_none() {
+            if turned && self.stack && !server {
                 stack::report_stack(self.tgid, self.tid);
             }
         }
@@ -124,6 +136,7 @@ impl Call {
             direction: self.direction,
             flags,
             reserved: [0; 2],
+            by,
         };
         // SAFETY: the buffer is larger than the header and aligned to 8 bytes, as map values are.
         unsafe { *buffer.cast::<DataRecord>() = record };
@@ -135,6 +148,19 @@ impl Call {
             lose(Loss::RingFull);
         }
         Some(())
+    }
+}
+
+impl Call {
+    /// Who makes it.
+    #[inline(always)]
+    fn identify(&self) -> Identity {
+        identify(self.tgid, self.tid);
+        match FOUND.get_ptr(0) {
+            // SAFETY: the pointer comes from the map and was checked; the value is this CPU's.
+            Some(found) => unsafe { (*found).identity },
+            None => Identity { actor: 0, lane: 0, flags: 0, reserved: 0 },
+        }
     }
 }
 

@@ -4,7 +4,8 @@
 //! * `sys_enter`, `sys_exit`: what selected processes send and receive on stream sockets ([`socket`]),
 //!   and the Python stacks from which they do ([`stack`], [`python`]);
 //! * `sched_process_fork`, `sched_process_exec`, `sched_process_exit`: which processes are selected
-//!   ([`process`]).
+//!   ([`process`]);
+//! * probes on two functions of C modules of the interpreter, for who acts ([`actor`]).
 //!
 //! And a perf event program on hardware watchpoints: lines at which there is a breakpoint ([`watchpoint`]).
 //!
@@ -17,6 +18,7 @@
 // Stable for the architectures that the standard library has; for BPF not yet.
 #![feature(asm_experimental_arch)]
 
+mod actor;
 mod bounds;
 mod capture;
 mod layout;

@@ -7,6 +7,7 @@ use aya_ebpf::{
     maps::{Array, HashMap, LruHashMap, PerCpuArray, RingBuf},
 };
 use tracekit_common::{
+    actor::{Actors, LastInput, ObjectKey},
     event::{HEAD_MAX, TAIL_MAX},
     map::{ConnectionKey, ConnectionState, LOSSES, Loss},
     python::{CodeClass, CodeKey, Python, Thread},
@@ -17,7 +18,7 @@ use tracekit_common::{
     },
 };
 
-use crate::{stack, watchpoint};
+use crate::{actor, stack, watchpoint};
 
 /// Records for the user side. Its size is set at load.
 #[map]
@@ -53,6 +54,30 @@ pub static PYTHONS: HashMap<u32, Python> = HashMap::with_max_entries(16 * 1024, 
 #[map]
 pub static THREADS: HashMap<u32, Thread> = HashMap::with_max_entries(32 * 1024, 0);
 
+/// Where interpreters of selected processes keep what is read of actors, by thread group.
+#[map]
+pub static ACTORS: HashMap<u32, Actors> = HashMap::with_max_entries(16 * 1024, 0);
+
+/// Numbers of tasks and of handed-over work.
+#[map]
+pub static ACTOR_NUMBERS: LruHashMap<ObjectKey, u64> = LruHashMap::with_max_entries(64 * 1024, 0);
+
+/// How many numbers there are.
+#[map]
+pub static COUNTERS: PerCpuArray<u64> = PerCpuArray::with_max_entries(1, 0);
+
+/// What each thread got last. An entry stays until its thread exits.
+#[map]
+pub static INPUTS: HashMap<u32, LastInput> = HashMap::with_max_entries(32 * 1024, 0);
+
+/// Who acts now.
+#[map]
+pub static FOUND: PerCpuArray<actor::Found> = PerCpuArray::with_max_entries(1, 0);
+
+/// How far a walk to the oldest frame has come.
+#[map]
+pub static FRAME: PerCpuArray<u64> = PerCpuArray::with_max_entries(1, 0);
+
 /// What the user side knows of code objects.
 #[map]
 pub static CODES: LruHashMap<CodeKey, CodeClass> = LruHashMap::with_max_entries(64 * 1024, 0);
@@ -63,7 +88,7 @@ pub static LOSS_COUNTS: PerCpuArray<u64> = PerCpuArray::with_max_entries(LOSSES,
 
 /// Room for what the verifier takes for the largest record: its bounds are powers of two, so it believes
 /// that a copy of up to twice `HEAD_MAX` may begin just below `HEAD_MAX`.
-pub const SCRATCH: usize = 64 + 3 * HEAD_MAX + 2 * TAIL_MAX;
+pub const SCRATCH: usize = 96 + 3 * HEAD_MAX + 2 * TAIL_MAX;
 
 /// Where records are put together.
 #[map]

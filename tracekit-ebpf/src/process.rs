@@ -10,7 +10,7 @@ use tracekit_common::event::{Kind, PROCESS_EXEC, PROCESS_EXIT, PROCESS_FORK, Pro
 
 use crate::{
     layout::{FOLLOW_ALL, TASK_PID, TASK_TGID},
-    maps::{ENTERED, PYTHONS, SELECTED, THREADS, send},
+    maps::{ACTORS, ENTERED, INPUTS, PYTHONS, SELECTED, THREADS, send},
     read::kernel,
 };
 
@@ -44,6 +44,10 @@ pub fn process_fork(ctx: RawTracePointContext) -> i32 {
         // SAFETY: the pointer comes from the map and was checked. The child has the parent's memory.
         let _ = PYTHONS.insert(&tgid, unsafe { &*python }, 0);
     }
+    if let Some(actors) = ACTORS.get_ptr(&parent_tgid) {
+        // SAFETY: as above.
+        let _ = ACTORS.insert(&tgid, unsafe { &*actors }, 0);
+    }
     record(PROCESS_FORK, tgid, parent_tgid);
     0
 }
@@ -54,6 +58,7 @@ pub fn process_exec(ctx: RawTracePointContext) -> i32 {
     let tgid = ctx.tgid();
     // Another program, another memory.
     let _ = PYTHONS.remove(&tgid);
+    let _ = ACTORS.remove(&tgid);
     if FOLLOW_ALL.load() != 0 || selected(tgid) {
         record(PROCESS_EXEC, tgid, 0);
     }
@@ -72,9 +77,11 @@ pub fn process_exit(ctx: RawTracePointContext) -> i32 {
     let tid = kernel::<u32>(task, TASK_PID.load()).unwrap_or(ids as u32);
     let _ = ENTERED.remove(&tid);
     let _ = THREADS.remove(&tid);
+    let _ = INPUTS.remove(&tid);
     if tid == tgid {
         let _ = SELECTED.remove(&tgid);
         let _ = PYTHONS.remove(&tgid);
+        let _ = ACTORS.remove(&tgid);
         record(PROCESS_EXIT, tgid, 0);
     }
     0

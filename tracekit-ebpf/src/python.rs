@@ -13,7 +13,7 @@ use tracekit_common::{
 use crate::{
     layout::{PID_LEVEL, PID_NUMBERS, TASK_THREAD_PID},
     maps::{PYTHONS, THREADS},
-    read::{kernel, user},
+    read::{kernel, user, word},
 };
 
 /// Size of `struct upid`, whose first member is the number: include/linux/pid.h
@@ -56,6 +56,18 @@ pub fn running(python: &Python, tgid: u32, tid: u32) -> Option<(u64, u64)> {
 #[inline(always)]
 pub fn certainly_running(python: &Python, tgid: u32, tid: u32) -> Option<(u64, u64)> {
     find(python, tgid, tid, 0)
+}
+
+/// As [`running`], but only a thread whose state was found before.
+#[inline(always)]
+pub fn known_running(python: &Python, tid: u32) -> Option<(u64, u64)> {
+    // SAFETY: only this thread uses its entry.
+    let known = unsafe { THREADS.get(&tid) }?;
+    if known.state == 0 || word(known.state + u64::from(python.thread_id)) != known.thread_id {
+        return None;
+    }
+    let frame = newest_frame(python, known.state)?;
+    if frame == 0 { None } else { Some((known.state, frame)) }
 }
 
 #[inline(always)]
@@ -104,41 +116,47 @@ fn find(python: &Python, tgid: u32, tid: u32, retry: u64) -> Option<(u64, u64)> 
 extern "C" fn find_thread(tgid: u32, head: u64) -> u64 {
     // SAFETY: the value is not removed while this runs; one that is replaced is of the same process.
     let Some(python) = (unsafe { PYTHONS.get(&tgid) }) else { return 0 };
-    if python.native_id == ABSENT {
-        return 0;
-    }
-    let Some(wanted) = native_id() else { return 0 };
     let mut interpreter = head;
     let mut idle = 0;
     for _ in 0..INTERPRETERS {
         if interpreter == 0 {
             break;
         }
-        let mut state = word(interpreter + u64::from(python.threads_head));
-        for _ in 0..STATES {
-            if state == 0 {
-                break;
+        let state = thread_in(tgid, word(interpreter + u64::from(python.threads_head)));
+        if state != 0 {
+            if newest_frame(python, state).unwrap_or(0) != 0 {
+                return state;
             }
-            let mut holder = state;
-            if python.flags & ID_IN_DESCRIPTOR != 0 {
-                holder = word(state + u64::from(python.thread_id));
-            }
-            if user::<u32>(holder + u64::from(python.native_id)).unwrap_or(0) == wanted {
-                if newest_frame(python, state).unwrap_or(0) != 0 {
-                    return state;
-                }
-                idle = state;
-                break;
-            }
-            state = word(state + u64::from(python.thread_next));
+            idle = state;
         }
         interpreter = word(interpreter + u64::from(python.interpreter_next));
     }
     idle
 }
 
-/// A word of the process's memory; 0 where there is none.
-#[inline(always)]
-fn word(address: u64) -> u64 {
-    user(address).unwrap_or(0)
+/// The thread state of the current thread in the list that begins here, 0 if it is not in it.
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn thread_in(tgid: u32, first: u64) -> u64 {
+    // SAFETY: as in `find_thread`.
+    let Some(python) = (unsafe { PYTHONS.get(&tgid) }) else { return 0 };
+    if python.native_id == ABSENT {
+        return 0;
+    }
+    let Some(wanted) = native_id() else { return 0 };
+    let mut state = first;
+    for _ in 0..STATES {
+        if state == 0 {
+            break;
+        }
+        let mut holder = state;
+        if python.flags & ID_IN_DESCRIPTOR != 0 {
+            holder = word(state + u64::from(python.thread_id));
+        }
+        if word(holder + u64::from(python.native_id)) as u32 == wanted {
+            return state;
+        }
+        state = word(state + u64::from(python.thread_next));
+    }
+    0
 }

@@ -24,6 +24,16 @@ pub fn user<T>(address: u64) -> Option<T> {
     unsafe { bpf_probe_read_user(address as *const T) }.ok()
 }
 
+/// A word of the process's memory; 0 where there is none: the helper clears what it could not read, which saves the
+/// verifier a branch.
+#[inline(always)]
+pub fn word(address: u64) -> u64 {
+    let mut word = 0_u64;
+    // SAFETY: the destination has eight bytes; the helper checks the address and fails instead of faulting.
+    unsafe { user_bytes((&raw mut word).cast(), 8, address as *const _) };
+    word
+}
+
 /// Copies `length` bytes of kernel memory.
 ///
 /// # Safety

@@ -6,14 +6,17 @@ use aya_ebpf::{
     programs::RawTracePointContext,
 };
 use tracekit_common::{
+    actor::CAUSE_ACCEPT,
     event::{CLOSE_LOCAL, CLOSE_LOCAL_WRITE, CLOSE_REMOTE, CloseRecord, INBOUND, Kind, OUTBOUND},
+    map::ACCEPTED,
     syscall::{
-        CLOSE, DUP, DUP2, FCNTL, READ, READV, RECVFROM, RECVMSG, SENDFILE, SENDMMSG, SENDMSG, SENDTO,
-        SHUTDOWN, SPLICE, TABLE, WRITE, WRITEV,
+        ACCEPT, CLOSE, DUP, DUP2, FCNTL, READ, READV, RECVFROM, RECVMSG, SENDFILE, SENDMMSG, SENDMSG, SENDTO,
+        SHUTDOWN, SPLICE, TABLE, WAIT, WRITE, WRITEV,
     },
 };
 
 use crate::{
+    actor::{identify, note_input, waits},
     capture::{Call, Payload},
     layout::{REGS_ARG0, REGS_ARG1, REGS_ARG2, REGS_ARG3, REGS_NUMBER},
     maps::{CONNECTIONS, ENTERED, SYSCALLS, send},
@@ -78,6 +81,9 @@ pub fn sys_enter(ctx: RawTracePointContext) -> i32 {
         CLOSE | SHUTDOWN | DUP2 => {
             let _ = ended(ctx.arg(0), class, tgid, tid, now);
         }
+        WAIT => {
+            waits(tgid, tid);
+        }
         _ => {}
     }
     0
@@ -137,6 +143,9 @@ fn transferred(regs: u64, returned: i64, tgid: u32, tid: u32) -> Option<()> {
         }
         // `dup(0) == 0` apart, which is no socket worth the case, nothing went.
         return None;
+    }
+    if class == ACCEPT {
+        return accepted(returned as u32, tgid, tid);
     }
     if class >= CLOSE {
         return duplicated(regs, class, first as u32, tgid);
@@ -203,6 +212,17 @@ fn at_end(regs: u64, class: u32, fd: u32, returned: i64, tgid: u32, tid: u32) ->
     let time = unsafe { bpf_ktime_get_ns() };
     send(CloseRecord { kind: Kind::Close as u32, tgid, inode: key.inode, time, tid, reason: CLOSE_REMOTE });
     Some(())
+}
+
+/// The process has accepted a connection.
+#[inline(always)]
+fn accepted(fd: u32, tgid: u32, tid: u32) -> Option<()> {
+    let socket = socket::of_descriptor(fd)?;
+    let state = socket.state(&socket.key(tgid))?;
+    // SAFETY: the pointer comes from the map and was checked; nobody else has the descriptor yet.
+    unsafe { (*state).flags |= ACCEPTED };
+    identify(tgid, tid);
+    note_input(tgid, tid, socket.inode, CAUSE_ACCEPT)
 }
 
 /// A descriptor was duplicated within the process.

@@ -135,6 +135,7 @@ impl Agent {
                 let changes = self.parts.tracker.poll(now);
                 self.parts.apply(changes);
             }
+            self.parts.pythons.look(now, &mut self.parts.probes);
             if now >= housekeeping {
                 housekeeping = now + HOUSEKEEPING;
                 self.parts.world.tick();
@@ -161,6 +162,8 @@ impl Agent {
         // What was in the ring buffer when the signal came.
         self.drain();
         self.count_losses();
+        let Parts { correlator, spans, .. } = &mut self.parts;
+        correlator.release(None, |span| spans.submit(span));
         Ended::Stopped
     }
 
@@ -233,18 +236,24 @@ struct Parts {
 impl Parts {
     fn take(&mut self, record: Record<'_>) {
         match record {
-            Record::Connection { id, local, remote } => {
+            Record::Connection { id, local, remote, time } => {
                 self.counters.add(Counter::ConnectionsTracked, 1);
-                self.connections.opened(id, local, remote);
+                self.connections.opened(id, local, remote, time);
             }
             Record::Stack(stack) => self.pythons.stack(&stack, &mut self.probes),
             Record::Data(data) => {
                 self.hits_before(data.returned);
                 let Self { probes, connections, correlator, world, pythons, spans, .. } = self;
+                tracing::trace!(id = ?data.id, tid = data.tid, direction = ?data.direction, by = ?data.by, "data");
                 if data.direction == Direction::Outbound
                     && let Some(caller) = pythons.sends(data.tid)
                 {
                     connections.sent_from(data.id, caller);
+                }
+                if data.direction == Direction::Outbound
+                    && let Some(connection) = connections.get(data.id)
+                {
+                    correlator.wrote(connection, &data.by, |span| spans.submit(span));
                 }
                 let mut emit = emit(correlator, world, spans);
                 let verdict = connections.data(&data, |connection, event| {
@@ -267,9 +276,16 @@ impl Parts {
                     probes.connection_ended(id);
                 }
                 connections.closed(id, close, time, tid, emit(correlator, world, spans));
+                if close == Close::Local {
+                    correlator.closed(id);
+                }
                 self.settle();
             }
             Record::Process(event) => self.process(event),
+            Record::Actor(new) => {
+                tracing::trace!(?new, "actor");
+                self.correlator.made(&new);
+            }
         }
     }
 
@@ -302,6 +318,7 @@ impl Parts {
     /// Ends what hangs on connections that have been quiet for a while.
     fn settle_quiet(&mut self) {
         let Self { connections, correlator, world, spans, .. } = self;
+        correlator.release(Some(monotonic_nanos()), |span| spans.submit(span));
         connections
             .settle_quiet(monotonic_nanos().saturating_sub(QUIET_NANOS), emit(correlator, world, spans));
     }
@@ -310,13 +327,14 @@ impl Parts {
         let changes = match event {
             ProcessEvent::Fork { parent, child } => {
                 self.world.forked(parent, child);
-                self.pythons.forked(parent, child);
+                self.pythons.forked(parent, child, &mut self.probes);
                 self.debugger.forked(parent, child);
                 self.tracker.on_fork(parent, child)
             }
             ProcessEvent::Exec(pid) => {
                 self.pythons.remove(pid);
                 self.debugger.gone(pid);
+                self.probes.process_gone(pid);
                 let changes = self.tracker.on_exec(pid, Instant::now());
                 if changes.is_empty() {
                     // It may have inherited the selection by fork alone, and is something else now.
@@ -369,10 +387,11 @@ impl Parts {
     fn forget(&mut self, pid: u32) {
         let Self { connections, correlator, world, pythons, spans, .. } = self;
         connections.process_gone(pid, monotonic_nanos(), emit(correlator, world, spans));
-        correlator.process_gone(pid);
+        correlator.process_gone(pid, |span| spans.submit(span));
         world.remove(pid);
         pythons.remove(pid);
         self.debugger.gone(pid);
+        self.probes.process_gone(pid);
         self.breakpoints.process_gone(pid, Timestamp::now());
     }
 }

@@ -12,11 +12,13 @@ use crate::{
     discovery::{Inspected, proc_fs::ProcFs},
     net::Caller,
     probes::{
-        Probes,
+        Function, Probes,
         record::{Stack, WalkEnd},
         tasks::Families,
     },
     python::{
+        MemorySource as _,
+        actors::{Handles, find},
         kernel::describe,
         runtime::Target,
         stack::{KnownCode, Resolver},
@@ -27,6 +29,11 @@ use crate::{
 const START: Duration = Duration::from_secs(60);
 /// Threads whose stack waits for what they send.
 const MAX_WAITING: usize = 4096;
+/// How often a process is looked at for what it has loaded: at first, and later.
+const LOOK_OFTEN: Duration = Duration::from_millis(250);
+const LOOK_SELDOM: Duration = Duration::from_secs(30);
+/// Bytes of a function that are read to see where to probe it.
+const PROBED_BYTES: usize = 8;
 /// Places that are remembered.
 const MAX_PLACES: usize = 16 * 1024;
 
@@ -40,6 +47,16 @@ pub struct Pythons {
     /// Callers of what threads send next.
     waiting: HashMap<u32, Option<Arc<Caller>>>,
     places: Places,
+    /// What each process has loaded.
+    actors: HashMap<u32, Watched>,
+}
+
+/// What was told of a process.
+struct Watched {
+    told: Option<Handles>,
+    since: Instant,
+    /// When to look again.
+    due: Instant,
 }
 
 impl Pythons {
@@ -75,15 +92,18 @@ impl Pythons {
             tracing::warn!(pid, %error, "spans will not say which code made them");
         }
         self.resolvers.insert(pid, Resolver::new(target));
+        self.look_for_actors(pid, probes);
         Some(true)
     }
 
     /// A traced process has a child, which the kernel side knows already.
-    pub fn forked(&mut self, parent: u32, child: u32) {
+    pub fn forked(&mut self, parent: u32, child: u32, probes: &mut Probes) {
         if let Some(resolver) = self.resolvers.get(&parent) {
             self.families.forked(parent, child);
             let resolver = resolver.forked(child);
             self.resolvers.insert(child, resolver);
+            // The kernel side has copied what it was told of the parent; probes are not inherited.
+            self.look_for_actors(child, probes);
         }
     }
 
@@ -92,6 +112,7 @@ impl Pythons {
         self.resolvers.remove(&pid);
         self.starting.remove(&pid);
         self.families.remove(pid);
+        self.actors.remove(&pid);
     }
 
     /// Looks again at processes that were starting; those that can be read now.
@@ -107,6 +128,41 @@ impl Pythons {
             }
         }
         started
+    }
+
+    /// Looks at what processes have loaded, where that is due.
+    pub fn look(&mut self, now: Instant, probes: &mut Probes) {
+        let due: Vec<u32> =
+            self.actors.iter().filter(|(_, watched)| watched.due <= now).map(|(pid, _)| *pid).collect();
+        for pid in due {
+            self.look_for_actors(pid, probes);
+        }
+    }
+
+    /// Tells the kernel side what the process has loaded of asyncio and executors since, and probes it.
+    fn look_for_actors(&mut self, pid: u32, probes: &mut Probes) {
+        let Some(target) = self.resolvers.get(&pid).map(Resolver::target) else { return };
+        let Some(found) = find(target) else { return };
+        let now = Instant::now();
+        let watched = self.actors.entry(pid).or_insert(Watched { told: None, since: now, due: now });
+        if watched.told != Some(found) {
+            watched.told = Some(found);
+            tracing::debug!(pid, ?found, "actors");
+            let functions = [(Function::TaskInit, found.task_init), (Function::QueuePut, found.queue_put)];
+            for (function, address) in functions {
+                let Some(address) = address else { continue };
+                let start = target.memory.bytes(address, PROBED_BYTES).unwrap_or_default();
+                if let Err(error) = probes.probe(pid, function, address, &start) {
+                    tracing::warn!(pid, ?function, %error, "some spans will lack their parents");
+                }
+            }
+            if let Err(error) = probes.describe_actors(pid, &found.actors) {
+                tracing::warn!(pid, %error, "some spans will lack their parents");
+            }
+        }
+        // Most is loaded at the start, some with the first request.
+        let young = watched.since.elapsed() < START;
+        watched.due = now + if young { LOOK_OFTEN } else { LOOK_SELDOM };
     }
 
     /// A thread is about to send something from here.

@@ -59,6 +59,13 @@ impl Mappings {
     }
 }
 
+/// The mapping of a file that has this address, by `proc_pid_maps(5)`.
+#[must_use]
+pub fn mapping_at(text: &[u8], address: u64) -> Option<MappedFile> {
+    let mut mappings = text.split(|byte| *byte == b'\n').filter_map(parse_line);
+    mappings.find(|mapping| (mapping.start..mapping.end).contains(&address))
+}
+
 /// `start-end perms offset dev inode  path`
 fn parse_line(line: &[u8]) -> Option<MappedFile> {
     let slash = line.iter().position(|byte| *byte == b'/')?;

@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 use rustix::fs::{Mode, OFlags, ResolveFlags};
 
 use super::error::InspectError;
-use super::maps::{MappedFile, Mappings};
+use super::maps::{MappedFile, Mappings, mapping_at};
 
 /// Bytes of `cmdline` that are read; the kernel itself allows more.
 const MAX_CMDLINE: u64 = 128 << 10;
@@ -248,6 +248,14 @@ impl ProcFs {
     /// As [`Self::environment`].
     pub fn mappings(&self, pid: u32) -> Result<Mappings, InspectError> {
         Ok(Mappings::parse(&self.read(pid, "maps", MAX_MAPS)?))
+    }
+
+    /// The mapping of a file that has this address.
+    ///
+    /// # Errors
+    /// As [`Self::environment`].
+    pub fn mapping_at(&self, pid: u32, address: u64) -> Result<Option<MappedFile>, InspectError> {
+        Ok(mapping_at(&self.read(pid, "maps", MAX_MAPS)?, address))
     }
 
     /// The text of `/proc/PID/cgroup`.

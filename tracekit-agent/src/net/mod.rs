@@ -4,6 +4,7 @@
 
 use std::{collections::HashMap, sync::Arc};
 
+use tracekit_common::actor::Identity;
 use tracekit_protocol::{Close, Direction, Event, Limits, Moment, Segment, Session, exchange::Http};
 
 use crate::probes::record::{ConnectionId, Data, Endpoint};
@@ -34,6 +35,16 @@ pub struct Connection {
     pub nonblocking: bool,
     /// Where in the application what was sent last was sent from, if it is known.
     pub caller: Option<Arc<Caller>>,
+    /// Who did the last transfer.
+    pub by: Identity,
+    /// When it was met, nanoseconds of `CLOCK_MONOTONIC`; `u64::MAX` if the record that said so was lost.
+    pub opened: u64,
+}
+
+impl Connection {
+    fn new(id: ConnectionId, ends: Option<(Endpoint, Endpoint)>, opened: u64) -> Self {
+        Self { id, ends, nonblocking: false, caller: None, by: Identity::default(), opened }
+    }
 }
 
 struct Followed {
@@ -71,10 +82,10 @@ pub enum Verdict {
 
 impl Connections {
     /// A connection was met for the first time (again, if the kernel side had forgotten it).
-    pub fn opened(&mut self, id: ConnectionId, local: Endpoint, remote: Endpoint) {
+    pub fn opened(&mut self, id: ConnectionId, local: Endpoint, remote: Endpoint, time: u64) {
         self.ticks += 1;
         self.make_room();
-        let connection = Connection { id, ends: Some((local, remote)), nonblocking: false, caller: None };
+        let connection = Connection::new(id, Some((local, remote)), time);
         self.followed.insert(id, Followed::new(connection, self.limits, self.ticks));
     }
 
@@ -85,7 +96,7 @@ impl Connections {
             self.make_room();
         }
         let followed = self.followed.entry(data.id).or_insert_with(|| {
-            let connection = Connection { id: data.id, ends: None, nonblocking: false, caller: None };
+            let connection = Connection::new(data.id, None, u64::MAX);
             let mut followed = Followed::new(connection, self.limits, self.ticks);
             (followed.received, followed.sent) = match data.direction {
                 Direction::Inbound => (data.offset, 0),
@@ -100,6 +111,7 @@ impl Connections {
             return Verdict::Ignore;
         }
         followed.connection.nonblocking = data.nonblocking;
+        followed.connection.by = data.by;
         followed.take(data, &mut self.events);
         for event in self.events.drain(..) {
             emit(&followed.connection, event);
@@ -128,6 +140,12 @@ impl Connections {
         if let Some(followed) = self.followed.get_mut(&id) {
             followed.connection.caller = caller;
         }
+    }
+
+    /// What is known of a connection.
+    #[must_use]
+    pub fn get(&self, id: ConnectionId) -> Option<&Connection> {
+        self.followed.get(&id).map(|followed| &followed.connection)
     }
 
     /// A connection, or a direction of it, ended.
@@ -276,6 +294,7 @@ mod tests {
             head,
             tail: b"",
             nonblocking: false,
+            by: Identity::default(),
         }
     }
 
@@ -339,7 +358,12 @@ mod tests {
     fn the_number_of_connections_is_bounded() {
         let mut connections = Connections::default();
         for inode in 0..3 * MAX_CONNECTIONS as u64 {
-            connections.opened(ConnectionId { tgid: 1, inode }, Endpoint::Unix(None), Endpoint::Unix(None));
+            connections.opened(
+                ConnectionId { tgid: 1, inode },
+                Endpoint::Unix(None),
+                Endpoint::Unix(None),
+                0,
+            );
         }
         assert!(connections.len() <= MAX_CONNECTIONS);
     }

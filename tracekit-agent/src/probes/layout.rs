@@ -91,6 +91,13 @@ pub fn syscalls() -> Vec<(u32, u32)> {
         (libc::SYS_dup2, syscall::DUP2),
         (libc::SYS_dup3, syscall::DUP2),
         (libc::SYS_fcntl, syscall::FCNTL),
+        #[cfg(target_arch = "x86_64")]
+        (libc::SYS_accept, syscall::ACCEPT),
+        (libc::SYS_accept4, syscall::ACCEPT),
+        #[cfg(target_arch = "x86_64")]
+        (libc::SYS_epoll_wait, syscall::WAIT),
+        (libc::SYS_epoll_pwait, syscall::WAIT),
+        (libc::SYS_epoll_pwait2, syscall::WAIT),
     ];
     table.into_iter().filter_map(|(number, class)| Some((u32::try_from(number).ok()?, class))).collect()
 }

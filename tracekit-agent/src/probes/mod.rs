@@ -1,6 +1,7 @@
 //! The kernel side: load, attach, select processes, read records.
 
 mod btf;
+mod functions;
 mod layout;
 pub mod record;
 pub mod tasks;
@@ -15,12 +16,15 @@ use aya::{
 };
 use thiserror::Error;
 use tracekit_common::{
+    actor::Actors,
     map::{ConnectionKey, ConnectionState, IGNORE, LOSSES, SERVER},
     python::{APPLICATION, CodeClass, CodeKey, Python},
 };
 
+pub use self::functions::{Function, FunctionError};
 use self::{
     btf::Btf,
+    functions::Functions,
     record::ConnectionId,
     watchpoint::{HitRecords, Watchpoints},
 };
@@ -110,6 +114,8 @@ pub struct Probes {
     roles: HashMap<MapData, ConnectionKey, u32>,
     pythons: HashMap<MapData, u32, Python>,
     codes: HashMap<MapData, CodeKey, CodeClass>,
+    actors: HashMap<MapData, u32, Actors>,
+    functions: Functions,
     losses: PerCpuArray<MapData, u64>,
 }
 
@@ -177,12 +183,15 @@ impl Probes {
         let roles = take(&mut ebpf, "ROLES")?;
         let pythons = take(&mut ebpf, "PYTHONS")?;
         let codes = take(&mut ebpf, "CODES")?;
+        let actors = take(&mut ebpf, "ACTORS")?;
         let losses = take(&mut ebpf, "LOSS_COUNTS")?;
         let ring = take(&mut ebpf, "EVENTS")?;
         for (program, tracepoint) in PROGRAMS {
             attach(&mut ebpf, program, tracepoint)?;
         }
-        Ok((Self { ebpf, selected, connections, roles, pythons, codes, losses }, Records { ring }))
+        let functions = Functions::default();
+        let probes = Self { ebpf, selected, connections, roles, pythons, codes, actors, functions, losses };
+        Ok((probes, Records { ring }))
     }
 
     /// The kernel side of line breakpoints. Once: the second time is an error.
@@ -206,6 +215,8 @@ impl Probes {
         // It may have exited, and then the kernel side has removed it.
         let _ = self.selected.remove(&tgid);
         let _ = self.pythons.remove(&tgid);
+        let _ = self.actors.remove(&tgid);
+        self.functions.detach(tgid);
     }
 
     /// Says where the interpreter of a selected process keeps what the kernel side reads.
@@ -214,6 +225,36 @@ impl Probes {
     /// The map is full.
     pub fn describe(&mut self, tgid: u32, python: &Python) -> Result<(), ProbeError> {
         self.pythons.insert(tgid, python, 0).map_err(|source| ProbeError::Map { map: "PYTHONS", source })
+    }
+
+    /// Says where the interpreter of a selected process keeps what tells who acts.
+    ///
+    /// # Errors
+    /// The map is full.
+    pub fn describe_actors(&mut self, tgid: u32, actors: &Actors) -> Result<(), ProbeError> {
+        self.actors.insert(tgid, actors, 0).map_err(|source| ProbeError::Map { map: "ACTORS", source })
+    }
+
+    /// Probes a function of a selected process, once; `start` is what the process has at its address.
+    ///
+    /// # Errors
+    /// The kernel refuses it, or the function's file cannot be opened.
+    pub fn probe(
+        &mut self,
+        tgid: u32,
+        function: Function,
+        address: u64,
+        start: &[u8],
+    ) -> Result<(), FunctionError> {
+        if self.functions.has(tgid, function) {
+            return Ok(());
+        }
+        self.functions.attach(&mut self.ebpf, tgid, function, address, start)
+    }
+
+    /// Ends the probes on functions of a process that is gone or runs another program.
+    pub fn process_gone(&mut self, tgid: u32) {
+        self.functions.detach(tgid);
     }
 
     /// Says that a code object is the application's: walks of stacks stop there.

@@ -5,6 +5,7 @@ use std::{
     path::PathBuf,
 };
 
+use tracekit_common::actor::{ActorRecord, CAUSE_ACCEPT, CAUSE_NONE, CAUSE_READ, Identity};
 use tracekit_common::event::{
     CLOSE_LOCAL, CLOSE_LOCAL_WRITE, CLOSE_REMOTE, CloseRecord, ConnectionRecord, DataRecord, INBOUND, Kind,
     NONBLOCKING, OUTBOUND, PROCESS_EXEC, PROCESS_EXIT, PROCESS_FORK, ProcessRecord, UNCOUNTED, UNIX_PATH,
@@ -43,6 +44,8 @@ pub enum Record<'a> {
         local: Endpoint,
         /// The other end.
         remote: Endpoint,
+        /// When, nanoseconds of `CLOCK_MONOTONIC`.
+        time: u64,
     },
     /// Bytes were transferred.
     Data(Data<'a>),
@@ -59,6 +62,8 @@ pub enum Record<'a> {
     },
     /// A process forked, executed or exited.
     Process(ProcessEvent),
+    /// Somebody new acts.
+    Actor(NewActor),
     /// The Python stack of a thread, from which it does what its next record says.
     Stack(Stack),
 }
@@ -116,6 +121,36 @@ pub struct Data<'a> {
     pub tail: &'a [u8],
     /// The socket is in non-blocking mode.
     pub nonblocking: bool,
+    /// Who did it.
+    pub by: Identity,
+}
+
+/// A task was made, or work handed over.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct NewActor {
+    /// Process.
+    pub tgid: u32,
+    /// Thread that made it.
+    pub tid: u32,
+    /// Its number.
+    pub actor: u64,
+    /// When, nanoseconds of `CLOCK_MONOTONIC`.
+    pub time: u64,
+    /// Who made it.
+    pub by: Identity,
+    /// What the same callback of the event loop has got before.
+    pub cause: Cause,
+}
+
+/// Why an event loop called back.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Cause {
+    /// Not known.
+    None,
+    /// It has read from this connection.
+    Read(ConnectionId),
+    /// It has accepted this connection.
+    Accept(ConnectionId),
 }
 
 /// A process forked, executed or exited.
@@ -138,6 +173,7 @@ pub enum ProcessEvent {
 trait Plain: Copy {}
 impl Plain for ConnectionRecord {}
 impl Plain for DataRecord {}
+impl Plain for ActorRecord {}
 impl Plain for CloseRecord {}
 impl Plain for ProcessRecord {}
 impl Plain for StackRecord {}
@@ -173,6 +209,7 @@ pub fn decode(bytes: &[u8]) -> Option<Record<'_>> {
         Kind::Stack => stack(&plain(bytes)?, bytes.get(size_of::<StackRecord>()..)?),
         // In a ring buffer of its own: `snapshot::engine::hit`.
         Kind::Hit => None,
+        Kind::Actor => actor(&plain(bytes)?),
         Kind::Process => {
             let record: ProcessRecord = plain(bytes)?;
             Some(Record::Process(match record.what {
@@ -183,6 +220,23 @@ pub fn decode(bytes: &[u8]) -> Option<Record<'_>> {
             }))
         }
     }
+}
+
+fn actor(record: &ActorRecord) -> Option<Record<'static>> {
+    let id = ConnectionId { tgid: record.tgid, inode: record.cause };
+    Some(Record::Actor(NewActor {
+        tgid: record.tgid,
+        tid: record.tid,
+        actor: record.actor,
+        time: record.time,
+        by: record.by,
+        cause: match record.what {
+            CAUSE_NONE => Cause::None,
+            CAUSE_READ => Cause::Read(id),
+            CAUSE_ACCEPT => Cause::Accept(id),
+            _ => return None,
+        },
+    }))
 }
 
 fn stack(record: &StackRecord, frames: &[u8]) -> Option<Record<'static>> {
@@ -220,6 +274,7 @@ fn connection(record: &ConnectionRecord) -> Option<Record<'static>> {
         id: ConnectionId { tgid: record.tgid, inode: record.inode },
         local: end(&record.local_addr, record.local_port, &record.local_path, record.local_path_len)?,
         remote: end(&record.remote_addr, record.remote_port, &record.remote_path, record.remote_path_len)?,
+        time: record.time,
     })
 }
 
@@ -255,6 +310,7 @@ fn data<'a>(record: &DataRecord, payload: &'a [u8]) -> Option<Record<'a>> {
         head,
         tail,
         nonblocking: record.flags & NONBLOCKING != 0,
+        by: record.by,
     }))
 }
 
@@ -285,6 +341,7 @@ mod tests {
             direction: OUTBOUND,
             flags,
             reserved: [0; 2],
+            by: Identity::default(),
         }
     }
 
@@ -369,7 +426,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn any_bytes_are_survived(kind in 0u32..7, rest in proptest::collection::vec(any::<u8>(), 0..400)) {
+        fn any_bytes_are_survived(kind in 0u32..8, rest in proptest::collection::vec(any::<u8>(), 0..400)) {
             let mut record = kind.to_ne_bytes().to_vec();
             record.extend(rest);
             let _ = decode(&record);

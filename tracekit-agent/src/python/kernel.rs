@@ -61,7 +61,7 @@ pub fn describe(target: &Target) -> Option<Python> {
 }
 
 /// The last in the list of interpreters: each new one is put before the others.
-fn main_interpreter(target: &Target) -> Option<u64> {
+pub(super) fn main_interpreter(target: &Target) -> Option<u64> {
     let state = &target.layout.state;
     let mut interpreter = target.memory.u64(target.runtime.wrapping_add(state.interpreters_head)).ok()?;
     for _ in 0..MAX_INTERPRETERS {
@@ -77,6 +77,6 @@ fn main_interpreter(target: &Target) -> Option<u64> {
 /// Interpreters of a process at most.
 const MAX_INTERPRETERS: usize = 4096;
 
-fn small(offset: u64) -> Option<u32> {
+pub(super) fn small(offset: u64) -> Option<u32> {
     u32::try_from(offset).ok().filter(|offset| *offset != ABSENT)
 }

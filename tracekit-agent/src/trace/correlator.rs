@@ -1,14 +1,17 @@
 //! Requests and answers → spans with the right parents.
 //!
-//! For synchronous servers (a thread or a process handles one request at a time) the parent of a client
-//! request is the server request that its thread has read and not yet answered. Where a thread serves
-//! several requests at once (an event loop), a parent is left out, never guessed.
+//! Where a thread, or a greenlet in it, handles one request at a time, the parent of a client request is the
+//! server request that it has read and not yet answered. Where a thread serves several requests at once (an
+//! event loop), it is the request for which the task acts that sends ([`super::actors`]); that may be known only
+//! when the task answers, so that spans wait for it. What is not known is left out, never guessed.
 
 use std::{collections::HashMap, sync::Arc};
 
+use tracekit_common::actor::{IN_TASK, Identity, KNOWN, WAITS_ELSEWHERE};
 use tracekit_protocol::{Begin, End, Event, Outcome, Request, Role};
 
 use super::{
+    actors::{ActorId, Actors, Served},
     attributes, context,
     database::{Statements, describe_redis, describe_sql},
     http,
@@ -17,15 +20,18 @@ use super::{
 };
 use crate::{
     net::{Caller, Connection},
-    probes::record::ConnectionId,
+    probes::record::{ConnectionId, NewActor},
 };
 
 /// Requests in flight that are remembered; a process that opens more and never answers is not worth it.
 const MAX_IN_FLIGHT: usize = 64 * 1024;
-/// Threads that are remembered.
-const MAX_THREADS: usize = 64 * 1024;
+/// Threads and greenlets that are remembered.
+const MAX_LANES: usize = 64 * 1024;
 /// Connections that are remembered for one served request.
 const MAX_CALLS: usize = 256;
+/// Spans that wait for their parent at most, and for how many nanoseconds.
+const MAX_HELD: usize = 8 * 1024;
+const HELD_NANOS: u64 = 60_000_000_000;
 
 /// Name, status and attributes of a span, as its protocol's conventions say.
 #[derive(Debug, Clone, PartialEq)]
@@ -59,15 +65,29 @@ struct Open {
     parent_is_remote: bool,
     trace_state: String,
     sampled: bool,
-    thread: Thread,
+    lane: Lane,
+    /// When it began, nanoseconds of `CLOCK_MONOTONIC`.
+    begin: u64,
+    /// Who sent it, if it is not known for which request.
+    actor: Option<ActorId>,
     /// Where the application made this call.
     caller: Option<Arc<Caller>>,
 }
 
 type ExchangeId = (ConnectionId, u64);
-type Thread = (u32, u32);
+/// Process, thread, and which of its stacks: that of a greenlet, if there are any.
+type Lane = (u32, u32, u64);
 
-/// What a thread is serving.
+/// A client span of which it is not known for which request it was sent.
+struct Held {
+    span: Span,
+    actor: ActorId,
+    /// When it was sent, and when it was complete; nanoseconds of `CLOCK_MONOTONIC`.
+    begin: u64,
+    since: u64,
+}
+
+/// What a thread is serving, or a greenlet in it.
 #[derive(Debug, Default)]
 struct Serving {
     /// Requests that it read and has not answered yet, oldest first; all of one connection.
@@ -82,7 +102,9 @@ struct Serving {
 #[derive(Default)]
 pub struct Correlator {
     open: HashMap<ExchangeId, Open>,
-    threads: HashMap<Thread, Serving>,
+    lanes: HashMap<Lane, Serving>,
+    actors: Actors,
+    held: Vec<Held>,
     services: ServiceMap,
     statements: Statements,
     /// See [`Correlator::quiet`].
@@ -107,6 +129,72 @@ impl Correlator {
         }
     }
 
+    /// A task was made, or work handed over.
+    pub fn made(&mut self, new: &NewActor) {
+        let lane = self.lane(new.tgid, new.tid, &new.by);
+        let request = if new.by.flags & IN_TASK != 0 { None } else { self.served(lane) };
+        self.actors.made(new, request);
+    }
+
+    /// The request that a thread or greenlet has read and not answered, if that is one at a time.
+    fn served(&self, lane: Lane) -> Option<Arc<Served>> {
+        let request = self.lanes.get(&lane).filter(|serving| !serving.interleaves);
+        request.and_then(|serving| self.actors.open(*serving.open.first()?))
+    }
+
+    /// Somebody writes on this connection. Spans whose parent is known by that go to `emit`.
+    pub fn wrote(&mut self, connection: &Connection, by: &Identity, mut emit: impl FnMut(Span)) {
+        let (id, tgid) = (connection.id, connection.id.tgid);
+        if by.actor == 0 {
+            return;
+        }
+        let Some(request) = self.actors.answers((tgid, by.actor), id, connection.opened) else { return };
+        // What its actors do later may be for another request.
+        for (exchange, open) in &mut self.open {
+            if exchange.0.tgid == tgid
+                && let Some(actor) = open.actor
+                && let Some(served) = self.actors.request_of(actor)
+            {
+                open.actor = None;
+                if served == request && open.begin >= served.begin {
+                    open.cause(&served);
+                }
+            }
+        }
+        for mut held in std::mem::take(&mut self.held) {
+            if held.actor.0 != tgid || self.actors.may_be_known_later(held.actor) {
+                self.held.push(held);
+                continue;
+            }
+            if self.actors.request_of(held.actor).is_some_and(|served| served == request)
+                && held.begin >= request.begin
+            {
+                held.caused_by(&request);
+            }
+            emit(held.span);
+        }
+    }
+
+    /// Gives up on parents that will not be known any more; all of them with `None`. `now` is in nanoseconds of
+    /// `CLOCK_MONOTONIC`.
+    pub fn release(&mut self, now: Option<u64>, mut emit: impl FnMut(Span)) {
+        if let Some(now) = now {
+            self.actors.tick(now);
+        }
+        let oldest = self.actors.oldest_open();
+        for held in std::mem::take(&mut self.held) {
+            // Only who answers a request that was there before the call tells for which request that was.
+            let waits = now.is_some_and(|now| now.saturating_sub(held.since) < HELD_NANOS)
+                && oldest.get(&held.actor.0).is_some_and(|begin| *begin <= held.begin)
+                && self.actors.may_be_known_later(held.actor);
+            if waits {
+                self.held.push(held);
+            } else {
+                emit(held.span);
+            }
+        }
+    }
+
     /// Connections that were used for requests which have been answered since: nothing more will come on
     /// them for those, so that answers whose end can't be told have ended.
     pub fn quiet(&mut self) -> Vec<ConnectionId> {
@@ -116,94 +204,126 @@ impl Correlator {
     /// The request that a thread serves, and its span.
     #[must_use]
     pub fn serving(&self, tgid: u32, tid: u32) -> Option<((ConnectionId, u64), SpanRef)> {
-        let serving = self.threads.get(&(tgid, tid)).filter(|serving| !serving.interleaves)?;
-        let exchange = serving.open.first()?;
-        let open = self.open.get(exchange)?;
-        let span = SpanRef { trace_id: open.trace_id, span_id: open.span_id, sampled: open.sampled };
-        Some((*exchange, span))
+        let request = self.served((tgid, tid, 0))?;
+        let span =
+            SpanRef { trace_id: request.trace_id, span_id: request.span_id, sampled: request.sampled };
+        Some((request.exchange, span))
     }
 
-    /// A process is gone: forget its threads.
-    pub fn process_gone(&mut self, tgid: u32) {
-        self.threads.retain(|thread, _| thread.0 != tgid);
+    /// A connection is closed.
+    pub fn closed(&mut self, id: ConnectionId) {
+        self.actors.closed(id);
+    }
+
+    /// A process is gone: forget its threads. Spans that wait for their parent go to `emit`.
+    pub fn process_gone(&mut self, tgid: u32, mut emit: impl FnMut(Span)) {
+        self.lanes.retain(|lane, _| lane.0 != tgid);
         self.open.retain(|id, _| id.0.tgid != tgid);
+        self.actors.process_gone(tgid);
+        for held in std::mem::take(&mut self.held) {
+            if held.actor.0 == tgid {
+                emit(held.span);
+            } else {
+                self.held.push(held);
+            }
+        }
+    }
+
+    /// Where something happens. If only the thread is known, or was when it read, that has to do.
+    fn lane(&self, tgid: u32, tid: u32, by: &Identity) -> Lane {
+        let lane = (tgid, tid, by.lane);
+        if by.lane != 0 && !self.lanes.contains_key(&lane) && self.lanes.contains_key(&(tgid, tid, 0)) {
+            return (tgid, tid, 0);
+        }
+        lane
     }
 
     fn begin(&mut self, connection: &Connection, begin: &Begin, env: &impl Environment) {
         if self.open.len() >= MAX_IN_FLIGHT {
             return;
         }
-        let thread = (connection.id.tgid, begin.tid);
+        let by = &connection.by;
+        let tgid = connection.id.tgid;
+        let lane = self.lane(tgid, begin.tid, by);
         let exchange = (connection.id, begin.id);
         let open = match begin.role {
             Role::Server => {
-                self.serve(connection, thread, exchange, env);
+                self.serve(connection, lane, exchange, env);
                 let remote = begin
                     .traceparent
                     .as_deref()
                     .and_then(|header| context::parse(header, begin.tracestate.as_deref()));
-                match remote {
-                    Some(remote) => Open {
-                        trace_id: remote.trace_id,
-                        span_id: new_span_id(),
-                        parent: Some(remote.span_id),
-                        parent_is_remote: true,
-                        sampled: env.sample(remote.trace_id, Some(remote.sampled)),
-                        trace_state: remote.trace_state,
-                        thread,
-                        caller: None,
-                    },
-                    None => root(thread, env),
+                let mut open = root(lane, begin.start, env);
+                if let Some(remote) = remote {
+                    open.trace_id = remote.trace_id;
+                    open.parent = Some(remote.span_id);
+                    open.parent_is_remote = true;
+                    open.sampled = env.sample(remote.trace_id, Some(remote.sampled));
+                    open.trace_state = remote.trace_state;
                 }
+                self.actors.began(Arc::new(Served {
+                    exchange,
+                    begin: begin.start,
+                    trace_id: open.trace_id,
+                    span_id: open.span_id,
+                    trace_state: open.trace_state.clone(),
+                    sampled: open.sampled,
+                }));
+                open
             }
-            Role::Client => match self.cause(thread, connection.id) {
-                Some(cause) => Open {
-                    trace_id: cause.trace_id,
-                    span_id: new_span_id(),
-                    parent: Some(cause.span_id),
-                    parent_is_remote: false,
-                    trace_state: cause.trace_state.clone(),
-                    sampled: cause.sampled,
-                    thread,
-                    caller: connection.caller.clone(),
-                },
-                None => Open { caller: connection.caller.clone(), ..root(thread, env) },
-            },
+            Role::Client => {
+                let mut open = Open { caller: connection.caller.clone(), ..root(lane, begin.start, env) };
+                // What a thread has read itself it has not got from elsewhere.
+                let mut cause = if by.flags & IN_TASK == 0 { self.cause(lane, connection.id) } else { None };
+                if cause.is_none() && by.actor != 0 {
+                    let actor = (tgid, by.actor);
+                    cause = self.actors.request_of(actor);
+                    if cause.is_none() && self.actors.may_be_known_later(actor) {
+                        open.actor = Some(actor);
+                    }
+                }
+                if let Some(cause) = cause {
+                    open.cause(&cause);
+                }
+                open
+            }
         };
         self.open.insert(exchange, open);
     }
 
-    /// The server request on whose behalf a thread acts.
-    fn cause(&mut self, thread: Thread, call: ConnectionId) -> Option<&Open> {
-        let serving = self.threads.get_mut(&thread)?;
+    /// The server request on whose behalf a thread or greenlet acts.
+    fn cause(&mut self, lane: Lane, call: ConnectionId) -> Option<Arc<Served>> {
+        let serving = self.lanes.get_mut(&lane)?;
         if serving.interleaves {
             return None;
         }
         if serving.calls.len() < MAX_CALLS && !serving.calls.contains(&call) {
             serving.calls.push(call);
         }
-        self.open.get(serving.open.first()?)
+        self.actors.open(*serving.open.first()?)
     }
 
-    /// A thread has read a request.
-    fn serve(
-        &mut self,
-        connection: &Connection,
-        thread: Thread,
-        exchange: ExchangeId,
-        env: &impl Environment,
-    ) {
-        if self.threads.len() >= MAX_THREADS {
-            self.threads.retain(|_, serving| !serving.open.is_empty());
-            if self.threads.len() >= MAX_THREADS {
+    /// A thread or greenlet has read a request.
+    fn serve(&mut self, connection: &Connection, lane: Lane, exchange: ExchangeId, env: &impl Environment) {
+        if self.lanes.len() >= MAX_LANES {
+            self.lanes.retain(|_, serving| !serving.open.is_empty());
+            if self.lanes.len() >= MAX_LANES {
                 return;
             }
         }
-        let event_loop = connection.nonblocking && env.has_event_loop(thread.0);
-        let serving = self.threads.entry(thread).or_default();
+        // A thread whose event loop is on another stack switches between greenlets, each of which serves one
+        // request at a time.
+        let greenlet = connection.by.flags & (KNOWN | WAITS_ELSEWHERE) == KNOWN | WAITS_ELSEWHERE
+            && connection.by.lane != 0;
+        let event_loop = connection.nonblocking && !greenlet && env.has_event_loop(lane.0);
+        let serving = self.lanes.entry(lane).or_default();
+        if greenlet && serving.open.is_empty() {
+            // What was there before was on another stack at the same address.
+            serving.interleaves = false;
+        }
         serving.interleaves |= event_loop;
         if serving.open.iter().any(|(other, _)| *other != connection.id) {
-            if connection.nonblocking {
+            if connection.nonblocking && !greenlet {
                 // Another connection's request is unanswered: this thread does several at once.
                 serving.interleaves = true;
             } else {
@@ -217,13 +337,14 @@ impl Correlator {
     fn end(&mut self, connection: &Connection, end: End, env: &impl Environment) -> Option<Span> {
         let exchange = (connection.id, end.id);
         let open = self.open.remove(&exchange)?;
-        if end.role == Role::Server
-            && let Some(serving) = self.threads.get_mut(&open.thread)
-        {
-            serving.open.retain(|other| *other != exchange);
-            self.quiet.append(&mut serving.calls);
-            if serving.open.is_empty() && !serving.interleaves {
-                self.threads.remove(&open.thread);
+        if end.role == Role::Server {
+            self.actors.ended(exchange);
+            if let Some(serving) = self.lanes.get_mut(&open.lane) {
+                serving.open.retain(|other| *other != exchange);
+                self.quiet.append(&mut serving.calls);
+                if serving.open.is_empty() && !serving.interleaves {
+                    self.lanes.remove(&open.lane);
+                }
             }
         }
         let mut described = self.describe(connection, &end)?;
@@ -231,7 +352,7 @@ impl Correlator {
             attributes::code(&mut described.attributes, caller);
         }
         let start = env.unix_nanos(end.start);
-        Some(Span {
+        let span = Span {
             trace_id: open.trace_id,
             span_id: open.span_id,
             parent_span_id: open.parent,
@@ -248,7 +369,14 @@ impl Correlator {
             status: described.status,
             attributes: described.attributes,
             resource: env.resource(connection.id.tgid),
-        })
+        };
+        match open.actor {
+            Some(actor) if self.actors.may_be_known_later(actor) && self.held.len() < MAX_HELD => {
+                self.held.push(Held { span, actor, begin: open.begin, since: end.end });
+                None
+            }
+            _ => Some(span),
+        }
     }
 
     /// `None` for what is no span: connection set-up, and requests of whose answer nothing is known.
@@ -266,7 +394,25 @@ impl Correlator {
     }
 }
 
-fn root(thread: Thread, env: &impl Environment) -> Open {
+impl Open {
+    fn cause(&mut self, cause: &Served) {
+        self.trace_id = cause.trace_id;
+        self.parent = Some(cause.span_id);
+        self.trace_state.clone_from(&cause.trace_state);
+        self.sampled = cause.sampled;
+    }
+}
+
+impl Held {
+    fn caused_by(&mut self, cause: &Served) {
+        self.span.trace_id = cause.trace_id;
+        self.span.parent_span_id = Some(cause.span_id);
+        self.span.trace_state.clone_from(&cause.trace_state);
+        self.span.sampled = cause.sampled;
+    }
+}
+
+fn root(lane: Lane, begin: u64, env: &impl Environment) -> Open {
     let trace_id = new_trace_id();
     Open {
         trace_id,
@@ -275,7 +421,9 @@ fn root(thread: Thread, env: &impl Environment) -> Open {
         parent_is_remote: false,
         trace_state: String::new(),
         sampled: env.sample(trace_id, None),
-        thread,
+        lane,
+        begin,
+        actor: None,
         caller: None,
     }
 }
@@ -303,7 +451,7 @@ mod tests {
     use tracekit_protocol::exchange::Http;
 
     use super::*;
-    use crate::probes::record::Endpoint;
+    use crate::probes::record::{Cause, Endpoint};
 
     struct Env {
         event_loop: bool,
@@ -328,7 +476,14 @@ mod tests {
 
     fn connection(inode: u64, nonblocking: bool) -> Connection {
         let ends = Some((Endpoint::Unix(None), Endpoint::Unix(None)));
-        Connection { id: ConnectionId { tgid: 1, inode }, ends, nonblocking, caller: None }
+        Connection {
+            id: ConnectionId { tgid: 1, inode },
+            ends,
+            nonblocking,
+            caller: None,
+            by: Identity::default(),
+            opened: 0,
+        }
     }
 
     fn begin(id: u64, role: Role, tid: u32) -> Event {
@@ -398,6 +553,65 @@ mod tests {
         let call = correlator.event(&client, end(1, Role::Client), &SYNC).unwrap();
         let request = correlator.event(&second, end(1, Role::Server), &SYNC).unwrap();
         assert_eq!(call.parent_span_id, Some(request.span_id));
+    }
+
+    /// A task's call that ends before the task shows for which request it acts.
+    fn call_of_unknown_task(correlator: &mut Correlator) -> (Connection, Option<Span>) {
+        let env = Env { event_loop: true };
+        let server = Connection { opened: 0, ..connection(1, true) };
+        let task = Identity { actor: 5, lane: 9, flags: KNOWN | IN_TASK, reserved: 0 };
+        let made =
+            NewActor { tgid: 1, tid: 7, actor: 5, time: 1, by: Identity::default(), cause: Cause::None };
+        correlator.made(&made);
+        correlator.event(&server, begin(1, Role::Server, 7), &env);
+        let client = Connection { by: task, ..connection(3, true) };
+        correlator.event(&client, begin(1, Role::Client, 7), &env);
+        let span = correlator.event(&client, end(1, Role::Client), &env);
+        (server, span)
+    }
+
+    #[test]
+    fn a_span_waits_until_its_task_answers() {
+        let mut correlator = Correlator::default();
+        let (server, early) = call_of_unknown_task(&mut correlator);
+        assert_eq!(early, None);
+        let mut spans = Vec::new();
+        let task = Identity { actor: 5, lane: 9, flags: KNOWN | IN_TASK, reserved: 0 };
+        correlator.wrote(&server, &task, |span| spans.push(span));
+        let request = correlator.event(&server, end(1, Role::Server), &Env { event_loop: true }).unwrap();
+        assert_eq!(spans.len(), 1);
+        assert_eq!(spans.first().unwrap().parent_span_id, Some(request.span_id));
+        assert_eq!(spans.first().unwrap().trace_id, request.trace_id);
+    }
+
+    #[test]
+    fn a_span_that_waits_in_vain_has_no_parent() {
+        let mut correlator = Correlator::default();
+        let (_, early) = call_of_unknown_task(&mut correlator);
+        assert_eq!(early, None);
+        let mut spans = Vec::new();
+        correlator.release(Some(HELD_NANOS), |span| spans.push(span));
+        assert_eq!(spans.len(), 0);
+        correlator.release(Some(3 * HELD_NANOS), |span| spans.push(span));
+        assert_eq!(spans.iter().map(|span| span.parent_span_id).collect::<Vec<_>>(), [None]);
+    }
+
+    #[test]
+    fn greenlets_of_one_thread_do_not_mix() {
+        let mut correlator = Correlator::default();
+        let env = Env { event_loop: true };
+        let of = |inode: u64, lane: u64| Connection {
+            by: Identity { actor: 0, lane, flags: KNOWN | WAITS_ELSEWHERE, reserved: 0 },
+            ..connection(inode, true)
+        };
+        correlator.event(&of(1, 100), begin(1, Role::Server, 7), &env);
+        correlator.event(&of(2, 200), begin(1, Role::Server, 7), &env);
+        correlator.event(&of(3, 100), begin(1, Role::Client, 7), &env);
+        correlator.event(&of(4, 300), begin(1, Role::Client, 7), &env);
+        let call = correlator.event(&of(3, 100), end(1, Role::Client), &env).unwrap();
+        let other = correlator.event(&of(4, 300), end(1, Role::Client), &env).unwrap();
+        let request = correlator.event(&of(1, 100), end(1, Role::Server), &env).unwrap();
+        assert_eq!((call.parent_span_id, other.parent_span_id), (Some(request.span_id), None));
     }
 
     #[test]

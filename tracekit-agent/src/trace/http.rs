@@ -218,6 +218,8 @@ mod tests {
             ends: Some((end("10.0.0.1:8000"), end("10.0.0.9:41000"))),
             nonblocking: false,
             caller: None,
+            by: tracekit_common::actor::Identity::default(),
+            opened: 0,
         }
     }
 

@@ -1,5 +1,6 @@
 //! Messages and their context → spans.
 
+mod actors;
 mod attributes;
 pub mod context;
 pub mod correlator;

@@ -167,6 +167,16 @@ pub fn apply(table: Layout, memory: &dyn MemorySource, runtime: u64) -> Result<L
             thread_id: object("thread", "thread_id")?,
             native_thread_id: Some(object("thread", "native_thread_id")?),
         },
+        task: TaskOffsets {
+            modules: state("interpreter", "modules")?,
+            chunk: Some(object("thread", "chunk")?),
+            running_task: match base.minor {
+                // `PyThreadState` has grown in patch releases, and `_PyThreadStateImpl` with it.
+                14 => Some(object("thread", "size")? + 40),
+                _ => base.task.running_task,
+            },
+            ..base.task
+        },
         frame: FrameOffsets {
             code: object("frame", "code")?,
             back: object("frame", "back")?,

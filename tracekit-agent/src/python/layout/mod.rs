@@ -269,6 +269,25 @@ pub struct StateOffsets {
     pub native_thread_id: Option<u64>,
 }
 
+/// Offsets of what tells one task from another: in interpreter and thread states, and in `_asyncio`'s objects.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct TaskOffsets {
+    /// `PyInterpreterState.modules`, `imports.modules`: the dict `sys.modules`
+    pub modules: u64,
+    /// `PyThreadState.context`
+    pub context: u64,
+    /// `PyThreadState.datastack_chunk` (3.11+)
+    pub chunk: Option<u64>,
+    /// `_PyThreadStateImpl.asyncio_running_task` (3.14+)
+    pub running_task: Option<u64>,
+    /// `TaskObj.task_context`: Modules/_asynciomodule.c
+    pub task_context: u64,
+    /// `FutureObj.fut_callback0`
+    pub future_callback: u64,
+    /// `PyTypeObject.tp_init`
+    pub tp_init: u64,
+}
+
 /// How the parts of a `dict` are laid out.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum DictLayout {
@@ -302,6 +321,8 @@ pub struct Layout {
     pub object_type: u64,
     /// Interpreter and thread states.
     pub state: StateOffsets,
+    /// Tasks.
+    pub task: TaskOffsets,
     /// Frames.
     pub frame: FrameOffsets,
     /// Code objects.

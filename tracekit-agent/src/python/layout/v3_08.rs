@@ -21,6 +21,15 @@ pub const LAYOUT: Layout = Layout {
         thread_id: 176,
         native_thread_id: None,
     },
+    task: TaskOffsets {
+        modules: 56,
+        context: 240,
+        chunk: None,
+        running_task: None,
+        task_context: 128,
+        future_callback: 24,
+        tp_init: 296,
+    },
     frame: FrameOffsets {
         code: 32,
         back: 24,

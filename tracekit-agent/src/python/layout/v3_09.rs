@@ -12,6 +12,7 @@ pub const LAYOUT: Layout = Layout {
         gil: Gil::Runtime(if cfg!(target_arch = "aarch64") { 584 } else { 568 }),
         ..v3_08::LAYOUT.state
     },
+    task: TaskOffsets { modules: 856, task_context: 168, ..v3_08::LAYOUT.task },
     object: ObjectOffsets { ht_cached_keys: 864, ..v3_08::LAYOUT.object },
     ..v3_08::LAYOUT
 };

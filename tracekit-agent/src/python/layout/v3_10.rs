@@ -7,6 +7,7 @@ use super::*;
 pub const LAYOUT: Layout = Layout {
     minor: 10,
     frame: FrameOffsets { instruction: 96, locals: 352, ..v3_09::LAYOUT.frame },
+    task: TaskOffsets { task_context: 176, ..v3_09::LAYOUT.task },
     object: ObjectOffsets {
         ht_cached_keys: 872,
         function_qualname: 40,

@@ -17,6 +17,13 @@ pub const LAYOUT: Layout = Layout {
         native_thread_id: Some(160),
         ..v3_10::LAYOUT.state
     },
+    task: TaskOffsets {
+        modules: 888,
+        context: 224,
+        chunk: Some(296),
+        task_context: 152,
+        ..v3_10::LAYOUT.task
+    },
     frame: FrameOffsets {
         code: 32,
         back: 48,

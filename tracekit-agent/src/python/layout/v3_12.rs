@@ -15,6 +15,7 @@ pub const LAYOUT: Layout = Layout {
         native_thread_id: Some(144),
         ..v3_11::LAYOUT.state
     },
+    task: TaskOffsets { modules: 944, context: 208, chunk: Some(232), ..v3_11::LAYOUT.task },
     frame: FrameOffsets {
         code: 0,
         back: 8,

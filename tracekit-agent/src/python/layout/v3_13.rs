@@ -17,6 +17,7 @@ pub const LAYOUT: Layout = Layout {
         native_thread_id: Some(160),
         ..v3_12::LAYOUT.state
     },
+    task: TaskOffsets { modules: 7656, task_context: 136, ..v3_12::LAYOUT.task },
     code: CodeOffsets { bytecode: 200, ..v3_12::LAYOUT.code },
     managed: ManagedDict::Inline(24),
     ..v3_12::LAYOUT

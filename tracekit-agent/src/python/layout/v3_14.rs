@@ -12,6 +12,8 @@ pub const LAYOUT: Layout = Layout {
         interpreter_id: 7280,
         ..v3_13::LAYOUT.state
     },
+    // `_PyThreadStateImpl`: four words behind `PyThreadState` is the running loop, then the running task.
+    task: TaskOffsets { modules: 7688, running_task: Some(872), task_context: 144, ..v3_13::LAYOUT.task },
     frame: FrameOffsets { owner: Some(74), locals: 80, ..v3_13::LAYOUT.frame },
     code: CodeOffsets { bytecode: 208, ..v3_13::LAYOUT.code },
     object: ObjectOffsets { tuple_items: 32, ..v3_13::LAYOUT.object },

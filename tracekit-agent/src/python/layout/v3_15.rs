@@ -15,6 +15,13 @@ pub const LAYOUT: Layout = Layout {
         native_thread_id: Some(184),
         ..v3_14::LAYOUT.state
     },
+    task: TaskOffsets {
+        modules: 7592,
+        context: 232,
+        chunk: Some(256),
+        running_task: Some(1032),
+        ..v3_14::LAYOUT.task
+    },
     object: ObjectOffsets { ht_cached_keys: 888, module_name: 40, ..v3_14::LAYOUT.object },
     ..v3_14::LAYOUT
 };

@@ -1,0 +1,169 @@
+//! What the kernel side is told of asyncio and of executors, so that it can tell who acts.
+//!
+//! Their C modules export no symbols, but their types say where their functions are: `tp_init` of
+//! `_asyncio.Task`, and the method `put` of `_queue.SimpleQueue`. All of that is in `sys.modules`.
+
+use std::ops::ControlFlow;
+use std::time::Duration;
+
+use tracekit_common::ABSENT;
+use tracekit_common::actor::{Actors, SIZED_KEYS};
+
+use super::kernel::{main_interpreter, small};
+use super::layout::DictLayout;
+use super::memory::MemorySource as _;
+use super::object::access::Objects;
+use super::object::budget::{AccessError, Budget};
+use super::reader::{LocalKind, Reader};
+use super::runtime::Target;
+
+/// What looking through `sys.modules` may cost.
+const STEPS: u32 = 200_000;
+const TIME: Duration = Duration::from_secs(1);
+/// Methods of a type at most.
+const MAX_METHODS: u64 = 64;
+/// Characters of a name of one at most.
+const MAX_NAME: usize = 256;
+
+/// See the module.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Handles {
+    /// Where the kernel side reads.
+    pub actors: Actors,
+    /// The function that initialises tasks, once `_asyncio` is loaded.
+    pub task_init: Option<u64>,
+    /// The function that puts an item into a queue, once `concurrent.futures.thread` is loaded.
+    pub queue_put: Option<u64>,
+}
+
+/// What a process has loaded so far; `None` if it is not known how its interpreter lays that out.
+#[must_use]
+pub fn find(target: &Target) -> Option<Handles> {
+    let layout = &target.layout;
+    // Objects of builds without a GIL differ in more than their header.
+    if layout.free_threaded {
+        return None;
+    }
+    target.memory.forget();
+    let mut handles = Handles { actors: offsets(target)?, task_init: None, queue_put: None };
+    let reader = Reader::new(&target.memory, *layout);
+    let budget = Budget::new(STEPS, TIME);
+    let started = std::time::Instant::now();
+    Modules::loaded(Objects::new(&reader, &budget), target)?.fill(&mut handles);
+    tracing::debug!(pid = target.pid, took = ?started.elapsed(), "sys.modules");
+    Some(handles)
+}
+
+fn offsets(target: &Target) -> Option<Actors> {
+    let layout = &target.layout;
+    let task = &layout.task;
+    let optional = |offset: Option<u64>| offset.map_or(Some(ABSENT), small);
+    Some(Actors {
+        current_tasks: 0,
+        item_type: 0,
+        worker_code: 0,
+        context: small(task.context)?,
+        chunk: optional(task.chunk)?,
+        running_task: optional(task.running_task)?,
+        task_context: small(task.task_context)?,
+        dict_keys: small(layout.object.dict_keys)?,
+        flags: if layout.dict == DictLayout::Sized { SIZED_KEYS } else { 0 },
+        object_type: small(layout.object_type)?,
+        code_name: small(layout.code.name)?,
+        str_ascii: small(layout.object.str_ascii)?,
+        frame_locals: small(layout.frame.locals)?,
+        worker_future: 0,
+        future_callback: small(task.future_callback)?,
+    })
+}
+
+/// Modules that are looked for.
+const MODULES: [&str; 4] = ["_asyncio", "concurrent.futures.thread", "_queue", "anyio._backends._asyncio"];
+
+struct Modules<'t, 'r, 'm> {
+    objects: Objects<'r, 'm>,
+    target: &'t Target,
+    /// The dicts of [`MODULES`], as far as they are loaded.
+    found: [Option<u64>; MODULES.len()],
+}
+
+impl<'t, 'r, 'm> Modules<'t, 'r, 'm> {
+    /// Looks through `sys.modules`, once for all.
+    fn loaded(objects: Objects<'r, 'm>, target: &'t Target) -> Option<Self> {
+        let Target { memory, layout, .. } = target;
+        let interpreter = main_interpreter(target)?;
+        let modules = memory.u64(interpreter.wrapping_add(layout.task.modules)).ok()?;
+        let mut found = [None; MODULES.len()];
+        let looked = objects.each_entry::<(), AccessError>(modules, |key, module| {
+            for (name, found) in MODULES.iter().zip(&mut found) {
+                if found.is_none() && objects.has_text(key, name, name.len() as u64)? == Some(true) {
+                    *found = Some(memory.u64(module.wrapping_add(layout.object.module_dict))?);
+                    break;
+                }
+            }
+            Ok(ControlFlow::Continue(()))
+        });
+        if let Err(error) = looked {
+            tracing::debug!(pid = target.pid, %error, "sys.modules");
+        }
+        Some(Self { objects, target, found })
+    }
+}
+
+impl Modules<'_, '_, '_> {
+    fn fill(&self, handles: &mut Handles) {
+        let actors = &mut handles.actors;
+        if let Some(task) = self.member("_asyncio", "Task") {
+            handles.task_init = self.function(task, self.target.layout.task.tp_init);
+            if actors.running_task == ABSENT {
+                actors.current_tasks = self.member("_asyncio", "_current_tasks").unwrap_or(0);
+            }
+        }
+        if let Some(item) = self.member("concurrent.futures.thread", "_WorkItem")
+            && let Some(queue) = self.member("_queue", "SimpleQueue")
+        {
+            handles.queue_put = self.method(queue, b"put");
+            actors.item_type = if handles.queue_put.is_some() { item } else { 0 };
+        }
+        if let Some((code, future)) = self.worker() {
+            (actors.worker_code, actors.worker_future) = (code, future);
+        }
+    }
+
+    /// What a module has under this name.
+    fn member(&self, module: &str, name: &str) -> Option<u64> {
+        let index = MODULES.iter().position(|known| *known == module)?;
+        self.objects.dict_entry(*self.found.get(index)?.as_ref()?, name).ok()?
+    }
+
+    /// The function in a slot of a type.
+    fn function(&self, kind: u64, slot: u64) -> Option<u64> {
+        self.target.memory.u64(kind.wrapping_add(slot)).ok().filter(|function| *function != 0)
+    }
+
+    /// The function of a method: `PyMethodDef` has name, function, flags and doc.
+    fn method(&self, kind: u64, wanted: &[u8]) -> Option<u64> {
+        let Target { memory, layout, .. } = self.target;
+        let table = memory.u64(kind.wrapping_add(layout.object.tp_methods)).ok()?;
+        for index in 0..if table == 0 { 0 } else { MAX_METHODS } {
+            let row = table.wrapping_add(index * 32);
+            let name = memory.u64(row).ok().filter(|name| *name != 0)?;
+            if memory.c_string(name, MAX_NAME).ok()? == wanted {
+                return memory.u64(row.wrapping_add(8)).ok();
+            }
+        }
+        None
+    }
+
+    /// The code of `WorkerThread.run` of anyio, and which of its variables is the future.
+    fn worker(&self) -> Option<(u64, u32)> {
+        let Target { memory, layout, .. } = self.target;
+        let worker = self.member("anyio._backends._asyncio", "WorkerThread")?;
+        let dict = memory.u64(worker.wrapping_add(layout.object.tp_dict)).ok()?;
+        let run = self.objects.dict_entry(dict, "run").ok()??;
+        let code = memory.u64(run.wrapping_add(layout.object.function_code)).ok()?;
+        let locals = &self.objects.reader.code(code).ok()?.locals;
+        let future = locals.iter().position(|(name, kind)| name == "future" && *kind == LocalKind::Fast)?;
+        Some((code, u32::try_from(future).ok()?))
+    }
+}

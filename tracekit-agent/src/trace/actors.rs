@@ -1,0 +1,441 @@
+//! Who acts for which request: tasks of event loops, and work that was handed to other threads.
+//!
+//! An actor acts for the request for which the one acted that made it. The first in such a line is found by
+//! what its thread had got before in the same callback of the event loop: the request for which the loop's
+//! protocol made a task, or the connection for which a server made one. Where that is not known, the one that
+//! writes the answer shows it afterwards.
+//!
+//! Whatever is not known for sure is nobody's: no parent is better than a wrong one.
+
+use std::{
+    collections::{HashMap, HashSet, VecDeque},
+    sync::Arc,
+};
+
+use super::span::{SpanId, TraceId};
+use crate::probes::record::{Cause, ConnectionId, NewActor};
+
+/// Actors that are remembered.
+const MAX_ACTORS: usize = 64 * 1024;
+/// How many makers are between an actor and the first that is known, at most.
+const MAX_LINE: usize = 64;
+/// Requests of one connection that wait for their answers, at most.
+const MAX_OPEN: usize = 256;
+/// Nanoseconds for which an actor is expected to turn out to act for a request.
+const UNSETTLED_NANOS: u64 = 60_000_000_000;
+
+/// One request that a process has read.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Served {
+    /// On which connection, and which of its requests.
+    pub exchange: (ConnectionId, u64),
+    /// When it was read, nanoseconds of `CLOCK_MONOTONIC`.
+    pub begin: u64,
+    /// Its trace.
+    pub trace_id: TraceId,
+    /// The span of its handling.
+    pub span_id: SpanId,
+    /// W3C `tracestate`.
+    pub trace_state: String,
+    /// Its trace is exported.
+    pub sampled: bool,
+}
+
+/// An actor of a process, by its number.
+pub type ActorId = (u32, u64);
+
+#[derive(Debug)]
+struct Actor {
+    /// Who made it, if that was an actor.
+    maker: Option<u64>,
+    /// When, nanoseconds of `CLOCK_MONOTONIC`.
+    born: u64,
+    acts_for: ActsFor,
+}
+
+#[derive(Debug, Clone)]
+enum ActsFor {
+    /// What its maker acts for, if it has one; otherwise nobody knows.
+    Unknown,
+    /// One request, also when that is answered.
+    Request(Arc<Served>),
+    /// A connection: one request after the other.
+    Connection(ConnectionId),
+}
+
+/// The requests of one connection.
+#[derive(Debug, Default)]
+struct Requests {
+    /// Not answered, oldest first.
+    open: VecDeque<Arc<Served>>,
+    /// Of those, how many have somebody that acts for them.
+    taken: usize,
+    /// Answered last.
+    last: Option<Arc<Served>>,
+}
+
+impl Requests {
+    fn current(&self) -> Option<&Arc<Served>> {
+        self.open.front().or(self.last.as_ref())
+    }
+}
+
+/// See the module.
+#[derive(Debug, Default)]
+pub struct Actors {
+    actors: HashMap<ActorId, Actor>,
+    /// Those whose maker did not act for anybody yet.
+    unsettled: HashSet<ActorId>,
+    connections: HashMap<ConnectionId, Requests>,
+}
+
+impl Actors {
+    /// There is a new actor. `lane` is the request for which the thread or greenlet acted that made it, if that
+    /// was no task.
+    pub fn made(&mut self, new: &NewActor, lane: Option<Arc<Served>>) {
+        if self.actors.len() >= MAX_ACTORS {
+            self.forget_older_half();
+        }
+        let caused = match new.cause {
+            Cause::Accept(id) => ActsFor::Connection(id),
+            Cause::Read(id) => self.read_for(id).map_or(ActsFor::Unknown, ActsFor::Request),
+            Cause::None => ActsFor::Unknown,
+        };
+        let mut maker = None;
+        let acts_for = if !matches!(caused, ActsFor::Unknown) {
+            caused
+        } else if let Some(request) = lane {
+            ActsFor::Request(request)
+        } else if new.by.actor != 0 {
+            let by = (new.tgid, new.by.actor);
+            match self.of(by) {
+                ActsFor::Request(request) if self.is_over_and_followed(&request) => ActsFor::Unknown,
+                ActsFor::Connection(id) => match self.connections.get(&id) {
+                    Some(requests) if !requests.open.is_empty() => {
+                        requests.open.front().cloned().map_or(ActsFor::Unknown, ActsFor::Request)
+                    }
+                    // Between two requests: it may act for either.
+                    Some(requests) if requests.last.is_some() => ActsFor::Unknown,
+                    _ => ActsFor::Connection(id),
+                },
+                ActsFor::Unknown => {
+                    maker = Some(new.by.actor);
+                    ActsFor::Unknown
+                }
+                known => known,
+            }
+        } else {
+            ActsFor::Unknown
+        };
+        let id = (new.tgid, new.actor);
+        if maker.is_some() {
+            self.unsettled.insert(id);
+        }
+        self.actors.insert(id, Actor { maker, born: new.time, acts_for });
+    }
+
+    /// The request of this connection for which something is made by who has read it.
+    fn read_for(&mut self, id: ConnectionId) -> Option<Arc<Served>> {
+        let requests = self.connections.get_mut(&id)?;
+        // Of several that were read together it is the first, if nothing is done for that yet.
+        if requests.open.len() > 1 && requests.taken > 0 {
+            return None;
+        }
+        let request = requests.open.front().cloned()?;
+        requests.taken = 1;
+        Some(request)
+    }
+
+    /// The request is answered, and another one waits behind it: what is made now may be for that.
+    fn is_over_and_followed(&self, request: &Served) -> bool {
+        let Some(requests) = self.connections.get(&request.exchange.0) else { return false };
+        !requests.open.is_empty() && !requests.open.iter().any(|open| open.exchange == request.exchange)
+    }
+
+    fn of(&self, id: ActorId) -> ActsFor {
+        let (tgid, mut number) = id;
+        for _ in 0..MAX_LINE {
+            let Some(actor) = self.actors.get(&(tgid, number)) else { return ActsFor::Unknown };
+            match (&actor.acts_for, actor.maker) {
+                (ActsFor::Unknown, Some(maker)) => number = maker,
+                (known, _) => return known.clone(),
+            }
+        }
+        ActsFor::Unknown
+    }
+
+    /// The request for which an actor acts now.
+    #[must_use]
+    pub fn request_of(&self, id: ActorId) -> Option<Arc<Served>> {
+        match self.of(id) {
+            ActsFor::Request(request) => Some(request),
+            ActsFor::Connection(id) => self.connections.get(&id)?.current().cloned(),
+            ActsFor::Unknown => None,
+        }
+    }
+
+    /// It may still turn out for which request the actor acts.
+    #[must_use]
+    pub fn may_be_known_later(&self, id: ActorId) -> bool {
+        self.actors.contains_key(&id) && matches!(self.of(id), ActsFor::Unknown)
+    }
+
+    /// A request that is not answered yet.
+    #[must_use]
+    pub fn open(&self, exchange: (ConnectionId, u64)) -> Option<Arc<Served>> {
+        let open = &self.connections.get(&exchange.0)?.open;
+        open.iter().find(|request| request.exchange == exchange).cloned()
+    }
+
+    /// When the oldest request was read that each process has not answered, nanoseconds of `CLOCK_MONOTONIC`.
+    #[must_use]
+    pub fn oldest_open(&self) -> HashMap<u32, u64> {
+        let mut oldest = HashMap::new();
+        for (id, requests) in &self.connections {
+            if let Some(request) = requests.open.front() {
+                let begin: &mut u64 = oldest.entry(id.tgid).or_insert(request.begin);
+                *begin = request.begin.min(*begin);
+            }
+        }
+        oldest
+    }
+
+    /// A request was read.
+    pub fn began(&mut self, request: Arc<Served>) {
+        let requests = self.connections.entry(request.exchange.0).or_default();
+        if requests.open.len() >= MAX_OPEN {
+            requests.open.pop_front();
+        }
+        requests.open.push_back(request);
+    }
+
+    /// It is answered, or never will be.
+    pub fn ended(&mut self, exchange: (ConnectionId, u64)) {
+        let Some(requests) = self.connections.get_mut(&exchange.0) else { return };
+        if requests.open.front().is_some_and(|first| first.exchange == exchange) {
+            requests.last = requests.open.pop_front();
+            requests.taken = 0;
+        } else {
+            requests.open.retain(|open| open.exchange != exchange);
+        }
+    }
+
+    /// An actor writes on a connection that was opened at this time (nanoseconds of `CLOCK_MONOTONIC`), on which
+    /// a request waits for its answer: that is the one for which it acts, and those that made it. Gives the
+    /// request if that was news.
+    pub fn answers(&mut self, id: ActorId, connection: ConnectionId, opened: u64) -> Option<Arc<Served>> {
+        let request = self.connections.get(&connection)?.open.front().cloned()?;
+        if !matches!(self.of(id), ActsFor::Unknown) {
+            return None;
+        }
+        let (tgid, mut number) = id;
+        let mut news = false;
+        for _ in 0..MAX_LINE {
+            // Who was there before the connection may act for others too, and of who was there before the
+            // probes nothing is known.
+            let Some(actor) = self.actors.get_mut(&(tgid, number)).filter(|actor| actor.born >= opened)
+            else {
+                break;
+            };
+            let whole = if actor.born >= request.begin {
+                ActsFor::Request(Arc::clone(&request))
+            } else {
+                ActsFor::Connection(connection)
+            };
+            actor.acts_for = match actor.acts_for {
+                ActsFor::Unknown => whole,
+                _ => break,
+            };
+            news = true;
+            self.unsettled.remove(&(tgid, number));
+            match actor.maker {
+                Some(maker) => number = maker,
+                None => break,
+            }
+        }
+        if !news {
+            return None;
+        }
+        // Those that they have made since the request was read act for it too, and go on doing so.
+        let made: Vec<ActorId> = self.unsettled.iter().filter(|id| id.0 == tgid).copied().collect();
+        for id in made {
+            let settled = match self.of(id) {
+                ActsFor::Unknown => continue,
+                ActsFor::Connection(of) if of == connection => {
+                    let born = self.actors.get(&id).map_or(0, |actor| actor.born);
+                    if born < request.begin {
+                        continue;
+                    }
+                    ActsFor::Request(Arc::clone(&request))
+                }
+                known => known,
+            };
+            self.unsettled.remove(&id);
+            if let Some(actor) = self.actors.get_mut(&id) {
+                actor.acts_for = settled;
+            }
+        }
+        Some(request)
+    }
+
+    /// A connection is closed.
+    pub fn closed(&mut self, id: ConnectionId) {
+        self.connections.remove(&id);
+    }
+
+    /// A process is gone.
+    pub fn process_gone(&mut self, tgid: u32) {
+        self.actors.retain(|id, _| id.0 != tgid);
+        self.unsettled.retain(|id| id.0 != tgid);
+        self.connections.retain(|id, _| id.tgid != tgid);
+    }
+
+    /// Gives up what will not be known any more; `now` in nanoseconds of `CLOCK_MONOTONIC`.
+    pub fn tick(&mut self, now: u64) {
+        let actors = &self.actors;
+        self.unsettled.retain(|id| {
+            actors.get(id).is_some_and(|actor| now.saturating_sub(actor.born) < UNSETTLED_NANOS)
+        });
+    }
+
+    fn forget_older_half(&mut self) {
+        let mut born: Vec<u64> = self.actors.values().map(|actor| actor.born).collect();
+        let middle = born.len() / 2;
+        let (_, oldest_kept, _) = born.select_nth_unstable(middle);
+        let oldest_kept = *oldest_kept;
+        self.actors.retain(|_, actor| actor.born >= oldest_kept);
+        let actors = &self.actors;
+        self.unsettled.retain(|id| actors.contains_key(id));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tracekit_common::actor::Identity;
+
+    use super::*;
+
+    const CONNECTION: ConnectionId = ConnectionId { tgid: 1, inode: 10 };
+    const OTHER: ConnectionId = ConnectionId { tgid: 1, inode: 11 };
+
+    fn served(connection: ConnectionId, id: u64, begin: u64) -> Arc<Served> {
+        Arc::new(Served {
+            exchange: (connection, id),
+            begin,
+            trace_id: TraceId([1; 16]),
+            span_id: SpanId([2; 8]),
+            trace_state: String::new(),
+            sampled: true,
+        })
+    }
+
+    fn new(actor: u64, by: u64, time: u64, cause: Cause) -> NewActor {
+        NewActor { tgid: 1, tid: 7, actor, time, by: Identity { actor: by, ..Identity::default() }, cause }
+    }
+
+    /// The request for which an actor acts: its connection and ordinal.
+    fn request(actors: &Actors, actor: u64) -> Option<(ConnectionId, u64)> {
+        actors.request_of((1, actor)).map(|request| request.exchange)
+    }
+
+    #[test]
+    fn a_task_made_by_a_protocol_acts_for_what_it_has_read() {
+        let mut actors = Actors::default();
+        actors.began(served(CONNECTION, 0, 100));
+        actors.made(&new(1, 0, 101, Cause::Read(CONNECTION)), None);
+        actors.made(&new(2, 1, 102, Cause::None), None);
+        assert_eq!(request(&actors, 2), Some((CONNECTION, 0)));
+        // It goes on for that request when it is answered, and the connection has the next one.
+        actors.ended((CONNECTION, 0));
+        actors.made(&new(3, 2, 110, Cause::None), None);
+        actors.began(served(CONNECTION, 1, 120));
+        actors.made(&new(4, 0, 121, Cause::Read(CONNECTION)), None);
+        assert_eq!([2, 3, 4].map(|actor| request(&actors, actor).unwrap().1), [0, 0, 1]);
+    }
+
+    #[test]
+    fn the_task_of_a_connection_acts_for_one_request_after_the_other() {
+        let mut actors = Actors::default();
+        actors.made(&new(1, 0, 90, Cause::Accept(CONNECTION)), None);
+        assert_eq!(request(&actors, 1), None);
+        actors.began(served(CONNECTION, 0, 100));
+        actors.made(&new(2, 1, 102, Cause::None), None);
+        actors.ended((CONNECTION, 0));
+        // Between two requests nobody knows for which of them.
+        actors.made(&new(3, 1, 115, Cause::None), None);
+        actors.began(served(CONNECTION, 1, 120));
+        assert_eq!(request(&actors, 1), Some((CONNECTION, 1)));
+        assert_eq!(request(&actors, 2), Some((CONNECTION, 0)));
+        assert_eq!(request(&actors, 3), None);
+    }
+
+    #[test]
+    fn who_writes_the_answer_has_acted_for_the_request() {
+        let mut actors = Actors::default();
+        // The server's own task, and the task that it has made for the connection.
+        actors.made(&new(1, 0, 10, Cause::None), None);
+        actors.made(&new(2, 1, 60, Cause::None), None);
+        actors.began(served(CONNECTION, 0, 100));
+        actors.made(&new(3, 2, 101, Cause::None), None);
+        actors.made(&new(4, 3, 102, Cause::None), None);
+        actors.made(&new(5, 1, 103, Cause::None), None);
+        assert!(actors.may_be_known_later((1, 4)));
+        let found = actors.answers((1, 3), CONNECTION, 50).map(|request| request.exchange);
+        assert_eq!(found, Some((CONNECTION, 0)));
+        assert_eq!([2, 3, 4].map(|actor| request(&actors, actor)), [Some((CONNECTION, 0)); 3]);
+        // Who was there before the connection is not the connection's.
+        assert_eq!([1, 5].map(|actor| request(&actors, actor)), [None; 2]);
+        actors.ended((CONNECTION, 0));
+        actors.began(served(CONNECTION, 1, 200));
+        assert_eq!([2, 3, 4].map(|actor| request(&actors, actor).unwrap().1), [1, 0, 0]);
+        assert_eq!(actors.answers((1, 3), CONNECTION, 50), None);
+    }
+
+    #[test]
+    fn what_is_made_after_an_answer_may_be_for_the_request_behind_it() {
+        let mut actors = Actors::default();
+        actors.began(served(CONNECTION, 0, 100));
+        actors.began(served(CONNECTION, 1, 100));
+        actors.made(&new(1, 0, 101, Cause::Read(CONNECTION)), None);
+        actors.made(&new(2, 0, 101, Cause::Read(CONNECTION)), None);
+        assert_eq!([1, 2].map(|actor| request(&actors, actor)), [Some((CONNECTION, 0)), None]);
+        actors.ended((CONNECTION, 0));
+        actors.made(&new(3, 1, 110, Cause::None), None);
+        assert_eq!(request(&actors, 3), None);
+        assert!(actors.answers((1, 3), CONNECTION, 50).is_some());
+        assert_eq!(request(&actors, 3), Some((CONNECTION, 1)));
+    }
+
+    #[test]
+    fn others_are_nobodys() {
+        let mut actors = Actors::default();
+        actors.began(served(CONNECTION, 0, 100));
+        actors.made(&new(1, 0, 101, Cause::Read(OTHER)), None);
+        actors.made(&new(2, 99, 101, Cause::None), None);
+        assert_eq!([1, 2, 99].map(|actor| request(&actors, actor)), [None; 3]);
+        // Of a task that was there before the probes nothing is known, not even when it writes.
+        assert_eq!(actors.answers((1, 98), CONNECTION, 50), None);
+        assert!(!actors.may_be_known_later((1, 98)));
+        actors.process_gone(1);
+        assert_eq!(actors.actors.len() + actors.unsettled.len() + actors.connections.len(), 0);
+    }
+
+    #[test]
+    fn work_of_a_thread_that_serves_is_for_its_request() {
+        let mut actors = Actors::default();
+        let request_of_lane = served(CONNECTION, 0, 100);
+        actors.began(Arc::clone(&request_of_lane));
+        actors.made(&new(1, 0, 101, Cause::None), Some(request_of_lane));
+        actors.ended((CONNECTION, 0));
+        assert_eq!(request(&actors, 1), Some((CONNECTION, 0)));
+    }
+
+    #[test]
+    fn the_number_of_actors_is_bounded() {
+        let mut actors = Actors::default();
+        for actor in 1..=2 * MAX_ACTORS as u64 {
+            actors.made(&new(actor, actor.saturating_sub(1), actor, Cause::None), None);
+        }
+        assert!(actors.actors.len() <= MAX_ACTORS && actors.unsettled.len() <= MAX_ACTORS);
+    }
+}
