@@ -1,7 +1,7 @@
 //! Judges the parents of client spans by the number of the request that each call carries.
 //!
 //! Every call of `tests/apps/work` has a token `w<number>_<kind>_<client>` in what tracing keeps of it: an alias of
-//! SQL, a key of Redis, a path of HTTP. The applications note the tokens of answered calls in files. So it is known
+//! SQL, a path of HTTP, the code of an error of Redis, of whose commands only the name is kept. The applications note the tokens of answered calls in files. So it is known
 //! from outside of the agent which calls were made, and for which request.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
@@ -227,7 +227,9 @@ impl<'a> Token<'a> {
 
     /// The token that a client span carries.
     fn of(span: &'a Span) -> Option<Self> {
-        let text = ["db.query.text", "url.full"].iter().find_map(|key| span.attributes.get(*key)?.as_str())?;
+        let is_redis = span.attributes.get("db.system.name").is_some_and(|system| system == "redis");
+        let keys = if is_redis { ["db.response.status_code"; 2] } else { ["db.query.text", "url.full"] };
+        let text = keys.iter().find_map(|key| span.attributes.get(*key)?.as_str())?;
         text.split(|c: char| !c.is_ascii_alphanumeric() && c != '_').find_map(Self::parse)
     }
 
@@ -248,7 +250,8 @@ impl<'a> Token<'a> {
     fn has_its_status(&self, span: &Span) -> bool {
         match span.text("url.full") {
             Some(_) => span.text("http.response.status_code") == Some(self.status().to_string()),
-            None => !span.is_error(),
+            // Redis says the token in an error.
+            None => span.is_error() == span.attributes.contains_key("db.response.status_code"),
         }
     }
 }

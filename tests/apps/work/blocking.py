@@ -19,7 +19,7 @@ import redis
 import requests
 import urllib3
 
-from tokens import answered, clients_of, expected_status, token
+from tokens import REDIS_SCRIPT, answered, clients_of, expected_status, token
 
 HOST = "127.0.0.1"
 UPSTREAM = int(os.environ.get("UPSTREAM_PORT", "0"))
@@ -115,7 +115,12 @@ def make(name, client):
     elif client == "pymysql":
         _sql(client, name, "sleep")
     elif client == "redis":
-        _redis.incr(name)
+        _redis.incr("calls")
+        try:
+            _redis.eval(REDIS_SCRIPT, 1, name)
+        except redis.ResponseError as error:
+            if not str(error).startswith(f"{name} "):
+                raise
     else:
         status, body = _http(client, name)
         if (status, body) != (expected_status(name), f"{name}\n".encode()):

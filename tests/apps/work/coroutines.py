@@ -11,7 +11,7 @@ import httpx
 import redis.asyncio
 
 import blocking
-from tokens import answered, clients_of, expected_status, token
+from tokens import REDIS_SCRIPT, answered, clients_of, expected_status, token
 
 HOST = "127.0.0.1"
 UPSTREAM = int(os.environ.get("UPSTREAM_PORT", "0"))
@@ -63,7 +63,12 @@ class Clients:
             async with self.postgres.acquire() as connection:
                 await connection.fetchval(f"SELECT pg_sleep(0.002), $1::int AS {name}", 1)
         elif client == "redisasync":
-            await self.redis.incr(name)
+            await self.redis.incr("calls")
+            try:
+                await self.redis.eval(REDIS_SCRIPT, 1, name)
+            except redis.ResponseError as error:
+                if not str(error).startswith(f"{name} "):
+                    raise
         else:
             url = f"http://{HOST}:{UPSTREAM}/echo/{name}"
             if client == "httpxasync":

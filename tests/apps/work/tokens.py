@@ -1,5 +1,6 @@
 """What ties a call to its request: every call carries `w<request>_<kind>_<client>` in a place that tracing keeps (an alias of
-SQL, a key of Redis, a path of HTTP), and every call that was answered is written down with it."""
+SQL, a path of HTTP, an error's code of Redis, of whose commands only the name is kept), and every call that was answered is
+written down with it."""
 
 import os
 
@@ -29,3 +30,7 @@ def clients_of(number, position, clients, count):
 def expected_status(call):
     """The status that upstream answers, which no other request on a kept connection may get."""
     return 404 if int(call[1:].split("_")[0]) % 10 == 7 else 200
+
+
+#: A script of Redis that answers with an error, whose code is the key that it is called with.
+REDIS_SCRIPT = "return redis.error_reply(KEYS[1]..' is the call')"
