@@ -64,7 +64,7 @@ impl Load {
             barrier.wait();
             let last = round + 1 == self.rounds;
             let result = match (pipelined, round % 2) {
-                (true, 0) if !last => pipeline(address, server, &[number, number + self.clients]),
+                (true, 0) if !last => pipeline(address, &[number, number + self.clients]),
                 (true, 1) => Ok(()),
                 _ => single(&mut connection, server, number, index % 5 == 0),
             };
@@ -81,12 +81,14 @@ fn single(connection: &mut Connection, server: &Server, number: u64, close: bool
     Ok(())
 }
 
-/// Sends requests together on a connection of their own, and reads the answers.
-fn pipeline(address: SocketAddr, server: &Server, numbers: &[u64]) -> Result<()> {
+/// Sends requests together on a connection of their own, and reads the answers. Not those that are streamed: some
+/// servers end the connection with the answer.
+fn pipeline(address: SocketAddr, numbers: &[u64]) -> Result<()> {
     let stream = TcpStream::connect_timeout(&address, Duration::from_secs(10))?;
     stream.set_read_timeout(Some(Duration::from_secs(30)))?;
     let mut stream = BufReader::new(stream);
-    let requests: Vec<Request> = numbers.iter().map(|&number| Request::get(&server.target(number))).collect();
+    let requests: Vec<Request> =
+        numbers.iter().map(|number| Request::get(&format!("/work/{number}"))).collect();
     let bytes: Vec<u8> = requests.iter().flat_map(|request| request.bytes(&address.to_string())).collect();
     stream.get_mut().write_all(&bytes)?;
     for request in &requests {

@@ -28,7 +28,7 @@ pub enum Knowable {
 #[must_use]
 pub fn knowable(kind: &str) -> Knowable {
     match kind {
-        "thread" | "pool" | "executor" | "spawn" => Knowable::BySubmission,
+        "thread" | "backthread" | "pool" | "executor" | "spawn" => Knowable::BySubmission,
         "queue" => Knowable::Never,
         _ => Knowable::Always,
     }
@@ -43,6 +43,8 @@ pub struct Count {
     pub none: usize,
     /// Another span.
     pub wrong: usize,
+    /// A span that was not seen, and that no other request's call has for a parent either.
+    pub orphaned: usize,
     /// Answered calls without a span.
     pub missing: usize,
 }
@@ -51,7 +53,7 @@ impl Count {
     /// All calls.
     #[must_use]
     pub fn all(&self) -> usize {
-        self.right + self.none + self.wrong + self.missing
+        self.right + self.none + self.wrong + self.orphaned + self.missing
     }
 
     /// There are calls, and every one has its span with the right parent.
@@ -66,6 +68,7 @@ impl AddAssign for Count {
         self.right += other.right;
         self.none += other.none;
         self.wrong += other.wrong;
+        self.orphaned += other.orphaned;
         self.missing += other.missing;
     }
 }
@@ -80,6 +83,7 @@ impl fmt::Display for Count {
             (self.right, "right"),
             (self.none, "none"),
             (self.wrong, "**wrong**"),
+            (self.orphaned, "orphaned"),
             (self.missing, "missing"),
         ];
         let mut separator = "";
@@ -101,6 +105,12 @@ impl fmt::Display for Count {
 pub struct Verdict {
     /// By kind and client.
     pub cells: BTreeMap<(String, String), Count>,
+    /// Requests of a second service, by the client span of the first one that asked it.
+    pub joined: Count,
+    /// Traces with several requests in them.
+    pub merged: usize,
+    /// Requests with spans of theirs in several traces.
+    pub split: usize,
     /// Requests with exactly one server span.
     pub served: usize,
     /// Requests without a server span.
@@ -115,6 +125,22 @@ pub struct Verdict {
     pub examples: Vec<String>,
 }
 
+/// Spans by what the judge asks for.
+#[derive(Debug, Default)]
+struct Seen<'a> {
+    /// Server spans by what their path ends with: a request's number, or the call that a second service was asked with.
+    by_name: HashMap<&'a str, Vec<&'a Span>>,
+    /// Server spans by their id.
+    by_id: HashMap<&'a str, &'a Span>,
+    /// Which requests' calls have this parent.
+    callers: HashMap<&'a str, BTreeSet<&'a str>>,
+}
+
+/// What the path of a request ends with; none if this is no server span.
+fn served_name(span: &Span) -> Option<&str> {
+    span.attributes.get("url.path").filter(|_| span.is_server())?.as_str()?.rsplit('/').next()
+}
+
 /// Examples that are kept of each sort.
 const EXAMPLES: usize = 5;
 
@@ -123,7 +149,7 @@ impl Verdict {
     #[must_use]
     pub fn of(spans: &[Span], calls: &BTreeSet<String>, numbers: Range<u64>) -> Self {
         let mut verdict = Self::default();
-        let servers = verdict.servers(spans, numbers);
+        let seen = verdict.servers(spans, numbers);
         let mut unseen: BTreeSet<&str> = calls.iter().map(String::as_str).collect();
         for span in spans.iter().filter(|span| !span.is_server()) {
             let Some(token) = Token::of(span) else {
@@ -132,7 +158,7 @@ impl Verdict {
                 continue;
             };
             unseen.remove(token.text);
-            let count = verdict.judge(span, &token, &servers);
+            let count = verdict.judge(span, &token, &seen);
             *verdict.cells.entry(token.cell()).or_default() += count;
             if !token.has_its_status(span) {
                 verdict.false_status += 1;
@@ -142,44 +168,88 @@ impl Verdict {
         for token in unseen.into_iter().filter_map(Token::parse) {
             verdict.cells.entry(token.cell()).or_default().missing += 1;
         }
+        verdict.join(spans);
         verdict
     }
 
     /// The server span of each request and of each call of a second service.
-    fn servers<'a>(&mut self, spans: &'a [Span], numbers: Range<u64>) -> HashMap<String, Vec<&'a Span>> {
-        let mut servers: HashMap<String, Vec<&Span>> = HashMap::new();
-        for span in spans.iter().filter(|span| span.is_server()) {
-            let Some(path) = span.text("url.path") else { continue };
-            let Some(name) = path.rsplit('/').next() else { continue };
+    fn servers<'a>(&mut self, spans: &'a [Span], numbers: Range<u64>) -> Seen<'a> {
+        let mut seen = Seen::default();
+        for span in spans {
+            if let (Some(parent), Some(token)) = (&span.parent_span_id, Token::of(span)) {
+                seen.callers.entry(parent).or_default().insert(token.request());
+            }
+            let Some(name) = served_name(span) else { continue };
             let status = Token::parse(name).map_or(200, |token| token.status());
             if span.text("http.response.status_code") != Some(status.to_string()) {
                 self.false_status += 1;
                 self.example("false status", span);
             }
-            servers.entry(name.to_owned()).or_default().push(span);
+            seen.by_name.entry(name).or_default().push(span);
+            seen.by_id.insert(&span.span_id, span);
         }
         for number in numbers {
-            match servers.get(&number.to_string()).map_or(0, Vec::len) {
+            match seen.by_name.get(number.to_string().as_str()).map_or(0, Vec::len) {
                 0 => self.unserved += 1,
                 1 => self.served += 1,
                 _ => self.doubled += 1,
             }
         }
-        servers
+        seen
     }
 
-    fn judge(&mut self, span: &Span, token: &Token<'_>, servers: &HashMap<String, Vec<&Span>>) -> Count {
+    fn judge(&mut self, span: &Span, token: &Token<'_>, seen: &Seen<'_>) -> Count {
         let Some(parent) = &span.parent_span_id else {
             return Count { none: 1, ..Count::default() };
         };
-        let served = servers.get(token.request()).map(Vec::as_slice).unwrap_or_default();
+        let served = seen.by_name.get(token.request()).map(Vec::as_slice).unwrap_or_default();
         if served.iter().any(|server| server.span_id == *parent && server.trace_id == span.trace_id) {
             return Count { right: 1, ..Count::default() };
         }
-        let taken = servers.values().flatten().find(|server| server.span_id == *parent);
+        let taken = seen.by_id.get(parent.as_str());
+        let of_one = seen.callers.get(parent.as_str()).is_some_and(|requests| requests.len() == 1);
+        if taken.is_none() && served.is_empty() && of_one {
+            return Count { orphaned: 1, ..Count::default() };
+        }
         let taken = taken.map_or("no span that was seen".to_owned(), ToString::to_string);
         self.example(&format!("parent is {taken}"), span);
         Count { wrong: 1, ..Count::default() }
+    }
+
+    /// Follows calls into a second service, and looks at whole traces.
+    fn join(&mut self, spans: &[Span]) {
+        let by_id: HashMap<&str, &Span> = spans.iter().map(|span| (span.span_id.as_str(), span)).collect();
+        let mut traces: HashMap<&str, BTreeSet<&str>> = HashMap::new();
+        let mut requests: HashMap<&str, BTreeSet<&str>> = HashMap::new();
+        for span in spans {
+            let called = served_name(span).and_then(Token::parse);
+            if let Some(called) = called {
+                let caller = span.parent_span_id.as_deref().map(|parent| by_id.get(parent).copied());
+                let count = match caller {
+                    None => Count { none: 1, ..Count::default() },
+                    Some(None) => Count { orphaned: 1, ..Count::default() },
+                    Some(Some(caller)) if Token::of(caller).is_some_and(|made| made.text == called.text) => {
+                        Count { right: 1, ..Count::default() }
+                    }
+                    Some(Some(caller)) => {
+                        self.example(&format!("caller is {caller}"), span);
+                        Count { wrong: 1, ..Count::default() }
+                    }
+                };
+                self.joined += count;
+            }
+            let number = match called.or_else(|| Token::of(span)) {
+                Some(token) => token.number,
+                None => match served_name(span).filter(|name| name.parse::<u64>().is_ok()) {
+                    Some(number) => number,
+                    None => continue,
+                },
+            };
+            traces.entry(&span.trace_id).or_default().insert(number);
+            requests.entry(number).or_default().insert(&span.trace_id);
+        }
+        self.merged = traces.values().filter(|numbers| numbers.len() > 1).count();
+        self.split = requests.values().filter(|traces| traces.len() > 1).count();
     }
 
     fn example(&mut self, what: &str, span: &Span) {
@@ -270,25 +340,56 @@ pub fn answered_calls(directory: &Path) -> Result<BTreeSet<String>> {
     Ok(calls)
 }
 
+/// The order of kinds in tables; others come behind them.
+const KINDS: &[&str] = &[
+    "nested",
+    "stream",
+    "gather",
+    "task",
+    "taskgroup",
+    "anyio",
+    "background",
+    "threadpool",
+    "tothread",
+    "anyiothread",
+    "contextpool",
+    "pool",
+    "executor",
+    "thread",
+    "backthread",
+    "spawn",
+    "queue",
+];
+
+/// What a table has a column for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Column {
+    /// How a call was made.
+    Kind,
+    /// By which library.
+    Client,
+}
+
 /// A table in Markdown: one row for each run, one column for each kind or client that any of them has.
 #[must_use]
-pub fn table(runs: &[(String, Verdict)], column: fn(&(String, String)) -> &str) -> String {
-    let columns: BTreeSet<&str> = runs.iter().flat_map(|(_, run)| run.cells.keys().map(column)).collect();
-    let mut text = String::from("| server |");
-    for name in &columns {
-        text.push_str(&format!(" {name} |"));
-    }
-    text.push_str(&format!("\n|---|{}\n", "---|".repeat(columns.len())));
-    for (name, run) in runs {
-        text.push_str(&format!("| {name} |"));
-        for wanted in &columns {
-            let mut sum = Count::default();
-            for (_, count) in run.cells.iter().filter(|(key, _)| column(key) == *wanted) {
-                sum += *count;
-            }
-            text.push_str(&format!(" {sum} |"));
-        }
-        text.push('\n');
+pub fn table(runs: &[(String, Verdict)], column: Column) -> String {
+    let name = |cell: &(String, String)| match column {
+        Column::Kind => cell.0.clone(),
+        Column::Client => cell.1.clone(),
+    };
+    let found: BTreeSet<String> = runs.iter().flat_map(|(_, run)| run.cells.keys().map(name)).collect();
+    let mut columns: Vec<String> = found.into_iter().collect();
+    columns.sort_by_key(|name| KINDS.iter().position(|kind| kind == name).unwrap_or(KINDS.len()));
+    let mut text = format!("| server | {} |\n|---|{}\n", columns.join(" | "), "---|".repeat(columns.len()));
+    for (row, run) in runs {
+        let cells: Vec<String> = columns
+            .iter()
+            .map(|wanted| {
+                run.sum(|kind, client| (if column == Column::Kind { kind } else { client }) == wanted)
+                    .to_string()
+            })
+            .collect();
+        text.push_str(&format!("| {row} | {} |\n", cells.join(" | ")));
     }
     text
 }
@@ -328,10 +429,7 @@ mod tests {
                 .map(String::from)
                 .into();
         let verdict = Verdict::of(&spans, &calls, 1..4);
-        assert_eq!(
-            verdict.sum(|kind, _| kind == "nested"),
-            Count { right: 1, wrong: 1, ..Count::default() }
-        );
+        assert_eq!(verdict.sum(|kind, _| kind == "nested"), Count { right: 1, wrong: 1, ..Count::default() });
         assert_eq!(
             verdict.sum(|kind, _| kind == "gather"),
             Count { none: 1, missing: 1, ..Count::default() }
@@ -351,12 +449,47 @@ mod tests {
     }
 
     #[test]
+    fn a_parent_that_nobody_saw_is_an_orphans_or_another_requests() {
+        let sql = |id: &str, call: &str| {
+            span(id, Some("x"), json!({"db.query.text": format!("SELECT pg_sleep(?), $1 AS {call}")}))
+        };
+        let alone = Verdict::of(&[sql("c", "w1_nested_psycopg")], &BTreeSet::new(), 1..2);
+        assert_eq!(alone.sum(|_, _| true), Count { orphaned: 1, ..Count::default() });
+        let both = [sql("c", "w1_nested_psycopg"), sql("d", "w2_nested_psycopg")];
+        let shared = Verdict::of(&both, &BTreeSet::new(), 1..3);
+        assert_eq!(shared.sum(|_, _| true), Count { wrong: 2, ..Count::default() });
+        let seen = [served("a", 1), sql("c", "w1_nested_psycopg")];
+        assert_eq!(Verdict::of(&seen, &BTreeSet::new(), 1..2).sum(|_, _| true).wrong, 1);
+    }
+
+    #[test]
+    fn two_services_are_one_trace() {
+        let call = span(
+            "c",
+            Some("a"),
+            json!({"url.full": "http://127.0.0.1:1/echo/w1_nested_requests", "http.response.status_code": 200}),
+        );
+        let served_call = |parent: Option<&str>| {
+            let path = json!({"url.path": "/echo/w1_nested_requests", "http.response.status_code": 200});
+            span("d", parent, path)
+        };
+        let leaf =
+            span("e", Some("d"), json!({"db.query.text": "SELECT ?, $1 AS w1_nested_requests__psycopg2"}));
+        let judged = |spans: &[Span]| Verdict::of(spans, &BTreeSet::new(), 1..2);
+        let joined = judged(&[served("a", 1), call.clone(), served_call(Some("c")), leaf.clone()]);
+        assert_eq!((joined.joined.right, joined.merged, joined.split), (1, 0, 0));
+        assert_eq!(joined.sum(|kind, _| kind == "leaf").right, 1);
+        let other = Span { trace_id: "u".into(), ..served_call(None) };
+        let apart = judged(&[served("a", 1), call.clone(), other, leaf.clone()]);
+        assert_eq!((apart.joined.none, apart.merged, apart.split), (1, 0, 1));
+        let merged = judged(&[served("a", 1), served("b", 2), call, served_call(Some("b")), leaf]);
+        assert_eq!((merged.joined.wrong, merged.merged), (1, 1));
+    }
+
+    #[test]
     fn a_second_service_is_judged_by_the_call_to_it() {
         let token = Token::parse("w5_gather_aiohttp__asyncpg").unwrap();
-        assert_eq!(
-            (token.request(), token.kind, token.client),
-            ("w5_gather_aiohttp", "leaf", "asyncpg")
-        );
+        assert_eq!((token.request(), token.kind, token.client), ("w5_gather_aiohttp", "leaf", "asyncpg"));
         assert_eq!(Token::parse("w5_gather"), None);
         assert_eq!(Token::parse("wx_gather_aiohttp"), None);
     }

@@ -60,15 +60,7 @@ pub struct Server {
 
 impl Server {
     const fn new(name: &'static str, command: &'static [&'static str]) -> Self {
-        Self {
-            name,
-            command,
-            workers: 0,
-            greenlets: None,
-            pipelines: true,
-            streams: true,
-            threadpool: false,
-        }
+        Self { name, command, workers: 0, greenlets: None, pipelines: true, streams: true, threadpool: false }
     }
 
     const fn workers(mut self, count: usize) -> Self {
@@ -143,7 +135,9 @@ macro_rules! uvicorn {
 /// Every server that is tested.
 pub const SERVERS: &[Server] = &[
     Server::new("gunicorn sync, Flask", gunicorn!("flask_app:app",)).workers(2).no_pipelining(),
-    Server::new("gunicorn gthread, Flask", gunicorn!("flask_app:app", "--threads", "8")).workers(2).no_pipelining(),
+    Server::new("gunicorn gthread, Flask", gunicorn!("flask_app:app", "--threads", "8"))
+        .workers(2)
+        .no_pipelining(),
     Server::new("gunicorn gevent, Flask", gunicorn!("flask_app:app", "--worker-class", "gevent"))
         .workers(2)
         .greenlets("gevent"),
@@ -156,13 +150,10 @@ pub const SERVERS: &[Server] = &[
     )
     .workers(2)
     .threadpool(),
-    Server::new(
-        "gunicorn gthread, Flask async views",
-        gunicorn!("flask_async_app:app", "--threads", "8"),
-    )
-    .workers(2)
-    .no_pipelining()
-    .no_stream(),
+    Server::new("gunicorn gthread, Flask async views", gunicorn!("flask_async_app:app", "--threads", "8"))
+        .workers(2)
+        .no_pipelining()
+        .no_stream(),
     Server::new("waitress, Flask", &["python", "waitress_app.py", "PORT"]),
     Server::new("uvicorn asyncio, FastAPI", uvicorn!("fastapi_app:app", "--loop", "asyncio")).threadpool(),
     Server::new("uvicorn uvloop, FastAPI", uvicorn!("fastapi_app:app", "--loop", "uvloop")).threadpool(),

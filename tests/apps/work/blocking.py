@@ -227,7 +227,7 @@ KINDS = {
     "thread": (_thread, 2),
     "pool": (_pool, 2),
     "contextpool": (_context_pool, 2),
-    "background": (_background, 1),
+    "backthread": (_background, 1),
     "queue": (_queue, 1),
 }
 
