@@ -66,7 +66,7 @@ impl Load {
             let result = match (pipelined, round % 2) {
                 (true, 0) if !last => pipeline(address, &[number, number + self.clients]),
                 (true, 1) => Ok(()),
-                _ => single(&mut connection, server, number, index % 5 == 0),
+                _ => single(&mut connection, server, number, index.is_multiple_of(5)),
             };
             failures.extend(result.err());
         }

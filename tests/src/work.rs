@@ -1,13 +1,45 @@
 //! The servers under which `tests/apps/work` runs: every way in which a Python service handles requests at once.
 
+use std::net::TcpStream;
 use std::path::Path;
 use std::process::Command;
+use std::time::Duration;
 
 use anyhow::Result;
 
 use crate::app::{App, Environment};
 use crate::paths;
-use crate::process::free_port;
+use crate::process::{Process, free_port};
+
+/// The HTTP service that the calls go to.
+#[derive(Debug)]
+pub struct Upstream {
+    port: u16,
+    _process: Process,
+}
+
+impl Upstream {
+    /// Starts it on a free port.
+    ///
+    /// # Errors
+    /// It does not start.
+    pub fn start(logs: &Path) -> Result<Self> {
+        let port = free_port()?;
+        let mut command = Command::new("/usr/bin/python3");
+        command.arg("upstream.py").arg(port.to_string()).current_dir(paths::apps().join("work"));
+        let mut process = Process::start("upstream", logs, command)?;
+        process.ready(Duration::from_secs(20), || {
+            Ok(TcpStream::connect(("127.0.0.1", port)).map(|_| Some(()))?)
+        })?;
+        Ok(Self { port, _process: process })
+    }
+
+    /// Where applications find it.
+    #[must_use]
+    pub fn environment(&self) -> (String, String) {
+        ("UPSTREAM_PORT".to_owned(), self.port.to_string())
+    }
+}
 
 /// An interpreter, by the virtual environment that holds it, the servers and the clients.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]

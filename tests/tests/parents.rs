@@ -7,7 +7,6 @@
 
 use std::collections::BTreeSet;
 use std::path::PathBuf;
-use std::process::Command;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
@@ -16,11 +15,9 @@ use tracekit_tests::agent::Agent;
 use tracekit_tests::app::{App, Environment};
 use tracekit_tests::load::Load;
 use tracekit_tests::parents::{Column, Count, Knowable, Verdict, answered_calls, knowable, table};
-use tracekit_tests::paths;
-use tracekit_tests::process::{Process, free_port, wait_for};
 use tracekit_tests::span::Span;
 use tracekit_tests::stage::Stage;
-use tracekit_tests::work::{Python, SERVERS, Server, server};
+use tracekit_tests::work::{Python, SERVERS, Server, Upstream, server};
 
 /// What could be known and is not yet: kinds of calls that need not have a parent under these servers. Everything else
 /// that is knowable must be right, and nothing may be wrong. The list only ever gets shorter.
@@ -85,21 +82,15 @@ fn runs() -> Vec<(&'static Server, Python)> {
 struct Work {
     stage: Stage,
     environment: Environment,
-    _upstream: Process,
+    _upstream: Upstream,
 }
 
 impl Work {
     fn new(stage: Stage) -> Result<Self> {
         let stage = stage.with_postgres()?.with_mariadb()?.with_redis()?;
-        let port = free_port()?;
-        let mut command = Command::new("/usr/bin/python3");
-        command.arg("upstream.py").arg(port.to_string()).current_dir(paths::apps().join("work"));
-        let upstream = Process::start("upstream", stage.logs(), command)?;
-        wait_for("the port of upstream", Duration::from_secs(20), || {
-            Ok(std::net::TcpStream::connect(("127.0.0.1", port)).map(Some)?)
-        })?;
+        let upstream = Upstream::start(stage.logs())?;
         let mut environment = stage.environment();
-        environment.push(("UPSTREAM_PORT".into(), port.to_string()));
+        environment.push(upstream.environment());
         Ok(Self { stage, environment, _upstream: upstream })
     }
 
