@@ -84,6 +84,12 @@ impl Connection {
         Self { address, stream: None }
     }
 
+    /// Where it leads.
+    #[must_use]
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
     /// Sends a request and reads the answer. `None` if the request was abandoned.
     ///
     /// # Errors

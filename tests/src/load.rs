@@ -1,6 +1,6 @@
 //! Requests at once, each with a number of its own, over connections that are kept, closed and pipelined.
 
-use std::io::{BufReader, Write as _};
+use std::io::{BufReader, Read as _, Write as _};
 use std::net::{SocketAddr, TcpStream};
 use std::sync::Barrier;
 use std::time::Duration;
@@ -8,7 +8,7 @@ use std::time::Duration;
 use anyhow::{Context as _, Result, anyhow, bail, ensure};
 
 use crate::client::{Connection, Request, read_response};
-use crate::work::Server;
+use crate::work::{Server, WEBSOCKET};
 
 /// How much to send.
 #[derive(Debug, Clone, Copy)]
@@ -75,18 +75,25 @@ impl Load {
 }
 
 fn single(connection: &mut Connection, server: &Server, number: u64, close: bool) -> Result<()> {
+    if server.target(number).starts_with(WEBSOCKET) {
+        return websocket(connection.address(), &server.target(number));
+    }
     let request = Request { close, ..Request::get(&server.target(number)) };
     let response = connection.send(&request)?.context("no answer")?;
     ensure!(response.status == 200, "{}: status {}", request.target, response.status);
     Ok(())
 }
 
+fn connect(address: SocketAddr) -> Result<BufReader<TcpStream>> {
+    let stream = TcpStream::connect_timeout(&address, Duration::from_secs(10))?;
+    stream.set_read_timeout(Some(Duration::from_secs(30)))?;
+    Ok(BufReader::new(stream))
+}
+
 /// Sends requests together on a connection of their own, and reads the answers. Not those that are streamed: some
 /// servers end the connection with the answer.
 fn pipeline(address: SocketAddr, numbers: &[u64]) -> Result<()> {
-    let stream = TcpStream::connect_timeout(&address, Duration::from_secs(10))?;
-    stream.set_read_timeout(Some(Duration::from_secs(30)))?;
-    let mut stream = BufReader::new(stream);
+    let mut stream = connect(address)?;
     let requests: Vec<Request> =
         numbers.iter().map(|number| Request::get(&format!("/work/{number}"))).collect();
     let bytes: Vec<u8> = requests.iter().flat_map(|request| request.bytes(&address.to_string())).collect();
@@ -96,5 +103,34 @@ fn pipeline(address: SocketAddr, numbers: &[u64]) -> Result<()> {
             .with_context(|| format!("pipelined answer to {}", request.target))?;
         ensure!(response.status == 200, "pipelined {}: status {}", request.target, response.status);
     }
+    Ok(())
+}
+
+/// Opens a websocket, asks for a call in each of two messages, and closes it (RFC 6455).
+fn websocket(address: SocketAddr, target: &str) -> Result<()> {
+    let mut stream = connect(address)?;
+    let fields = [
+        ("Connection", "Upgrade"),
+        ("Upgrade", "websocket"),
+        ("Sec-WebSocket-Version", "13"),
+        ("Sec-WebSocket-Key", "dGhlIHNhbXBsZSBub25jZQ=="),
+    ];
+    let headers = fields.map(|(name, value)| (name.to_owned(), value.to_owned())).to_vec();
+    let request = Request { headers, ..Request::get(target) };
+    stream.get_mut().write_all(&request.bytes(&address.to_string()))?;
+    let (response, _) = read_response(&mut stream, true).with_context(|| format!("answer to {target}"))?;
+    ensure!(response.status == 101, "{target}: status {}", response.status);
+    // Final frame, text or close; masked, with a mask of zeroes.
+    let frame = |opcode: u8, text: &str| -> Result<Vec<u8>> {
+        let length = u8::try_from(text.len())?;
+        Ok([&[0x80 | opcode, 0x80 | length, 0, 0, 0, 0], text.as_bytes()].concat())
+    };
+    for client in ["asyncpg", "httpxasync"] {
+        stream.get_mut().write_all(&frame(1, client)?)?;
+        let mut answer = [0; 6];
+        stream.read_exact(&mut answer).with_context(|| format!("message of {target}"))?;
+        ensure!(answer == *b"\x81\x04done", "{target} said {answer:?}");
+    }
+    stream.get_mut().write_all(&frame(8, "")?)?;
     Ok(())
 }

@@ -12,6 +12,7 @@ use std::path::Path;
 use anyhow::{Context as _, Result};
 
 use crate::span::Span;
+use crate::work::WEBSOCKET;
 
 /// What can be known of who caused a call.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -180,7 +181,9 @@ impl Verdict {
                 seen.callers.entry(parent).or_default().insert(token.request());
             }
             let Some(name) = served_name(span) else { continue };
-            let status = Token::parse(name).map_or(200, |token| token.status());
+            let is_websocket = span.text("url.path").is_some_and(|path| path.starts_with(WEBSOCKET));
+            let usual = if is_websocket { 101 } else { 200 };
+            let status = Token::parse(name).map_or(usual, |token| token.status());
             if span.text("http.response.status_code") != Some(status.to_string()) {
                 self.false_status += 1;
                 self.example("false status", span);
@@ -348,7 +351,10 @@ const KINDS: &[&str] = &[
     "task",
     "taskgroup",
     "anyio",
+    "deep",
     "background",
+    "after",
+    "websocket",
     "threadpool",
     "tothread",
     "anyiothread",

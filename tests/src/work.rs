@@ -88,11 +88,22 @@ pub struct Server {
     streams: bool,
     /// The application answers `/sync/N` in a thread of the framework's.
     threadpool: bool,
+    /// The application takes a websocket at `/websocket/N`.
+    websockets: bool,
 }
 
 impl Server {
     const fn new(name: &'static str, command: &'static [&'static str]) -> Self {
-        Self { name, command, workers: 0, greenlets: None, pipelines: true, streams: true, threadpool: false }
+        Self {
+            name,
+            command,
+            workers: 0,
+            greenlets: None,
+            pipelines: true,
+            streams: true,
+            threadpool: false,
+            websockets: false,
+        }
     }
 
     const fn workers(mut self, count: usize) -> Self {
@@ -120,12 +131,19 @@ impl Server {
         self
     }
 
-    /// The path of request `number`: most do all kinds of work, some stream their answer or are handled in a thread.
+    const fn fastapi(mut self) -> Self {
+        self.websockets = true;
+        self.threadpool()
+    }
+
+    /// The path of request `number`: most do all kinds of work, some stream their answer, are handled in a thread, or
+    /// become a websocket.
     #[must_use]
     pub fn target(&self, number: u64) -> String {
         match number % 4 {
             1 if self.streams => format!("/stream/{number}"),
             3 if self.threadpool => format!("/sync/{number}"),
+            2 if self.websockets && number % 8 == 2 => format!("{WEBSOCKET}{number}"),
             _ => format!("/work/{number}"),
         }
     }
@@ -147,6 +165,9 @@ impl Server {
         App::start(name, logs, command, port, self.workers)
     }
 }
+
+/// Begin of the path of requests that become websockets.
+pub const WEBSOCKET: &str = "/websocket/";
 
 /// What all of gunicorn's rows begin with. A connection is kept for longer than a round of the load takes.
 macro_rules! gunicorn {
@@ -181,25 +202,25 @@ pub const SERVERS: &[Server] = &[
         gunicorn!("fastapi_app:app", "--worker-class", "uvicorn.workers.UvicornWorker"),
     )
     .workers(2)
-    .threadpool(),
+    .fastapi(),
     Server::new("gunicorn gthread, Flask async views", gunicorn!("flask_async_app:app", "--threads", "8"))
         .workers(2)
         .no_pipelining()
         .no_stream(),
     Server::new("waitress, Flask", &["python", "waitress_app.py", "PORT"]),
-    Server::new("uvicorn asyncio, FastAPI", uvicorn!("fastapi_app:app", "--loop", "asyncio")).threadpool(),
-    Server::new("uvicorn uvloop, FastAPI", uvicorn!("fastapi_app:app", "--loop", "uvloop")).threadpool(),
+    Server::new("uvicorn asyncio, FastAPI", uvicorn!("fastapi_app:app", "--loop", "asyncio")).fastapi(),
+    Server::new("uvicorn uvloop, FastAPI", uvicorn!("fastapi_app:app", "--loop", "uvloop")).fastapi(),
     Server::new(
         "uvicorn uvloop, 2 workers, FastAPI",
         uvicorn!("fastapi_app:app", "--loop", "uvloop", "--workers", "2"),
     )
     .workers(2)
-    .threadpool(),
+    .fastapi(),
     Server::new("uvicorn uvloop, Django async views", uvicorn!("django_app:application", "--loop", "uvloop"))
         .threadpool(),
     Server::new("hypercorn, FastAPI", &["hypercorn", "fastapi_app:app", "--bind", "127.0.0.1:PORT"])
         .workers(1)
-        .threadpool(),
+        .fastapi(),
     Server::new(
         "daphne, Django async views",
         &["daphne", "-b", "127.0.0.1", "-p", "PORT", "-v", "0", "django_app:application"],

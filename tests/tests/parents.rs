@@ -1,8 +1,8 @@
 //! Who caused this call? Under every server, on two interpreters, with every client, requests at once make calls that
 //! carry their request's number: each client span's parent is the server span of that request, or there is none.
 //!
-//! `TRACEKIT_PARENTS=full` sends 100 requests at once 50 times to every server on both interpreters, else it is twice,
-//! and most servers are met on one. `TRACEKIT_PARENTS_ONLY=uvloop` takes the servers whose name contains that;
+//! `TRACEKIT_PARENTS=50` sends 100 requests at once 50 times to every server on both interpreters; without it they are
+//! sent twice, and most servers are met on one. `TRACEKIT_PARENTS_ONLY=uvloop` takes the servers whose name contains that;
 //! `TRACEKIT_TABLE=path` writes the tables of `docs/compatibility.md`.
 
 use std::collections::BTreeSet;
@@ -47,7 +47,10 @@ const ALL: &[&str] = &[
     "task",
     "taskgroup",
     "anyio",
+    "deep",
     "background",
+    "after",
+    "websocket",
     "threadpool",
     "tothread",
     "anyiothread",
@@ -58,12 +61,13 @@ const ALL: &[&str] = &[
 /// Servers that are met on both interpreters in every run: where tracing from outside goes wrong first.
 const ON_BOTH: &[&str] = &["gunicorn gevent, Flask", "uvicorn uvloop, FastAPI"];
 
-fn is_full() -> bool {
-    std::env::var("TRACEKIT_PARENTS").is_ok_and(|value| value == "full")
+/// How often to send, if every server is to be met on both interpreters.
+fn rounds() -> Option<u64> {
+    std::env::var("TRACEKIT_PARENTS").ok().and_then(|rounds| rounds.parse().ok())
 }
 
 fn load() -> Load {
-    Load { clients: 100, rounds: if is_full() { 50 } else { 2 }, first: 1000 }
+    Load { clients: 100, rounds: rounds().unwrap_or(2), first: 1000 }
 }
 
 /// The runs that are asked for.
@@ -71,7 +75,7 @@ fn runs() -> Vec<(&'static Server, Python)> {
     let only = std::env::var("TRACEKIT_PARENTS_ONLY").unwrap_or_default();
     let mut runs = Vec::new();
     for (index, server) in SERVERS.iter().enumerate().filter(|(_, server)| server.name.contains(&only)) {
-        let both = is_full() || !only.is_empty() || ON_BOTH.contains(&server.name);
+        let both = rounds().is_some() || !only.is_empty() || ON_BOTH.contains(&server.name);
         let pythons = Python::ALL.into_iter().enumerate().filter(|(turn, _)| both || turn % 2 == index % 2);
         runs.extend(pythons.map(|(_, python)| (server, python)));
     }
@@ -198,6 +202,15 @@ fn tell(row: &str, verdict: &Verdict, started: Instant) {
     }
 }
 
+/// The tables so far, which are also written where they are asked for.
+fn tables(verdicts: &[(String, Verdict)]) -> Result<String> {
+    let text = format!("{}\n{}", table(verdicts, Column::Kind), table(verdicts, Column::Client));
+    if let Some(path) = std::env::var_os("TRACEKIT_TABLE") {
+        std::fs::write(&path, &text).with_context(|| format!("write {}", path.display()))?;
+    }
+    Ok(text)
+}
+
 #[test]
 fn parents_under_every_server() -> Result<()> {
     Stage::run("parents", |stage| {
@@ -213,15 +226,12 @@ fn parents_under_every_server() -> Result<()> {
                     let found = complaints(server.name, &verdict);
                     failures.extend(found.into_iter().map(|complaint| format!("{row}: {complaint}")));
                     verdicts.push((row, verdict));
+                    tables(&verdicts)?;
                 }
                 Err(error) => failures.push(format!("{row}: {error:#}")),
             }
         }
-        let text = format!("{}\n{}", table(&verdicts, Column::Kind), table(&verdicts, Column::Client));
-        eprintln!("{text}");
-        if let Some(path) = std::env::var_os("TRACEKIT_TABLE") {
-            std::fs::write(&path, &text).with_context(|| format!("write {}", path.display()))?;
-        }
+        eprintln!("{}", tables(&verdicts)?);
         ensure!(failures.is_empty(), "{}", failures.join("\n"));
         Ok(())
     })

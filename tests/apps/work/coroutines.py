@@ -135,6 +135,16 @@ async def _anyio(clients, number, kind, names):
             group.start_soon(clients.call, number, kind, name)
 
 
+async def _deep(clients, number, kind, names):
+    async def down(levels):
+        if levels:
+            await asyncio.create_task(down(levels - 1))
+        else:
+            await _gather(clients, number, kind, names)
+
+    await down(4)
+
+
 async def _to_thread(clients, number, kind, names):
     await asyncio.gather(*(asyncio.to_thread(blocking.call, number, kind, name) for name in names))
 
@@ -181,6 +191,7 @@ KINDS = {
     "gather": (_gather, CLIENTS, 2),
     "task": (_task, CLIENTS, 2),
     "anyio": (_anyio, CLIENTS, 2),
+    "deep": (_deep, CLIENTS, 2),
     "tothread": (_to_thread, blocking.CLIENTS, 1),
     "anyiothread": (_anyio_thread, blocking.CLIENTS, 1),
     "executor": (_executor, blocking.CLIENTS, 1),

@@ -2,11 +2,11 @@
 
 import contextlib
 
-from fastapi import FastAPI, Request, Response
+from fastapi import BackgroundTasks, FastAPI, Request, Response, WebSocket
 from fastapi.responses import StreamingResponse
 
 import blocking
-from coroutines import Clients
+from coroutines import CLIENTS, Clients
 from tokens import clients_of, expected_status
 
 
@@ -28,14 +28,24 @@ async def ping():
 
 
 @app.get("/work/{number}")
-async def work(number: int, request: Request):
-    await request.app.state.clients.work(number)
+async def work(number: int, request: Request, after: BackgroundTasks):
+    clients = request.app.state.clients
+    after.add_task(clients.call, number, "after", clients_of(number, 0, CLIENTS, 1)[0])
+    await clients.work(number)
     return number
 
 
 @app.get("/stream/{number}")
 async def stream(number: int, request: Request):
     return StreamingResponse(request.app.state.clients.parts(number), media_type="text/plain")
+
+
+@app.websocket("/websocket/{number}")
+async def websocket(number: int, socket: WebSocket):
+    await socket.accept()
+    async for client in socket.iter_text():
+        await socket.app.state.clients.call(number, "websocket", client)
+        await socket.send_text("done")
 
 
 @app.get("/sync/{number}")

@@ -183,7 +183,6 @@ impl Bench {
         mut programs: Option<&mut Programs>,
     ) -> Result<Sample> {
         let Self { stage, environment, sink, agent } = self;
-        let before = programs.as_ref().map(|_| Programs::read()).transpose()?;
         let tracing = match variant {
             Variant::Sdk => Tracing::Sdk { collector: sink.port, stdlib: false },
             _ => Tracing::None,
@@ -193,6 +192,7 @@ impl Bench {
         sleep.args(["-c", "import time; time.sleep(1e6)"]);
         let bystander = Process::start("bystander", stage.logs(), sleep)?;
         wrk(&app, Duration::from_secs(2), arguments.connections)?;
+        let before = programs.as_ref().map(|_| Programs::read()).transpose()?;
         let mut agent = match variant {
             Variant::Agent => Some(attach(stage, agent, &app.pids(), Some(sink))?),
             Variant::AgentOnly => Some(attach(stage, agent, &app.pids(), None)?),
