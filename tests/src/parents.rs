@@ -372,7 +372,7 @@ const KINDS: &[&str] = &[
 pub enum Column {
     /// How a call was made.
     Kind,
-    /// By which library.
+    /// By which library; of the kinds whose cause can always be known.
     Client,
 }
 
@@ -391,8 +391,11 @@ pub fn table(runs: &[(String, Verdict)], column: Column) -> String {
         let cells: Vec<String> = columns
             .iter()
             .map(|wanted| {
-                run.sum(|kind, client| (if column == Column::Kind { kind } else { client }) == wanted)
-                    .to_string()
+                let sum = run.sum(|kind, client| match column {
+                    Column::Kind => kind == wanted,
+                    Column::Client => client == wanted && knowable(kind) == Knowable::Always,
+                });
+                sum.to_string()
             })
             .collect();
         text.push_str(&format!("| {row} | {} |\n", cells.join(" | ")));

@@ -5,8 +5,8 @@
 //! sent twice, and most servers are met on one. `TRACEKIT_PARENTS_ONLY=uvloop` takes the servers whose name contains that;
 //! `TRACEKIT_TABLE=path` writes the tables of `docs/compatibility.md`.
 
-use std::collections::BTreeSet;
-use std::path::PathBuf;
+use std::collections::{BTreeSet, HashSet};
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
@@ -15,7 +15,6 @@ use tracekit_tests::agent::Agent;
 use tracekit_tests::app::{App, Environment};
 use tracekit_tests::load::Load;
 use tracekit_tests::parents::{Column, Count, Knowable, Verdict, answered_calls, knowable, table};
-use tracekit_tests::span::Span;
 use tracekit_tests::stage::Stage;
 use tracekit_tests::work::{Python, SERVERS, Server, Upstream, server};
 
@@ -127,23 +126,43 @@ fn run_name(server: &Server, python: Python) -> String {
     format!("{name}-{}", python.name())
 }
 
-/// Waits until the agent has printed nothing for a while, and ends it.
-fn finish(agent: Agent) -> Result<Vec<Span>> {
+/// Lets calls end that are made after the last answer.
+fn rest() {
+    std::thread::sleep(Duration::from_millis(300));
+}
+
+/// Ends the agent when it has printed all that was noted, or has printed nothing for a while that is long even where
+/// much else runs, and judges what it printed.
+fn judge(agent: Agent, calls: &Path) -> Result<Verdict> {
+    let calls = answered_calls(calls)?;
     let deadline = Instant::now() + Duration::from_secs(60);
     let (mut size, mut since) = (0, Instant::now());
-    while since.elapsed() < Duration::from_millis(700) {
+    loop {
         ensure!(Instant::now() < deadline, "the agent still prints after a minute");
-        std::thread::sleep(Duration::from_millis(50));
+        std::thread::sleep(Duration::from_millis(100));
         let now = std::fs::metadata(agent.process.stdout_path())?.len();
         if now != size {
             (size, since) = (now, Instant::now());
+            continue;
+        }
+        let quiet = since.elapsed();
+        if quiet > Duration::from_secs(8) {
+            break;
+        }
+        if quiet > Duration::from_millis(400) {
+            let text = agent.process.stdout();
+            let words: HashSet<&str> = text.split(|c: char| !c.is_ascii_alphanumeric() && c != '_').collect();
+            let served = text.matches("\"kind\":\"server\"").count();
+            if served >= load().numbers().count() && calls.iter().all(|call| words.contains(&**call)) {
+                break;
+            }
         }
     }
     let said = agent.process.stderr_path().to_owned();
     let spans = agent.finish()?;
     let said = std::fs::read_to_string(&said)?;
     ensure!(said.contains(" 0 events lost"), "the agent lost events:\n{said}");
-    Ok(spans)
+    Ok(Verdict::of(&spans, &calls, load().numbers()))
 }
 
 fn one_service(work: &Work, server: &Server, python: Python) -> Result<Verdict> {
@@ -151,9 +170,10 @@ fn one_service(work: &Work, server: &Server, python: Python) -> Result<Verdict> 
     let app = work.start(server, python, &name, None)?;
     let agent = work.attach(&name, &[&app])?;
     load().send(server, app.port).with_context(|| app.process.stderr())?;
-    let spans = finish(agent)?;
+    rest();
+    let verdict = judge(agent, &work.calls(&name)?)?;
     app.stop()?;
-    Ok(Verdict::of(&spans, &answered_calls(&work.calls(&name)?)?, load().numbers()))
+    Ok(verdict)
 }
 
 /// What is not as it must be.
@@ -249,10 +269,10 @@ fn two_services(first: &str, second: &str, python: Python) -> Result<()> {
         let calling = work.start(first, python, &name, Some(&called))?;
         let agent = work.attach(&name, &[&called, &calling])?;
         load().send(first, calling.port).with_context(|| calling.process.stderr())?;
-        let spans = finish(agent)?;
+        rest();
+        let verdict = judge(agent, &work.calls(&name)?)?;
         calling.stop()?;
         called.stop()?;
-        let verdict = Verdict::of(&spans, &answered_calls(&work.calls(&name)?)?, load().numbers());
         tell(&format!("{} calls {}", first.name, second.name), &verdict, started);
         let of_second = verdict.sum(|kind, _| kind == "leaf");
         eprintln!(
