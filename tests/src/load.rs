@@ -1,14 +1,17 @@
 //! Requests at once, each with a number of its own, over connections that are kept, closed and pipelined.
 
-use std::io::{BufReader, Read as _, Write as _};
-use std::net::{SocketAddr, TcpStream};
+use std::io::{Read as _, Write as _};
+use std::net::SocketAddr;
 use std::sync::Barrier;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, anyhow, bail, ensure};
 
-use crate::client::{Connection, Request, read_response};
+use crate::client::{Connection, Request, connect, read_response};
 use crate::work::{Server, WEBSOCKET};
+
+/// How long an answer may take: a hundred of them wait for each other, where other things run too.
+const PATIENCE: Duration = Duration::from_secs(90);
 
 /// How much to send.
 #[derive(Debug, Clone, Copy)]
@@ -56,7 +59,7 @@ impl Load {
     /// asks the server to close.
     fn client(&self, index: u64, server: &Server, port: u16, barrier: &Barrier) -> Vec<anyhow::Error> {
         let address = SocketAddr::from(([127, 0, 0, 1], port));
-        let mut connection = Connection::new(address);
+        let mut connection = Connection::new(address).waiting(PATIENCE);
         let pipelined = server.pipelines && index % 10 == 9;
         let mut failures = Vec::new();
         for round in 0..self.rounds {
@@ -84,16 +87,10 @@ fn single(connection: &mut Connection, server: &Server, number: u64, close: bool
     Ok(())
 }
 
-fn connect(address: SocketAddr) -> Result<BufReader<TcpStream>> {
-    let stream = TcpStream::connect_timeout(&address, Duration::from_secs(10))?;
-    stream.set_read_timeout(Some(Duration::from_secs(30)))?;
-    Ok(BufReader::new(stream))
-}
-
 /// Sends requests together on a connection of their own, and reads the answers. Not those that are streamed: some
 /// servers end the connection with the answer.
 fn pipeline(address: SocketAddr, numbers: &[u64]) -> Result<()> {
-    let mut stream = connect(address)?;
+    let mut stream = connect(address, PATIENCE)?;
     let requests: Vec<Request> =
         numbers.iter().map(|number| Request::get(&format!("/work/{number}"))).collect();
     let bytes: Vec<u8> = requests.iter().flat_map(|request| request.bytes(&address.to_string())).collect();
@@ -108,7 +105,7 @@ fn pipeline(address: SocketAddr, numbers: &[u64]) -> Result<()> {
 
 /// Opens a websocket, asks for a call in each of two messages, and closes it (RFC 6455).
 fn websocket(address: SocketAddr, target: &str) -> Result<()> {
-    let mut stream = connect(address)?;
+    let mut stream = connect(address, PATIENCE)?;
     let fields = [
         ("Connection", "Upgrade"),
         ("Upgrade", "websocket"),

@@ -22,12 +22,17 @@ CLIENTS = ["asyncpg", "httpxasync", "redisasync", "aiohttp"]
 class Clients:
     """Clients with pools, which belong to one event loop."""
 
-    def __init__(self):
+    def __init__(self, connections=6):
         self.httpx = httpx.AsyncClient(timeout=30)
         self.redis = redis.asyncio.Redis(host=HOST, port=int(os.environ["REDIS_PORT"]))
         self.aiohttp = aiohttp.ClientSession()
         self.postgres = asyncpg.create_pool(
-            host=HOST, port=int(os.environ["PG_PORT"]), user="postgres", database="shop", min_size=1, max_size=6
+            host=HOST,
+            port=int(os.environ["PG_PORT"]),
+            user="postgres",
+            database="shop",
+            min_size=1,
+            max_size=connections,
         )
         self.opened = asyncio.ensure_future(self.open())
         self.jobs = asyncio.Queue()

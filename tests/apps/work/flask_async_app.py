@@ -16,7 +16,7 @@ async def ping():
 
 @app.get("/work/<int:number>")
 async def work(number):
-    clients = Clients()
+    clients = Clients(connections=1)
     try:
         # The loop, and with it what runs in the background, ends with the view.
         await clients.work(number, without=("background",))
