@@ -24,6 +24,8 @@ pub enum Setup {
     Django,
     /// `plain_http.py` on `http.server`, PyMySQL.
     PlainHttp,
+    /// `shop_fastapi.py` under uvicorn with uvloop, asyncpg and httpx.
+    FastApi,
 }
 
 /// What records the requests.
@@ -59,6 +61,7 @@ impl Setup {
             Self::FlaskGthread => "flask-gthread",
             Self::Django => "django",
             Self::PlainHttp => "plain-http",
+            Self::FastApi => "fastapi",
         }
     }
 
@@ -67,7 +70,22 @@ impl Setup {
             Self::FlaskSync => "psycopg2",
             Self::FlaskGthread | Self::Django => "psycopg",
             Self::PlainHttp => "pymysql",
+            Self::FastApi => "asyncpg",
         }
+    }
+
+    /// The program that serves it.
+    fn server(self) -> &'static str {
+        match self {
+            Self::FlaskSync | Self::FlaskGthread | Self::Django => "gunicorn",
+            Self::PlainHttp => "python",
+            Self::FastApi => "uvicorn",
+        }
+    }
+
+    /// Where that is installed, alone and with the SDK.
+    fn venvs(self) -> (&'static str, &'static str) {
+        if self == Self::FastApi { ("servers", "otel-fastapi") } else { ("web", "otel") }
     }
 
     /// Starts it on a free port and waits for the first answer.
@@ -90,11 +108,8 @@ impl Setup {
         tracing: &Tracing,
     ) -> Result<App> {
         let mut arguments: Vec<String> = Vec::new();
-        let (venv, program) = match self {
-            Self::PlainHttp => ("python", None),
-            _ => ("gunicorn", Some(())),
-        };
-        if program.is_some() {
+        let server = self.server();
+        if server == "gunicorn" {
             arguments.extend(["--bind".into(), format!("127.0.0.1:{port}"), "--workers".into(), "2".into()]);
             arguments.extend(["--worker-tmp-dir".into(), "/dev/shm".into(), "--no-control-socket".into()]);
             if self == Self::FlaskGthread {
@@ -104,6 +119,10 @@ impl Setup {
                 Self::Django => "shop_django.wsgi:application".into(),
                 _ => "shop_flask:app".into(),
             });
+        } else if server == "uvicorn" {
+            arguments
+                .extend(["shop_fastapi:app", "--loop", "uvloop", "--log-level", "warning"].map(String::from));
+            arguments.extend(["--port".into(), port.to_string()]);
         } else {
             let script = match tracing {
                 Tracing::Sdk { .. } => "reference_stdlib.py",
@@ -111,11 +130,12 @@ impl Setup {
             };
             arguments.extend([paths::apps().join(script).display().to_string(), port.to_string()]);
         }
+        let (plain, instrumented) = self.venvs();
         let mut command = match tracing {
-            Tracing::None => Command::new(paths::venv("web", venv)?),
+            Tracing::None => Command::new(paths::venv(plain, server)?),
             Tracing::Sdk { collector, .. } => {
-                let mut command = Command::new(paths::venv("otel", "opentelemetry-instrument")?);
-                command.arg(paths::venv("otel", venv)?);
+                let mut command = Command::new(paths::venv(instrumented, "opentelemetry-instrument")?);
+                command.arg(paths::venv(instrumented, server)?);
                 for (key, value) in sdk_environment(*collector) {
                     command.env(key, value);
                 }
@@ -132,7 +152,7 @@ impl Setup {
             // On the command line opentelemetry-instrument would take it for an option of its own.
             command.env("GUNICORN_CMD_ARGS", "--config python:reference_stdlib");
         }
-        let workers = if program.is_some() { 2 } else { 0 };
+        let workers = if server == "gunicorn" { 2 } else { 0 };
         App::start(self.name(), logs, command, port, workers)
     }
 }

@@ -70,18 +70,34 @@ impl Response {
     }
 }
 
+/// How long an answer may take, unless told otherwise.
+const PATIENCE: Duration = Duration::from_secs(20);
+
 /// A connection that is kept if the server keeps it.
 #[derive(Debug)]
 pub struct Connection {
     address: SocketAddr,
     stream: Option<BufReader<TcpStream>>,
+    patience: Duration,
 }
 
 impl Connection {
     /// For requests to `address`; connects with the first one.
     #[must_use]
     pub fn new(address: SocketAddr) -> Self {
-        Self { address, stream: None }
+        Self { address, stream: None, patience: PATIENCE }
+    }
+
+    /// Waits this long for an answer.
+    #[must_use]
+    pub fn waiting(self, patience: Duration) -> Self {
+        Self { patience, ..self }
+    }
+
+    /// Where it leads.
+    #[must_use]
+    pub fn address(&self) -> SocketAddr {
+        self.address
     }
 
     /// Sends a request and reads the answer. `None` if the request was abandoned.
@@ -92,7 +108,7 @@ impl Connection {
         // A kept connection may have been closed meanwhile: look before sending, as clients do.
         let mut stream = match self.stream.take() {
             Some(stream) if is_open(stream.get_ref()) => stream,
-            _ => BufReader::new(connect(self.address)?),
+            _ => connect(self.address, self.patience)?,
         };
         stream.get_mut().write_all(&request.bytes(&self.address.to_string())).context("send the request")?;
         if let Some(patience) = request.abandon_after {
@@ -117,12 +133,16 @@ pub fn send_once(port: u16, request: &Request) -> Result<Response> {
     connection.send(request)?.context("the request was abandoned")
 }
 
-fn connect(address: SocketAddr) -> Result<TcpStream> {
+/// Connects; reads give up after this long.
+///
+/// # Errors
+/// Nobody listens there.
+pub fn connect(address: SocketAddr, patience: Duration) -> Result<BufReader<TcpStream>> {
     let stream = TcpStream::connect_timeout(&address, Duration::from_secs(5))
         .with_context(|| format!("connect to {address}"))?;
-    stream.set_read_timeout(Some(Duration::from_secs(20)))?;
+    stream.set_read_timeout(Some(patience))?;
     stream.set_nodelay(true)?;
-    Ok(stream)
+    Ok(BufReader::new(stream))
 }
 
 fn is_open(stream: &TcpStream) -> bool {

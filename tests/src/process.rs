@@ -113,6 +113,12 @@ impl Process {
         &self.stdout
     }
 
+    /// File with what it wrote to standard error.
+    #[must_use]
+    pub fn stderr_path(&self) -> &Path {
+        &self.stderr
+    }
+
     /// What it wrote to standard error so far.
     #[must_use]
     pub fn stderr(&self) -> String {

@@ -10,7 +10,7 @@ use tracekit_tests::paths;
 use tracekit_tests::process::{Process, free_port, resident_kib};
 use tracekit_tests::stage::Stage;
 
-use super::machine;
+use super::{SHOP, machine};
 use crate::setup::{Profile, build_agent};
 
 /// What to attach to, how often.
@@ -70,7 +70,7 @@ pub fn run(arguments: &Attach) -> Result<()> {
     else {
         bail!("nothing to measure with --rounds 0");
     };
-    println!("{}\n", machine()?);
+    println!("{}\n", machine(SHOP)?);
     println!("| resident memory, MiB | attaches | first span after: least | median | most |");
     println!("|---|---|---|---|---|");
     println!(

@@ -12,7 +12,7 @@ use tracekit_tests::paths;
 use tracekit_tests::process::Process;
 use tracekit_tests::stage::Stage;
 
-use super::{build_example, machine, median, read_process};
+use super::{SHOP, build_example, machine, median, read_process};
 use crate::setup::step;
 
 /// How much to dump.
@@ -42,7 +42,7 @@ pub struct Dumps {
 pub fn run(arguments: &Dumps) -> Result<()> {
     let reader = build_example("reader")?;
     let stage = Stage::new("bench-dumps")?;
-    println!("{}\n", machine()?);
+    println!("{}\n", machine(SHOP)?);
     if arguments.count > 0 {
         step(&format!("{} dumps", arguments.count));
         // Two threads keep two cores busy: one computes, the other waits for the GIL.

@@ -4,6 +4,7 @@ mod attach;
 mod breakpoint;
 mod dumps;
 mod overhead;
+mod programs;
 mod reader;
 mod stack;
 
@@ -84,20 +85,23 @@ fn median(mut values: Vec<f64>) -> f64 {
     }
 }
 
+/// Packages of a virtual environment, whose versions belong to numbers.
+type Packages = (&'static str, &'static [&'static str]);
+
+/// Those of the Flask shop.
+const SHOP: Packages = ("otel", &["Flask", "gunicorn", "psycopg2-binary", "redis", "opentelemetry-sdk"]);
+
 /// Kernel, processor and versions that the numbers belong to.
-fn machine() -> Result<String> {
+fn machine((venv, packages): Packages) -> Result<String> {
     let kernel = output_of(Command::new("uname").args(["-r", "-m"]))?;
     let cpu_info = std::fs::read_to_string("/proc/cpuinfo").context("read /proc/cpuinfo")?;
     let model = cpu_info.lines().find_map(|line| {
         line.strip_prefix("model name")?.split_once(':').map(|(_, name)| name.trim().to_owned())
     });
     let cores = std::thread::available_parallelism().map_or(0, std::num::NonZero::get);
-    let venv = paths::venv("otel", "python")?;
-    let versions = output_of(Command::new(venv).args([
-        "-c",
-        "import sys; from importlib.metadata import version as v; print('Python ' + sys.version.split()[0] + ''.join(\
-         f', {p} {v(p)}' for p in ('Flask', 'gunicorn', 'psycopg2-binary', 'redis', 'opentelemetry-sdk')))",
-    ]))?;
+    let tell = "import sys; from importlib.metadata import version as v; print('Python ' + sys.version.split()[0] + \
+                ''.join(f', {p} {v(p)}' for p in sys.argv[1:]))";
+    let versions = output_of(Command::new(paths::venv(venv, "python")?).args(["-c", tell]).args(packages))?;
     let model = model.unwrap_or_else(|| "unknown processor".into());
     Ok(format!("Linux {}, {model}, {cores} cores; {}", kernel.trim(), versions.trim()))
 }

@@ -1,17 +1,19 @@
 //! `cargo xtask bench overhead`: what tracing costs an application, measured.
 
 use std::collections::BTreeMap;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail};
 use tracekit_tests::agent;
-use tracekit_tests::app::{App, Setup, Tracing};
+use tracekit_tests::app::{App, Environment, Setup, Tracing};
 use tracekit_tests::process::{Process, cpu_seconds, resident_kib, run as output_of};
 use tracekit_tests::stage::Stage;
+use tracekit_tests::work::Upstream;
 
-use super::machine;
+use super::programs::Programs;
+use super::{Packages, SHOP, machine};
 use crate::setup::{Profile, build_agent, step};
 use crate::sink::Sink;
 
@@ -27,9 +29,54 @@ pub struct Overhead {
     /// Connections that wrk keeps open.
     #[arg(long, default_value_t = 4)]
     connections: usize,
+    /// The application that is measured.
+    #[arg(long, value_enum, default_value_t = Application::Flask)]
+    app: Application,
+    /// Measure this build of the agent instead of one that is built for it.
+    #[arg(long, value_name = "PATH")]
+    agent: Option<PathBuf>,
+    /// Also measure, in one more run, how long each program of the kernel side takes for a request.
+    #[arg(long)]
+    programs: bool,
     /// What to compare with the untraced application; may be repeated.
     #[arg(long, value_enum, default_values_t = [Variant::Agent, Variant::Sdk])]
     variant: Vec<Variant>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+enum Application {
+    /// Flask under gunicorn with 2 sync workers: psycopg2 and redis.
+    Flask,
+    /// FastAPI under uvicorn with uvloop: asyncpg and httpx.
+    Fastapi,
+}
+
+impl Application {
+    fn setup(self) -> Setup {
+        match self {
+            Self::Flask => Setup::FlaskSync,
+            Self::Fastapi => Setup::FastApi,
+        }
+    }
+
+    fn label(self) -> &'static str {
+        match self {
+            Self::Flask => "Flask under gunicorn (2 sync workers), one SQL and one Redis call a request",
+            Self::Fastapi => {
+                "FastAPI under uvicorn (1 process, uvloop), one SQL call (asyncpg) and one HTTP call (httpx) a request"
+            }
+        }
+    }
+
+    /// Packages whose versions belong to the numbers.
+    fn packages(self) -> Packages {
+        match self {
+            Self::Flask => SHOP,
+            Self::Fastapi => {
+                ("otel-fastapi", &["fastapi", "uvicorn", "uvloop", "asyncpg", "httpx", "opentelemetry-sdk"])
+            }
+        }
+    }
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, clap::ValueEnum)]
@@ -75,11 +122,12 @@ pub(super) struct Sample {
     pub(super) p99_ms: f64,
     app_cpu_us: f64,
     agent_cpu_percent: f64,
+    agent_cpu_us: f64,
     agent_rss_mib: f64,
     server_spans: f64,
 }
 
-/// The path that wrk asks for: one SQL and one Redis call.
+/// The path that wrk asks for: two calls, see [`Application::label`].
 const TARGET: &str = "/bench";
 
 /// Measures every variant in turn.
@@ -87,18 +135,21 @@ const TARGET: &str = "/bench";
 /// # Errors
 /// Something does not start, or requests fail under load.
 pub fn run(arguments: &Overhead) -> Result<()> {
-    let agent = build_agent(Profile::Dist)?;
+    let agent = arguments.agent.clone().map_or_else(|| build_agent(Profile::Dist), Ok)?;
     let mut variants = vec![Variant::Untraced];
     variants.extend(arguments.variant.iter().filter(|variant| **variant != Variant::Untraced));
     let stage = Stage::new("bench-overhead")?.with_postgres()?.with_redis()?;
-    let sink = Sink::start()?;
+    let upstream = Upstream::start(stage.logs())?;
+    let mut environment = stage.environment();
+    environment.push(upstream.environment());
+    let bench = Bench { stage, environment, sink: Sink::start()?, agent };
     let mut samples: BTreeMap<Variant, Vec<Sample>> = BTreeMap::new();
     for round in 1..=arguments.rounds {
         // The order turns, so that no variant always has the warmest or the coldest machine.
         variants.rotate_left(1);
         for &variant in &variants {
             step(&format!("round {round} of {}: {}", arguments.rounds, variant.label()));
-            let sample = measure(&stage, &sink, &agent, variant, arguments)?;
+            let sample = bench.measure(variant, arguments, None)?;
             eprintln!(
                 "    {:.0} requests/s, p50 {:.2} ms, p99 {:.2} ms",
                 sample.requests_per_second, sample.p50_ms, sample.p99_ms
@@ -107,58 +158,82 @@ pub fn run(arguments: &Overhead) -> Result<()> {
         }
     }
     print!("{}", markdown(arguments, &samples)?);
+    if arguments.programs {
+        step("the kernel side's programs, one by one");
+        let mut programs = Programs::default();
+        let sample = bench.measure(Variant::AgentOnly, arguments, Some(&mut programs))?;
+        print!("{}", programs.markdown(sample.requests));
+    }
     Ok(())
 }
 
-fn measure(
-    stage: &Stage,
-    sink: &Sink,
-    agent: &Path,
-    variant: Variant,
-    arguments: &Overhead,
-) -> Result<Sample> {
-    let tracing = match variant {
-        Variant::Sdk => Tracing::Sdk { collector: sink.port, stdlib: false },
-        _ => Tracing::None,
-    };
-    let app = Setup::FlaskSync.start(stage.logs(), &stage.environment(), &tracing)?;
-    let mut sleep = Command::new(tracekit_tests::paths::venv("web", "python")?);
-    sleep.args(["-c", "import time; time.sleep(1e6)"]);
-    let bystander = Process::start("bystander", stage.logs(), sleep)?;
-    wrk(&app, Duration::from_secs(2), arguments.connections)?;
-    let mut agent = match variant {
-        Variant::Agent => Some(attach(stage, agent, &app.pids(), Some(sink))?),
-        Variant::AgentOnly => Some(attach(stage, agent, &app.pids(), None)?),
-        Variant::Elsewhere => Some(attach(stage, agent, &[bystander.pid()], None)?),
-        Variant::Untraced | Variant::Sdk => None,
-    };
-    // The start of the agent, and the spans of the warm-up, are not part of the measurement.
-    std::thread::sleep(Duration::from_secs(1));
-    let pid = agent.as_ref().map(Process::pid);
-    let app_cpu = || -> f64 { app.pids().into_iter().filter_map(cpu_seconds).sum() };
-    let app_cpu_before = app_cpu();
-    let (cpu_before, started) = (pid.and_then(cpu_seconds), Instant::now());
-    sink.take_server_spans()?;
-    let mut sample = wrk(&app, Duration::from_secs(arguments.seconds), arguments.connections)?;
-    let elapsed = started.elapsed().as_secs_f64();
-    sample.app_cpu_us = (app_cpu() - app_cpu_before) * 1e6 / sample.requests.max(1.0);
-    if let (Some(pid), Some(before)) = (pid, cpu_before) {
-        let used = cpu_seconds(pid).context("the agent ended under load")? - before;
-        sample.agent_cpu_percent = used / elapsed * 100.0;
-        sample.agent_rss_mib = resident_kib(pid).unwrap_or(0) as f64 / 1024.0;
-    }
-    if let Some(agent) = &mut agent {
-        let status = agent.stop(Duration::from_secs(20))?;
-        if !status.success() {
-            bail!("the agent ended with {status}:\n{}", agent.log_tail());
-        }
-    }
-    app.stop()?;
-    if variant.exports() {
+/// What all measurements share.
+struct Bench {
+    stage: Stage,
+    environment: Environment,
+    sink: Sink,
+    agent: PathBuf,
+}
+
+impl Bench {
+    fn measure(
+        &self,
+        variant: Variant,
+        arguments: &Overhead,
+        mut programs: Option<&mut Programs>,
+    ) -> Result<Sample> {
+        let Self { stage, environment, sink, agent } = self;
+        let tracing = match variant {
+            Variant::Sdk => Tracing::Sdk { collector: sink.port, stdlib: false },
+            _ => Tracing::None,
+        };
+        let app = arguments.app.setup().start(stage.logs(), environment, &tracing)?;
+        let mut sleep = Command::new(tracekit_tests::paths::venv("web", "python")?);
+        sleep.args(["-c", "import time; time.sleep(1e6)"]);
+        let bystander = Process::start("bystander", stage.logs(), sleep)?;
+        wrk(&app, Duration::from_secs(2), arguments.connections)?;
+        let before = programs.as_ref().map(|_| Programs::read()).transpose()?;
+        let mut agent = match variant {
+            Variant::Agent => Some(attach(stage, agent, &app.pids(), Some(sink))?),
+            Variant::AgentOnly => Some(attach(stage, agent, &app.pids(), None)?),
+            Variant::Elsewhere => Some(attach(stage, agent, &[bystander.pid()], None)?),
+            Variant::Untraced | Variant::Sdk => None,
+        };
+        // The start of the agent, and the spans of the warm-up, are not part of the measurement.
         std::thread::sleep(Duration::from_secs(1));
-        sample.server_spans = sink.take_server_spans()? as f64;
+        let pid = agent.as_ref().map(Process::pid);
+        let app_cpu = || -> f64 { app.pids().into_iter().filter_map(cpu_seconds).sum() };
+        let app_cpu_before = app_cpu();
+        let (cpu_before, started) = (pid.and_then(cpu_seconds), Instant::now());
+        sink.take_server_spans()?;
+        if let (Some(programs), Some(before)) = (&mut programs, &before) {
+            programs.begin(before)?;
+        }
+        let mut sample = wrk(&app, Duration::from_secs(arguments.seconds), arguments.connections)?;
+        if let Some(programs) = &mut programs {
+            programs.end()?;
+        }
+        let elapsed = started.elapsed().as_secs_f64();
+        sample.app_cpu_us = (app_cpu() - app_cpu_before) * 1e6 / sample.requests.max(1.0);
+        if let (Some(pid), Some(before)) = (pid, cpu_before) {
+            let used = cpu_seconds(pid).context("the agent ended under load")? - before;
+            sample.agent_cpu_percent = used / elapsed * 100.0;
+            sample.agent_cpu_us = used * 1e6 / sample.requests.max(1.0);
+            sample.agent_rss_mib = resident_kib(pid).unwrap_or(0) as f64 / 1024.0;
+        }
+        if let Some(agent) = &mut agent {
+            let status = agent.stop(Duration::from_secs(20))?;
+            if !status.success() {
+                bail!("the agent ended with {status}:\n{}", agent.log_tail());
+            }
+        }
+        app.stop()?;
+        if variant.exports() {
+            std::thread::sleep(Duration::from_secs(1));
+            sample.server_spans = sink.take_server_spans()? as f64;
+        }
+        Ok(sample)
     }
-    Ok(sample)
 }
 
 fn attach(stage: &Stage, agent: &Path, pids: &[u32], sink: Option<&Sink>) -> Result<Process> {
@@ -233,16 +308,16 @@ fn median(samples: &[Sample], field: impl Fn(&Sample) -> f64) -> f64 {
 fn markdown(arguments: &Overhead, samples: &BTreeMap<Variant, Vec<Sample>>) -> Result<String> {
     let base = samples.get(&Variant::Untraced).context("no baseline")?;
     let mut text = format!(
-        "{}\n\nFlask under gunicorn (2 sync workers), one SQL and one Redis call a request; wrk with 1 thread and \
-         {} connections; {} rounds of {} s for each variant, interleaved, application restarted every time; \
+        "{}\n\n{}; wrk with 1 thread and {} connections; {} rounds of {} s for each variant, interleaved, application restarted every time; \
          medians, in brackets the ratio to \"agent off\".\n\n",
-        machine()?,
+        machine(arguments.app.packages())?,
+        arguments.app.label(),
         arguments.connections,
         arguments.rounds,
         arguments.seconds
     );
-    text.push_str("| variant | requests/s | p50 ms | p99 ms | app CPU µs a request | agent CPU, % of a core | agent RSS MiB | server spans lost |\n");
-    text.push_str("|---|---|---|---|---|---|---|---|\n");
+    text.push_str("| variant | requests/s | p50 ms | p99 ms | app CPU µs a request | agent CPU, % of a core | agent CPU µs a request | agent RSS MiB | server spans lost |\n");
+    text.push_str("|---|---|---|---|---|---|---|---|---|\n");
     for (variant, samples) in samples {
         let with_ratio = |field: fn(&Sample) -> f64| {
             let (value, reference) = (median(samples, field), median(base, field));
@@ -262,13 +337,14 @@ fn markdown(arguments: &Overhead, samples: &BTreeMap<Variant, Vec<Sample>>) -> R
             format!("{lost:.0} of {requests:.0}")
         };
         text.push_str(&format!(
-            "| {} | {} | {} | {} | {} | {} | {} | {lost} |\n",
+            "| {} | {} | {} | {} | {} | {} | {} | {} | {lost} |\n",
             variant.label(),
             with_ratio(|sample| sample.requests_per_second),
             with_ratio(|sample| sample.p50_ms),
             with_ratio(|sample| sample.p99_ms),
             with_ratio(|sample| sample.app_cpu_us),
             of_agent(|sample| sample.agent_cpu_percent),
+            of_agent(|sample| sample.agent_cpu_us),
             of_agent(|sample| sample.agent_rss_mib),
         ));
     }

@@ -13,7 +13,7 @@ use tracekit_tests::paths;
 use tracekit_tests::process::{Process, free_port, resident_kib, run as output_of, wait_for};
 use tracekit_tests::stage::Stage;
 
-use super::{build_example, machine, median, number, read_process};
+use super::{SHOP, build_example, machine, median, number, read_process};
 use crate::setup::{Profile, build_agent, step};
 
 /// What to read, how often.
@@ -182,7 +182,7 @@ fn heap(stage: &Stage, objects: usize) -> Result<Process> {
 fn print(arguments: &Reader, plain: &Times, locals: &Times, code: &Times, shape: [u64; 5]) -> Result<()> {
     ensure!(arguments.rounds > 0, "nothing to measure with --rounds 0");
     let [threads, frames, variables, codes, resident] = shape;
-    println!("{}\n", machine()?);
+    println!("{}\n", machine(SHOP)?);
     println!(
         "{} rounds; medians of the rounds, milliseconds; {} dumps or 5 searches in each.\n",
         arguments.rounds, arguments.dumps
