@@ -17,6 +17,8 @@ pub enum Kind {
     Stack = 5,
     /// [`HitRecord`](crate::watchpoint::HitRecord), in a ring buffer of its own.
     Hit = 6,
+    /// [`TraceRecord`](crate::propagate::TraceRecord)
+    Trace = 7,
 }
 
 impl Kind {
@@ -30,6 +32,7 @@ impl Kind {
             4 => Some(Self::Process),
             5 => Some(Self::Stack),
             6 => Some(Self::Hit),
+            7 => Some(Self::Trace),
             _ => None,
         }
     }

@@ -7,7 +7,9 @@
 #![forbid(unsafe_op_in_unsafe_fn)]
 
 pub mod event;
+pub mod http;
 pub mod map;
+pub mod propagate;
 pub mod python;
 pub mod syscall;
 pub mod watchpoint;

@@ -38,3 +38,5 @@ pub const DUP: u32 = 14;
 pub const DUP2: u32 = 15;
 /// `fcntl(fd, cmd, arg)`
 pub const FCNTL: u32 = 16;
+/// `epoll_wait`, `epoll_pwait`, `epoll_pwait2`
+pub const EPOLL: u32 = 17;

@@ -6,6 +6,8 @@ use tracekit_common::{
     map::{IGNORE, Loss, SENDING},
 };
 
+#[cfg(feature = "propagate")]
+use crate::propagate::request;
 use crate::{
     bounds::{advanced, bounded},
     maps::{BUFFER, EVENTS, ROLES, SCRATCH, lose, wakeup},
@@ -93,10 +95,14 @@ impl Call {
             return None;
         }
         let turned = state.flags & SENDING == 0;
+        #[cfg(feature = "propagate")]
+        let fresh = offset == 0 || !turned;
         if self.direction == INBOUND {
             state.flags &= !SENDING;
         } else {
             state.flags |= SENDING;
+            #[cfg(feature = "propagate")]
+            request::sent(self.tid, socket.inode);
             // The first bytes after an answer, unless they are an answer themselves.
             if turned && self.stack && ROLES.get_ptr(&key).is_none() {
                 stack::report_stack(self.tgid, self.tid);
@@ -108,6 +114,11 @@ impl Call {
         let buffer = BUFFER.get_ptr_mut(0)?.cast::<u8>();
         let captured = capture_bytes(payload.vector, payload.count, payload.address, self.length);
         let (head, tail) = (captured as u32, (captured >> 32) as u32);
+        #[cfg(feature = "propagate")]
+        if self.direction == INBOUND && fresh {
+            let nonblocking = socket.flags() & O_NONBLOCK != 0;
+            request::received(self.tgid, self.tid, socket.inode, nonblocking, head);
+        }
         // SAFETY: the helper has no preconditions.
         let returned = unsafe { bpf_ktime_get_ns() };
         let record = DataRecord {

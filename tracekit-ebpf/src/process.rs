@@ -72,6 +72,8 @@ pub fn process_exit(ctx: RawTracePointContext) -> i32 {
     let tid = kernel::<u32>(task, TASK_PID.load()).unwrap_or(ids as u32);
     let _ = ENTERED.remove(&tid);
     let _ = THREADS.remove(&tid);
+    #[cfg(feature = "propagate")]
+    crate::propagate::request::forget(tid);
     if tid == tgid {
         let _ = SELECTED.remove(&tgid);
         let _ = PYTHONS.remove(&tgid);

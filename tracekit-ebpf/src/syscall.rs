@@ -12,6 +12,8 @@ use tracekit_common::{
         SHUTDOWN, SPLICE, TABLE, WRITE, WRITEV,
     },
 };
+#[cfg(feature = "propagate")]
+use tracekit_common::syscall::EPOLL;
 
 use crate::{
     capture::{Call, Payload},
@@ -126,6 +128,11 @@ fn transferred(regs: u64, returned: i64, tgid: u32, tid: u32) -> Option<()> {
     let number: u32 = kernel(regs, REGS_NUMBER.load())?;
     let class = class_of(u64::from(number));
     if class == 0 {
+        return None;
+    }
+    #[cfg(feature = "propagate")]
+    if class == EPOLL {
+        crate::propagate::request::loops(tgid);
         return None;
     }
     let write = class >= WRITE && class <= SPLICE;

@@ -57,6 +57,8 @@ pub struct AgentConfig {
     pub services: ServiceMap,
     /// Which traces are exported.
     pub sampler: Sampler,
+    /// Services whose outgoing requests are left as they are.
+    pub propagate_not: Vec<String>,
     /// Told which processes are traced.
     pub breakpoints: Arc<Registry>,
     /// Also processes that start later; otherwise those that run now, and their children.
@@ -84,6 +86,7 @@ pub struct Agent {
     spans: Handle,
     counters: Arc<Counters>,
     losses: Losses,
+    propagate_not: Vec<String>,
     breakpoints: Arc<Registry>,
     follow: bool,
 }
@@ -108,6 +111,7 @@ impl Agent {
             spans,
             counters,
             losses: Losses::default(),
+            propagate_not: config.propagate_not,
             breakpoints: config.breakpoints,
             follow: config.follow,
         };
@@ -169,11 +173,12 @@ impl Agent {
             pythons,
             spans,
             counters,
+            propagate_not,
             breakpoints,
             ..
         } = self;
         let mut step =
-            Step { probes, connections, correlator, tracker, world, pythons, spans, counters, breakpoints };
+            Step { probes, connections, correlator, tracker, world, pythons, spans, counters, propagate_not, breakpoints };
         let count = records.drain(|bytes| match record::decode(bytes) {
             Some(record) => step.take(record),
             None => tracing::error!(
@@ -212,10 +217,22 @@ impl Agent {
             pythons,
             spans,
             counters,
+            propagate_not,
             breakpoints,
             ..
         } = self;
-        Step { probes, connections, correlator, tracker, world, pythons, spans, counters, breakpoints }
+        Step {
+            probes,
+            connections,
+            correlator,
+            tracker,
+            world,
+            pythons,
+            spans,
+            counters,
+            propagate_not,
+            breakpoints,
+        }
     }
 }
 
@@ -238,6 +255,7 @@ struct Step<'a> {
     pythons: &'a mut Pythons,
     spans: &'a Handle,
     counters: &'a Counters,
+    propagate_not: &'a [String],
     breakpoints: &'a Registry,
 }
 
@@ -279,6 +297,8 @@ impl Step<'_> {
                 self.settle();
             }
             Record::Process(event) => self.process(event),
+            Record::Chosen(id, chosen) => self.connections.chosen(id, chosen),
+            Record::NotHttp(cookie) => self.probes.leave_alone(cookie),
         }
     }
 
@@ -331,7 +351,9 @@ impl Step<'_> {
                 Change::Selected(inspected) => {
                     let pid = inspected.pid();
                     self.world.add(&inspected);
-                    match self.probes.select(pid) {
+                    let service = self.world.service_name(pid);
+                    let propagate = !self.propagate_not.iter().any(|name| name == service);
+                    match self.probes.select_with(pid, propagate) {
                         Ok(()) => {
                             self.pythons.add(&inspected, self.probes);
                             let service = self.world.service_name(pid);

@@ -2,11 +2,14 @@
 //!
 //! Pure: no I/O and no clock, so that it can be tested and fuzzed without a kernel.
 
+mod chosen;
+
 use std::{collections::HashMap, sync::Arc};
 
 use tracekit_protocol::{Close, Direction, Event, Limits, Moment, Segment, Session};
 
-use crate::probes::record::{ConnectionId, Data, Endpoint};
+use self::chosen::Choices;
+use crate::probes::record::{Chosen, ConnectionId, Data, Endpoint};
 
 /// Connections followed at once. Beyond, those that were quiet longest are forgotten: of a message in
 /// flight on one of them nothing is reported.
@@ -34,6 +37,8 @@ pub struct Connection {
     pub nonblocking: bool,
     /// Where in the application what was sent last was sent from, if it is known.
     pub caller: Option<Arc<Caller>>,
+    /// Ids that the kernel side has chosen for the request that begins.
+    pub chosen: Option<Chosen>,
 }
 
 struct Followed {
@@ -54,6 +59,7 @@ struct Followed {
 #[derive(Default)]
 pub struct Connections {
     followed: HashMap<ConnectionId, Followed>,
+    choices: Choices,
     events: Vec<Event>,
     limits: Limits,
     /// Counts transfers: a clock for `last_used`.
@@ -74,7 +80,7 @@ impl Connections {
     pub fn opened(&mut self, id: ConnectionId, local: Endpoint, remote: Endpoint) {
         self.ticks += 1;
         self.make_room();
-        let connection = Connection { id, ends: Some((local, remote)), nonblocking: false, caller: None };
+        let connection = Connection { id, ends: Some((local, remote)), nonblocking: false, caller: None, chosen: None };
         self.followed.insert(id, Followed::new(connection, self.limits, self.ticks));
     }
 
@@ -85,7 +91,7 @@ impl Connections {
             self.make_room();
         }
         let followed = self.followed.entry(data.id).or_insert_with(|| {
-            let connection = Connection { id: data.id, ends: None, nonblocking: false, caller: None };
+            let connection = Connection { id: data.id, ends: None, nonblocking: false, caller: None, chosen: None };
             let mut followed = Followed::new(connection, self.limits, self.ticks);
             (followed.received, followed.sent) = match data.direction {
                 Direction::Inbound => (data.offset, 0),
@@ -102,8 +108,13 @@ impl Connections {
         followed.connection.nonblocking = data.nonblocking;
         followed.take(data, &mut self.events);
         for event in self.events.drain(..) {
+            followed.connection.chosen = match &event {
+                Event::Begin(begin) => self.choices.take(begin, data),
+                Event::End(_) => None,
+            };
             emit(&followed.connection, event);
         }
+        self.choices.seen(data);
         if data.direction == Direction::Inbound {
             // What is sent after an answer may be sent from elsewhere.
             followed.connection.caller = None;
@@ -114,6 +125,11 @@ impl Connections {
             return Verdict::Ignore;
         }
         Verdict::Follow
+    }
+
+    /// The kernel side has chosen ids for a request, of which the bytes follow.
+    pub fn chosen(&mut self, id: ConnectionId, chosen: Chosen) {
+        self.choices.add(id, chosen);
     }
 
     /// What is sent on this connection until something is received is sent from here.
@@ -140,6 +156,7 @@ impl Connections {
         }
         if close == Close::Local {
             self.followed.remove(&id);
+            self.choices.forget(id);
         }
     }
 

@@ -17,7 +17,7 @@ use super::{
 };
 use crate::{
     net::{Caller, Connection},
-    probes::record::ConnectionId,
+    probes::record::{Chosen, ConnectionId},
 };
 
 /// Requests in flight that are remembered; a process that opens more and never answers is not worth it.
@@ -125,6 +125,7 @@ impl Correlator {
         }
         let thread = (connection.id.tgid, begin.tid);
         let exchange = (connection.id, begin.id);
+        let ids = connection.chosen.and_then(|chosen| chosen.ids);
         let open = match begin.role {
             Role::Server => {
                 self.serve(connection, thread, exchange, env);
@@ -143,13 +144,17 @@ impl Correlator {
                         thread,
                         caller: None,
                     },
-                    None => root(thread, env),
+                    None => begun(thread, connection.chosen, env),
                 }
             }
             Role::Client => match self.cause(thread, connection.id) {
+                // What the request carries is another trace: there the kernel side knew less.
+                Some(cause) if ids.is_some_and(|(trace_id, ..)| trace_id != cause.trace_id.0) => {
+                    Open { caller: connection.caller.clone(), ..begun(thread, connection.chosen, env) }
+                }
                 Some(cause) => Open {
                     trace_id: cause.trace_id,
-                    span_id: new_span_id(),
+                    span_id: ids.map_or_else(new_span_id, |(_, span_id, _)| SpanId(span_id)),
                     parent: Some(cause.span_id),
                     parent_is_remote: false,
                     trace_state: cause.trace_state.clone(),
@@ -157,7 +162,9 @@ impl Correlator {
                     thread,
                     caller: connection.caller.clone(),
                 },
-                None => Open { caller: connection.caller.clone(), ..root(thread, env) },
+                None => {
+                    Open { caller: connection.caller.clone(), ..begun(thread, connection.chosen, env) }
+                }
             },
         };
         self.open.insert(exchange, open);
@@ -256,6 +263,20 @@ impl Correlator {
     }
 }
 
+/// A request without a parent, with the ids that the kernel side has chosen for it.
+fn begun(thread: Thread, chosen: Option<Chosen>, env: &impl Environment) -> Open {
+    let Some((trace_id, span_id, sampled)) = chosen.and_then(|chosen| chosen.ids) else {
+        return root(thread, env);
+    };
+    let trace_id = TraceId(trace_id);
+    let (span_id, sampled) = match span_id {
+        // Of a request that was read only the trace is chosen.
+        [0, 0, 0, 0, 0, 0, 0, 0] => (new_span_id(), env.sample(trace_id, None)),
+        id => (SpanId(id), sampled),
+    };
+    Open { trace_id, span_id, sampled, ..root(thread, env) }
+}
+
 fn root(thread: Thread, env: &impl Environment) -> Open {
     let trace_id = new_trace_id();
     Open {
@@ -318,7 +339,7 @@ mod tests {
 
     fn connection(inode: u64, nonblocking: bool) -> Connection {
         let ends = Some((Endpoint::Unix(None), Endpoint::Unix(None)));
-        Connection { id: ConnectionId { tgid: 1, inode }, ends, nonblocking, caller: None }
+        Connection { id: ConnectionId { tgid: 1, inode }, ends, nonblocking, caller: None, chosen: None }
     }
 
     fn begin(id: u64, role: Role, tid: u32) -> Event {

@@ -217,6 +217,7 @@ mod tests {
             ends: Some((end("10.0.0.1:8000"), end("10.0.0.9:41000"))),
             nonblocking: false,
             caller: None,
+            chosen: None,
         }
     }
 
