@@ -18,3 +18,4 @@ pub mod servers;
 pub mod span;
 pub mod stage;
 pub mod traffic;
+pub mod witness;

@@ -165,6 +165,9 @@ pub const PROCESS_EXEC: u32 = 1;
 /// `sched_process_exit` of the thread group leader.
 pub const PROCESS_EXIT: u32 = 2;
 
+/// Bit of an entry time: the bytes of this call can't be captured.
+pub const UNSEEN: u64 = 1 << 63;
+
 /// Bytes of a call's start that are captured at most.
 pub const HEAD_MAX: usize = 8192;
 /// Bytes of a call's end that are captured at most, if the start did not cover it.

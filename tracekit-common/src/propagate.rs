@@ -67,6 +67,10 @@ pub struct Outgoing {
     pub span_id: [u8; 8],
     /// Of `lines`: [`SAMPLED`] or 0.
     pub sampled: u32,
+    /// 1: not all of the message was looked at in the last run.
+    pub applied: u32,
+    /// Bytes of the message that were looked at in earlier runs.
+    pub before: u32,
     /// Zero.
     pub reserved: u32,
     /// Bytes of a message.
@@ -114,7 +118,7 @@ pub const TRACE_OPAQUE: u32 = 2;
 pub const TRACE_WHAT: u32 = 3;
 
 const _: () = assert!(size_of::<Serving>() == 40 + STATE_MAX);
-const _: () = assert!(size_of::<Outgoing>() == 112 + WINDOW + LINES_MAX);
+const _: () = assert!(size_of::<Outgoing>() == 120 + WINDOW + LINES_MAX);
 const _: () = assert!(size_of::<TraceRecord>() == 64);
 
 // SAFETY: `repr(C)`, integers only, no padding (asserted above).

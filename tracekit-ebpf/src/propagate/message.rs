@@ -15,7 +15,7 @@ use aya_ebpf::{
     programs::SkMsgContext,
 };
 use tracekit_common::{
-    event::Kind,
+    event::{HEAD_MAX, Kind, UNSEEN},
     http::{BLANK, CONNECT, NEXT, OPAQUE, TRACEPARENT},
     propagate::{
         AT_ONCE, AWAITING, LINES_MAX, Outgoing, PARENT_LINE, STATE_MAX, TRACE_OPAQUE, TRACE_SENT, TraceRecord, WINDOW,
@@ -116,10 +116,13 @@ fn look(ctx: &SkMsgContext) -> Option<u32> {
             size += lines;
         }
     }
-    if at < size {
+    // The number stays with the message: what is left over would go past this program.
+    if at < size || outgoing.applied != 0 {
         // SAFETY: the context is this program's.
         unsafe { bpf_msg_apply_bytes(ctx.msg, at) };
     }
+    outgoing.applied = u32::from(at < size);
+    outgoing.before = if at < size { outgoing.before.saturating_add(at) } else { 0 };
     outgoing.expected = sequence.wrapping_add(at);
     None
 }
@@ -193,7 +196,10 @@ fn insert(ctx: &SkMsgContext, outgoing: &mut Outgoing, sk: u64, cookie: u64, at:
     outgoing.span_id = [0; 8];
     outgoing.sampled = 0;
     let own = outgoing.stream.flags & (TRACEPARENT | CONNECT) != 0;
-    let mut length = if own || !has_room(sk, at) { 0 } else { compose(cookie) };
+    let entered = entered();
+    // A request whose head is not captured has no span.
+    let seen = entered & UNSEEN == 0 && u64::from(outgoing.before) + u64::from(at) < HEAD_MAX as u64;
+    let mut length = if own || !seen || !has_room(sk, at) { 0 } else { compose(cookie) };
     if length >= PARENT_LINE as u32 && length <= LINES_LEN {
         // SAFETY: the context is this program's.
         if unsafe { bpf_msg_push_data(ctx.msg, at, length, 0) } != 0 {
@@ -280,11 +286,18 @@ fn has_room(sk: u64, at: u32) -> bool {
     }
 }
 
+/// When the current system call was entered, and whether its bytes are captured.
+#[inline(always)]
+fn entered() -> u64 {
+    let tid = bpf_get_current_pid_tgid() as u32;
+    // SAFETY: the pointer comes from the map and was checked; only this thread uses its entry.
+    ENTERED.get_ptr(&tid).map_or(UNSEEN, |time| unsafe { *time })
+}
+
 /// Tells the user side what became of a head, or of the connection.
 #[inline(always)]
 fn report(outgoing: &Outgoing, sk: u64, cookie: u64, what: u32) {
     let ids = bpf_get_current_pid_tgid();
-    let tid = ids as u32;
     let inode = (|| {
         let socket: u64 = kernel(sk, SOCK_SOCKET.load())?;
         let file: u64 = kernel(socket, SOCKET_FILE.load())?;
@@ -296,11 +309,10 @@ fn report(outgoing: &Outgoing, sk: u64, cookie: u64, what: u32) {
         tgid: (ids >> 32) as u32,
         inode: inode.unwrap_or(0),
         cookie,
-        // SAFETY: the pointer comes from the map and was checked; only this thread uses its entry.
-        entered: ENTERED.get_ptr(&tid).map_or(0, |time| unsafe { *time }),
+        entered: entered() & !UNSEEN,
         trace_id: outgoing.trace_id,
         span_id: outgoing.span_id,
-        tid,
+        tid: ids as u32,
         what,
     });
 }

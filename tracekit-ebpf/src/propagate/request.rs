@@ -23,7 +23,7 @@ use crate::{
 };
 
 /// Steps of one loop: the verifier walks them all.
-pub const STEPS: u32 = 256;
+pub const STEPS: u32 = 64;
 /// Of offsets in what was captured.
 const HEAD_MASK: i32 = HEAD_MAX as i32 - 1;
 /// Of the length of a `tracestate`.
