@@ -1,5 +1,6 @@
 """A client of many kinds: `propagation.py PORT COUNT SEED GO`. It waits for the file GO, sends about COUNT requests to
 127.0.0.1:PORT, the same bytes for the same seed, and counts what it sends. Whatever is not as it must be ends it.
+PROPAGATION_PAUSE: seconds between what it does.
 
 Paths tell the other end what to do: /slow makes it read late.
 """
@@ -15,6 +16,7 @@ import time
 import requests
 import urllib3
 
+PAUSE = float(os.environ.get("PROPAGATION_PAUSE", 0))
 PORT, COUNT, SEED, GO = int(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3]), sys.argv[4]
 rng = random.Random(SEED)
 number, doing = 0, None
@@ -363,6 +365,7 @@ def main():
         turns += 1
         doing = large if turns % 60 == 0 else rng.choice(KINDS)
         doing()
+        time.sleep(PAUSE)
     session.close()
     pool.clear()
     print(f"sent {number}", flush=True)

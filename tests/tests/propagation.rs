@@ -34,11 +34,12 @@ struct Client {
 }
 
 impl Client {
-    fn start(stage: &Stage, name: &str, to: SocketAddr, count: usize, seed: usize) -> Result<Self> {
+    fn start(stage: &Stage, name: &str, to: SocketAddr, (count, seed): (usize, usize), pause: &str) -> Result<Self> {
         let go = stage.logs().join(format!("{name}.go"));
         let mut command = Command::new(paths::venv("web", "python")?);
         command.arg(paths::apps().join("propagation.py"));
         command.args([to.port().to_string(), count.to_string(), seed.to_string()]).arg(&go);
+        command.env("PROPAGATION_PAUSE", pause);
         Ok(Self { process: Process::start(name, stage.logs(), command)?, go })
     }
 
@@ -55,7 +56,7 @@ impl Client {
 
 /// What the client sends without an agent.
 fn untouched(stage: &Stage, witness: &Witness, count: usize, seed: usize) -> Result<Vec<Seen>> {
-    let client = Client::start(stage, "control", witness.address(), count, seed)?;
+    let client = Client::start(stage, "control", witness.address(), (count, seed), "0")?;
     client.go()?;
     client.finish()?;
     let seen = witness.finish()?;
@@ -110,7 +111,7 @@ fn nothing_but_a_header_changes() -> Result<()> {
         let (count, seed) = (requests()?, 20);
         let witness = Witness::start()?;
         let before = untouched(&stage, &witness, count, seed)?;
-        let client = Client::start(&stage, "client", witness.address(), count, seed)?;
+        let client = Client::start(&stage, "client", witness.address(), (count, seed), "0")?;
         let agent = Agent::attach(&stage, &[client.process.pid()])?;
         client.go()?;
         client.finish()?;
@@ -118,18 +119,19 @@ fn nothing_but_a_header_changes() -> Result<()> {
         let (heads, added) = same_but_for_headers(&before, &after)?;
         println!("{heads} requests on {} connections, {added} got a header", after.len());
 
-        // Which had to get one: all but those of a tunnel, of the application's own trace, and after a head that
-        // can't be followed.
+        // Heads that are spliced from a pipe, or begin after what is captured of a call, have no span; and `/` is
+        // the target of those that can't be followed.
+        let excused = |target: &str| {
+            ["/from_file/", "/pipelined/", "/long_head/"].iter().any(|kind| target.contains(kind)) || target == "/"
+        };
         let lacking: Vec<_> = after
             .iter()
             .flat_map(|seen| &seen.heads)
             .filter(|head| head.added.is_none() && !head.own && head.method != "CONNECT")
             .collect();
-        for head in &lacking {
-            println!("no header: {} {:.40}", head.method, head.target);
-        }
-        // Heads that are spliced from a pipe, or begin after what is captured of a call, have no span.
-        ensure!(lacking.len() * 30 < heads, "{} of {heads} lack a header", lacking.len());
+        ensure!(lacking.len() * 10 < heads, "{} of {heads} lack a header", lacking.len());
+        let unexcused = lacking.iter().find(|head| !excused(&head.target));
+        ensure!(unexcused.is_none(), "no header: {unexcused:?}");
 
         let spans = agent.spans_when(Duration::from_secs(20), |spans| spans.len() >= added)?;
         let by_id: HashMap<&str, &Span> = spans.iter().map(|span| (span.span_id.as_str(), span)).collect();
@@ -167,8 +169,7 @@ fn agents_that_are_killed_in_the_middle_of_load_change_nothing() -> Result<()> {
         let (count, seed) = (requests()? / 2, 21);
         let witness = Witness::start()?;
         let before = untouched(&stage, &witness, count, seed)?;
-        let objects = bpf_objects()?;
-        let client = Client::start(&stage, "client", witness.address(), count, seed)?;
+        let client = Client::start(&stage, "client", witness.address(), (count, seed), "0.02")?;
         let pid = client.process.pid();
         let done = AtomicBool::new(false);
         let killed = std::thread::scope(|scope| -> Result<usize> {
@@ -177,7 +178,7 @@ fn agents_that_are_killed_in_the_middle_of_load_change_nothing() -> Result<()> {
                 let mut killed = 0;
                 while !done.load(Ordering::Relaxed) {
                     let Ok(mut agent) = Agent::start(&stage, "agent", &["attach"], &[pid], &[]) else { break };
-                    std::thread::sleep(Duration::from_millis(random.below(700) as u64));
+                    std::thread::sleep(Duration::from_millis(300 + random.below(900) as u64));
                     agent.process.signal(libc::SIGKILL);
                     agent.process.wait(Duration::from_secs(5))?;
                     killed += 1;
@@ -196,7 +197,7 @@ fn agents_that_are_killed_in_the_middle_of_load_change_nothing() -> Result<()> {
         ensure!(killed > 1 && added > 0, "{killed} killed, {added} headers");
         wait_for("the kernel to free what the agents had", Duration::from_secs(10), || {
             let mut left = bpf_objects()?;
-            left.retain(|key, _| !objects.contains_key(key));
+            left.retain(|_, name| ["SOCKETS", "OUTGOING", "message_sent", "socket_changed"].contains(&name.as_str()));
             ensure!(left.is_empty(), "{left:?}");
             Ok(Some(()))
         })

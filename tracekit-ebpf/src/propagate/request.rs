@@ -172,9 +172,11 @@ fn identify(fresh: &mut Serving, stream: &Stream, bytes: *mut u8) -> bool {
     } else {
         0
     };
-    let length = stream.state_end.saturating_sub(stream.state_at);
+    // After the space behind the colon.
+    let start = stream.state_at + 1;
+    let length = stream.state_end.saturating_sub(start);
     if stream.flags & TRACESTATE != 0 && length != 0 && length < STATE_MAX as u32 {
-        let from = advanced::<HEAD_MASK>(bytes, stream.state_at.into());
+        let from = advanced::<HEAD_MASK>(bytes, start.into());
         // SAFETY: both have room for what the mask lets through.
         unsafe {
             bpf_probe_read_kernel(
