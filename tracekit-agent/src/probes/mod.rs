@@ -20,7 +20,7 @@ use tracekit_common::{
     python::{APPLICATION, CodeClass, CodeKey, Python},
 };
 
-pub use self::propagate::Sampling;
+pub use self::propagate::{Sampling, control_group_root};
 use self::{
     btf::Btf,
     propagate::{Globals, Propagation},

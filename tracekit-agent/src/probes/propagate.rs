@@ -117,7 +117,10 @@ impl Propagation {
 }
 
 /// Where the second version of control groups is mounted: connections of processes below it are seen.
-fn control_group_root() -> io::Result<PathBuf> {
+///
+/// # Errors
+/// It is not.
+pub fn control_group_root() -> io::Result<PathBuf> {
     let mounts = fs::read("/proc/self/mounts")?;
     mounts
         .split(|byte| *byte == b'\n')

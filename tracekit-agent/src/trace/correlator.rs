@@ -368,6 +368,35 @@ mod tests {
         assert_eq!(correlator.event(&client, end(2, Role::Client), &SYNC).unwrap().parent_span_id, None);
     }
 
+    fn chosen(inode: u64, trace: u8, span: u8, read: bool) -> Connection {
+        let ids = Some(([trace; 16], [span; 8], true));
+        let chosen = Chosen { tid: 7, entered: 1, ids, read };
+        Connection { chosen: Some(chosen), ..connection(inode, false) }
+    }
+
+    #[test]
+    fn ids_that_the_kernel_side_has_chosen_are_taken() {
+        let mut correlator = Correlator::default();
+        let (server, client) = (chosen(1, 1, 0, true), chosen(2, 1, 2, false));
+        correlator.event(&server, begin(1, Role::Server, 7), &SYNC);
+        correlator.event(&client, begin(1, Role::Client, 7), &SYNC);
+        let call = correlator.event(&client, end(1, Role::Client), &SYNC).unwrap();
+        let request = correlator.event(&server, end(1, Role::Server), &SYNC).unwrap();
+        assert_eq!((call.trace_id, call.span_id), (TraceId([1; 16]), SpanId([2; 8])));
+        assert_eq!((request.trace_id, call.parent_span_id), (TraceId([1; 16]), Some(request.span_id)));
+        assert_ne!(request.span_id, SpanId([0; 8]));
+    }
+
+    #[test]
+    fn a_call_that_carries_another_trace_has_no_parent_in_this_one() {
+        let mut correlator = Correlator::default();
+        let client = chosen(2, 3, 2, false);
+        correlator.event(&connection(1, false), begin(1, Role::Server, 7), &SYNC);
+        correlator.event(&client, begin(1, Role::Client, 7), &SYNC);
+        let call = correlator.event(&client, end(1, Role::Client), &SYNC).unwrap();
+        assert_eq!((call.trace_id, call.parent_span_id), (TraceId([3; 16]), None));
+    }
+
     #[test]
     fn threads_do_not_mix() {
         let mut correlator = Correlator::default();
