@@ -286,6 +286,45 @@ fn calls_carry_the_trace_of_the_request_that_caused_them() -> Result<()> {
 }
 
 #[test]
+fn connections_that_were_there_before_are_followed_once_they_rest() -> Result<()> {
+    Stage::run("propagation-existing", |stage| {
+        let witness = Witness::start()?;
+        let go = stage.logs().join("go");
+        let script = format!(
+            "import http.client, os, time\n\
+             connection = http.client.HTTPConnection('127.0.0.1', {})\n\
+             def ask(n):\n    connection.request('POST', f'/kept/{{n}}', body=b'x' * n)\n    connection.getresponse().read()\n\
+             ask(1)\n\
+             while not os.path.exists('{}'): time.sleep(0.01)\n\
+             for n in range(2, 6): ask(n)\n\
+             time.sleep(1)\n",
+            witness.address().port(),
+            go.display()
+        );
+        let mut command = Command::new("/usr/bin/python3");
+        command.args(["-c", &script]);
+        let mut client = Process::start("client", stage.logs(), command)?;
+        std::thread::sleep(Duration::from_millis(500));
+        let agent = Agent::attach(&stage, &[client.pid()])?;
+        std::fs::write(&go, "")?;
+        client.wait(Duration::from_secs(20))?;
+        let spans = agent.finish()?;
+        let seen = witness.finish()?;
+        let heads: Vec<_> = seen.iter().flat_map(|seen| &seen.heads).collect();
+        ensure!(heads.len() == 5, "{heads:?}");
+        for (index, head) in heads.iter().enumerate() {
+            let Some(header) = &head.added else {
+                ensure!(index == 0, "{head:?} has no header");
+                continue;
+            };
+            let (_, span) = ids(header)?;
+            ensure!(spans.iter().any(|found| found.span_id == span), "no span of {header}");
+        }
+        Ok(())
+    })
+}
+
+#[test]
 fn it_can_be_switched_off_for_all_and_for_a_service() -> Result<()> {
     Stage::run("propagation-off", |stage| {
         let witness = Witness::start()?;

@@ -73,15 +73,38 @@ pub struct Outgoing {
     pub before: u32,
     /// Zero.
     pub reserved: u32,
+    /// While [`AWAITING`]: bytes that were sent on it before.
+    pub sent: u64,
     /// Bytes of a message.
     pub window: [u8; WINDOW],
     /// The lines that are put in; eight bytes more than there is use for, because sizes are masked.
     pub lines: [u8; LINES_MAX + 8],
 }
 
+impl Default for Outgoing {
+    fn default() -> Self {
+        Self {
+            stream: Stream::default(),
+            skipped: 0,
+            expected: 0,
+            join: AT_ONCE,
+            trace_id: [0; 16],
+            span_id: [0; 8],
+            sampled: 0,
+            applied: 0,
+            before: 0,
+            reserved: 0,
+            sent: 0,
+            window: [0; WINDOW],
+            lines: [0; LINES_MAX + 8],
+        }
+    }
+}
+
 /// [`Outgoing::join`]: seen from the first byte on.
 pub const AT_ONCE: u32 = 0;
-/// [`Outgoing::join`]: it was there before; the next message is the beginning of a request, or it is not followed.
+/// [`Outgoing::join`]: it was there before, and nothing was sent since the user side looked: the next message begins with
+/// a request, or it is not followed.
 pub const AWAITING: u32 = 1;
 
 /// The ids that the kernel side has chosen. Sent before the bytes that it is about.
@@ -118,7 +141,7 @@ pub const TRACE_OPAQUE: u32 = 2;
 pub const TRACE_WHAT: u32 = 3;
 
 const _: () = assert!(size_of::<Serving>() == 40 + STATE_MAX);
-const _: () = assert!(size_of::<Outgoing>() == 120 + WINDOW + LINES_MAX);
+const _: () = assert!(size_of::<Outgoing>() == 128 + WINDOW + LINES_MAX);
 const _: () = assert!(size_of::<TraceRecord>() == 64);
 
 // SAFETY: `repr(C)`, integers only, no padding (asserted above).

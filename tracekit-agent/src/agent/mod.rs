@@ -141,6 +141,7 @@ impl Agent {
                 housekeeping = now + HOUSEKEEPING;
                 self.world.tick();
                 self.pythons.tick(&mut self.probes);
+                self.probes.tick();
                 self.count_losses();
                 self.breakpoints.tick(Timestamp::now());
                 self.step().settle_quiet();

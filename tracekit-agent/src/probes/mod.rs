@@ -1,6 +1,7 @@
 //! The kernel side: load, attach, select processes, read records.
 
 mod btf;
+mod existing;
 mod layout;
 mod propagate;
 pub mod record;
@@ -245,13 +246,18 @@ impl Probes {
     /// The map is full.
     pub fn select_with(&mut self, tgid: u32, propagate: bool) -> Result<(), ProbeError> {
         let flags = 1 | if propagate && self.propagation.is_some() { PROPAGATE } else { 0 };
-        self.selected.insert(tgid, flags, 0).map_err(|source| ProbeError::Map { map: "SELECTED", source })
+        self.selected.insert(tgid, flags, 0).map_err(|source| ProbeError::Map { map: "SELECTED", source })?;
+        if propagate && let Some(propagation) = &mut self.propagation {
+            propagation.adopt(tgid);
+        }
+        Ok(())
     }
 
-    /// Outgoing requests can get headers of traces.
-    #[must_use]
-    pub fn propagates(&self) -> bool {
-        self.propagation.is_some()
+    /// Follows connections that could not be followed at first. To be called now and then.
+    pub fn tick(&mut self) {
+        if let Some(propagation) = &mut self.propagation {
+            propagation.tick();
+        }
     }
 
     /// Has nothing to do with a socket any more: there is no HTTP on it.
@@ -296,6 +302,9 @@ impl Probes {
     /// Forgets what was said of a connection.
     pub fn connection_ended(&mut self, id: ConnectionId) {
         let _ = self.roles.remove(&key_of(id));
+        if let Some(propagation) = &mut self.propagation {
+            propagation.ended(id.inode);
+        }
     }
 
     /// Stops capturing a connection that nobody can read.

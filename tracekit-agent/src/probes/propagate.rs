@@ -4,15 +4,29 @@
 //! All of it belongs to descriptors of the agent. When they are gone, the kernel takes the programs off the sockets,
 //! which go on as ever.
 
-use std::{fs, io, os::unix::ffi::OsStrExt, path::PathBuf};
+use std::{
+    collections, fs, io,
+    os::unix::ffi::OsStrExt,
+    path::PathBuf,
+    time::{Duration, Instant},
+};
 
 use aya::{
     Ebpf, EbpfLoader,
-    maps::{MapData, MapError, SockHash},
+    maps::{HashMap, MapData, MapError, SockHash},
     programs::{CgroupAttachMode, ProgramError, SkMsg, SockOps},
 };
 
-use super::{ProbeError, btf::Btf, take};
+use tracekit_common::propagate::{AWAITING, Outgoing};
+
+use super::{ProbeError, btf::Btf, existing, take};
+
+/// How long connections that were there before are looked at.
+const YOUTH: Duration = Duration::from_secs(15);
+/// Processes whose connections are.
+const MAX_YOUNG: usize = 256;
+/// Flag of an update: include/uapi/linux/bpf.h
+const BPF_NOEXIST: u64 = 1;
 
 /// As `OBJECT`, with these programs.
 pub(super) static OBJECT: &[u8] =
@@ -30,6 +44,8 @@ const MEMBERS: &[(&str, &str, &str)] = &[
     ("SOCK_SNDBUF", "sock", "sk_sndbuf"),
     ("SOCKET_FILE", "socket", "file"),
     ("TCP_WRITE_SEQ", "tcp_sock", "write_seq"),
+    ("TCP_SND_NXT", "tcp_sock", "snd_nxt"),
+    ("TCP_BYTES_SENT", "tcp_sock", "bytes_sent"),
 ];
 
 /// The structures whose members are read, beside those of tracing.
@@ -82,6 +98,11 @@ impl Globals {
 /// The programs and the sockets that they are on.
 pub(super) struct Propagation {
     sockets: SockHash<MapData, u64>,
+    outgoing: HashMap<MapData, u64, Outgoing>,
+    /// Cookies of connections that were there before, by inode number.
+    adopted: collections::HashMap<u64, u64>,
+    /// Processes whose connections are looked at once more.
+    young: Vec<(u32, Instant)>,
 }
 
 impl Propagation {
@@ -106,7 +127,57 @@ impl Propagation {
         let group = fs::File::open(&root).map_err(ProbeError::ControlGroup)?;
         // Links stand beside one another; the mode is for what is attached without one.
         program.attach(group, CgroupAttachMode::Single).map_err(wrap)?;
-        Ok(Self { sockets })
+        let outgoing = take(ebpf, "OUTGOING")?;
+        Ok(Self { sockets, outgoing, adopted: collections::HashMap::new(), young: Vec::new() })
+    }
+
+    /// Follows the connections that a process has already, as soon as they rest.
+    pub(super) fn adopt(&mut self, tgid: u32) {
+        if self.young.len() < MAX_YOUNG {
+            self.young.push((tgid, Instant::now()));
+        }
+        self.adopt_resting(tgid);
+    }
+
+    /// Looks again at processes that are new here. To be called now and then.
+    pub(super) fn tick(&mut self) {
+        self.young.retain(|(_, since)| since.elapsed() < YOUTH);
+        let young: Vec<u32> = self.young.iter().map(|(tgid, _)| *tgid).collect();
+        for tgid in young {
+            self.adopt_resting(tgid);
+        }
+    }
+
+    fn adopt_resting(&mut self, tgid: u32) {
+        let found = match existing::resting(tgid, |inode| self.adopted.contains_key(&inode)) {
+            Ok(found) => found,
+            Err(error) => {
+                tracing::debug!(tgid, %error, "can't look at the connections of this process");
+                return;
+            }
+        };
+        for resting in found {
+            // Those that are followed since they were made are there; they stay as they are.
+            let fresh = Outgoing { join: AWAITING, sent: resting.sent, ..Outgoing::default() };
+            if self.outgoing.insert(resting.cookie, fresh, BPF_NOEXIST).is_err() {
+                continue;
+            }
+            match self.sockets.insert(resting.cookie, resting.socket, BPF_NOEXIST) {
+                Ok(()) => {
+                    self.adopted.insert(resting.inode, resting.cookie);
+                }
+                Err(_) => {
+                    let _ = self.outgoing.remove(&resting.cookie);
+                }
+            }
+        }
+    }
+
+    /// A connection was closed.
+    pub(super) fn ended(&mut self, inode: u64) {
+        if let Some(cookie) = self.adopted.remove(&inode) {
+            let _ = self.outgoing.remove(&cookie);
+        }
     }
 
     /// Takes the program off a socket.

@@ -23,7 +23,7 @@ use tracekit_common::{
 };
 
 use super::{
-    OUTGOING, SOCK_COOKIE, SOCK_QUEUED, SOCK_SNDBUF, SOCK_SOCKET, SOCKET_FILE, TCP_WRITE_SEQ, address_of,
+    OUTGOING, SOCK_COOKIE, SOCK_QUEUED, SOCK_SNDBUF, SOCK_SOCKET, SOCKET_FILE, TCP_BYTES_SENT, TCP_SND_NXT, TCP_WRITE_SEQ, address_of,
     request::{STEPS, compose},
 };
 use crate::{
@@ -70,7 +70,7 @@ fn look(ctx: &SkMsgContext) -> Option<u32> {
         return None;
     }
     let sequence: u32 = kernel(sk, TCP_WRITE_SEQ.load())?;
-    if !agree(outgoing, sequence) {
+    if !agree(outgoing, sk, sequence) {
         return give_up(outgoing, sk, cookie);
     }
     let mut size = ctx.size();
@@ -130,10 +130,12 @@ fn look(ctx: &SkMsgContext) -> Option<u32> {
 /// Whether TCP has taken all that was seen. If it took less, and what is missing is of a body, those bytes will be sent
 /// again.
 #[inline(always)]
-fn agree(outgoing: &mut Outgoing, sequence: u32) -> bool {
+fn agree(outgoing: &mut Outgoing, sk: u64, sequence: u32) -> bool {
     if outgoing.join == AWAITING {
         outgoing.join = AT_ONCE;
         outgoing.expected = sequence;
+        let (next, sent) = (kernel(sk, TCP_SND_NXT.load()), kernel(sk, TCP_BYTES_SENT.load()));
+        return next == Some(sequence) && sent == Some(outgoing.sent);
     }
     let missing = u64::from(outgoing.expected.wrapping_sub(sequence));
     if missing > outgoing.skipped {

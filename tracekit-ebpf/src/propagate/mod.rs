@@ -78,6 +78,12 @@ static SOCKET_FILE: Global<u32> = Global::new(ABSENT);
 /// `struct tcp_sock`: `write_seq`
 #[unsafe(no_mangle)]
 static TCP_WRITE_SEQ: Global<u32> = Global::new(ABSENT);
+/// `struct tcp_sock`: `snd_nxt`
+#[unsafe(no_mangle)]
+static TCP_SND_NXT: Global<u32> = Global::new(ABSENT);
+/// `struct tcp_sock`: `bytes_sent`
+#[unsafe(no_mangle)]
+static TCP_BYTES_SENT: Global<u32> = Global::new(ABSENT);
 
 /// The address of a socket that the verifier knows as an object: it is put on the stack and read from there as bytes.
 #[inline(always)]
