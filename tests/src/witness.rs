@@ -237,7 +237,8 @@ fn head(bytes: &[u8], seen: &mut Seen, stream: &mut TcpStream, shared: &Shared) 
     let token = |byte: u8| byte.is_ascii_uppercase() || byte == b'-';
     if !method.is_some_and(|method| method.bytes().all(token))
         || !matches!(version, Some("HTTP/1.0" | "HTTP/1.1"))
-        || text.replace("\r\n", "").contains('\n') {
+        || text.replace("\r\n", "").contains('\n')
+    {
         seen.take(bytes);
         return Ok(Place::Opaque);
     }
@@ -314,6 +315,7 @@ fn answer(seen: &Seen, stream: &mut TcpStream, shared: &Shared) -> Result<()> {
         let text = |value: &Option<String>| value.clone().unwrap_or_else(|| "-".to_owned());
         body = format!("{} {}", text(&head.added), text(&head.state));
     }
-    stream.write_all(format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n{body}", body.len()).as_bytes())?;
+    stream
+        .write_all(format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n{body}", body.len()).as_bytes())?;
     Ok(())
 }

@@ -34,7 +34,13 @@ struct Client {
 }
 
 impl Client {
-    fn start(stage: &Stage, name: &str, to: SocketAddr, (count, seed): (usize, usize), pause: &str) -> Result<Self> {
+    fn start(
+        stage: &Stage,
+        name: &str,
+        to: SocketAddr,
+        (count, seed): (usize, usize),
+        pause: &str,
+    ) -> Result<Self> {
         let go = stage.logs().join(format!("{name}.go"));
         let mut command = Command::new(paths::venv("web", "python")?);
         command.arg(paths::apps().join("propagation.py"));
@@ -122,7 +128,8 @@ fn nothing_but_a_header_changes() -> Result<()> {
         // Heads that are spliced from a pipe, or begin after what is captured of a call, have no span; and `/` is
         // the target of those that can't be followed.
         let excused = |target: &str| {
-            ["/from_file/", "/pipelined/", "/long_head/"].iter().any(|kind| target.contains(kind)) || target == "/"
+            ["/from_file/", "/pipelined/", "/long_head/"].iter().any(|kind| target.contains(kind))
+                || target == "/"
         };
         let lacking: Vec<_> = after
             .iter()
@@ -177,7 +184,9 @@ fn agents_that_are_killed_in_the_middle_of_load_change_nothing() -> Result<()> {
                 let mut random = Random::new(7);
                 let mut killed = 0;
                 while !done.load(Ordering::Relaxed) {
-                    let Ok(mut agent) = Agent::start(&stage, "agent", &["attach"], &[pid], &[]) else { break };
+                    let Ok(mut agent) = Agent::start(&stage, "agent", &["attach"], &[pid], &[]) else {
+                        break;
+                    };
                     std::thread::sleep(Duration::from_millis(300 + random.below(900) as u64));
                     agent.process.signal(libc::SIGKILL);
                     agent.process.wait(Duration::from_secs(5))?;
@@ -197,7 +206,9 @@ fn agents_that_are_killed_in_the_middle_of_load_change_nothing() -> Result<()> {
         ensure!(killed > 1 && added > 0, "{killed} killed, {added} headers");
         wait_for("the kernel to free what the agents had", Duration::from_secs(10), || {
             let mut left = bpf_objects()?;
-            left.retain(|_, name| ["SOCKETS", "OUTGOING", "message_sent", "socket_changed"].contains(&name.as_str()));
+            left.retain(|_, name| {
+                ["SOCKETS", "OUTGOING", "message_sent", "socket_changed"].contains(&name.as_str())
+            });
             ensure!(left.is_empty(), "{left:?}");
             Ok(Some(()))
         })
@@ -275,8 +286,7 @@ fn calls_carry_the_trace_of_the_request_that_caused_them() -> Result<()> {
             if number.is_multiple_of(3) {
                 ensure!(trace == remote(*number), "request {number} is not in the caller's trace: {header}");
             }
-            let expected =
-                if number.is_multiple_of(6) { format!("n={number},o=2") } else { "-".to_owned() };
+            let expected = if number.is_multiple_of(6) { format!("n={number},o=2") } else { "-".to_owned() };
             ensure!(state == expected, "request {number}: state {state}");
         }
         println!("{} calls of {} requests", answers.len(), THREADS * ROUNDS);

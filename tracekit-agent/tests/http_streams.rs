@@ -33,17 +33,15 @@ enum Body {
 const DECOY: &[u8] = b"GET /decoy HTTP/1.1\r\nHost: decoy\r\n\r\n";
 
 fn content() -> impl Strategy<Value = Vec<u8>> {
-    prop_oneof![
-        prop::collection::vec(any::<u8>(), 0..200),
-        (1usize..4).prop_map(|count| DECOY.repeat(count)),
-    ]
+    prop_oneof![prop::collection::vec(any::<u8>(), 0..200), (1usize..4).prop_map(|count| DECOY.repeat(count)),]
 }
 
 fn body() -> impl Strategy<Value = Body> {
     prop_oneof![
         Just(Body::None),
         content().prop_map(Body::Length),
-        (prop::collection::vec(content(), 0..4), any::<bool>()).prop_map(|(parts, trailer)| Body::Chunks(parts, trailer)),
+        (prop::collection::vec(content(), 0..4), any::<bool>())
+            .prop_map(|(parts, trailer)| Body::Chunks(parts, trailer)),
     ]
 }
 

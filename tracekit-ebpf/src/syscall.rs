@@ -5,6 +5,8 @@ use aya_ebpf::{
     macros::raw_tracepoint,
     programs::RawTracePointContext,
 };
+#[cfg(feature = "propagate")]
+use tracekit_common::syscall::EPOLL;
 use tracekit_common::{
     event::{CLOSE_LOCAL, CLOSE_LOCAL_WRITE, CLOSE_REMOTE, CloseRecord, INBOUND, Kind, OUTBOUND, UNSEEN},
     syscall::{
@@ -12,8 +14,6 @@ use tracekit_common::{
         SHUTDOWN, SPLICE, TABLE, WRITE, WRITEV,
     },
 };
-#[cfg(feature = "propagate")]
-use tracekit_common::syscall::EPOLL;
 
 use crate::{
     capture::{Call, Payload},

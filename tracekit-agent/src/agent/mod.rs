@@ -178,8 +178,18 @@ impl Agent {
             breakpoints,
             ..
         } = self;
-        let mut step =
-            Step { probes, connections, correlator, tracker, world, pythons, spans, counters, propagate_not, breakpoints };
+        let mut step = Step {
+            probes,
+            connections,
+            correlator,
+            tracker,
+            world,
+            pythons,
+            spans,
+            counters,
+            propagate_not,
+            breakpoints,
+        };
         let count = records.drain(|bytes| match record::decode(bytes) {
             Some(record) => step.take(record),
             None => tracing::error!(

@@ -132,9 +132,7 @@ fn probe_failure(error: ProbeError) -> anyhow::Error {
         | ProbeError::Btf(_)
         | ProbeError::Layout(_)
         | ProbeError::ControlGroup(_)
-        | ProbeError::Program { .. } => {
-            ExitCode::Unsupported
-        }
+        | ProbeError::Program { .. } => ExitCode::Unsupported,
         ProbeError::Load(_) | ProbeError::Map { .. } => ExitCode::Error,
     };
     Failure::new(code, error.to_string()).into()

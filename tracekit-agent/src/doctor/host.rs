@@ -160,14 +160,17 @@ fn propagation() -> Check {
                 "use a kernel of 5.10 or newer with CONFIG_BPF_STREAM_PARSER and CONFIG_CGROUP_BPF",
             );
         }
-        (Err(error), _) => return warning(error_chain(&error), "grant CAP_BPF, CAP_PERFMON and CAP_NET_ADMIN"),
+        (Err(error), _) => {
+            return warning(error_chain(&error), "grant CAP_BPF, CAP_PERFMON and CAP_NET_ADMIN");
+        }
         (_, Err(error)) => return warning(error_chain(&error), "grant CAP_NET_ADMIN"),
     }
     match crate::probes::control_group_root() {
         Ok(root) => Check::ok(ID, format!("connections are followed in {}", root.display())),
-        Err(error) => {
-            warning(error.to_string(), "mount -t cgroup2 none /sys/fs/cgroup; in a container mount that of the host")
-        }
+        Err(error) => warning(
+            error.to_string(),
+            "mount -t cgroup2 none /sys/fs/cgroup; in a container mount that of the host",
+        ),
     }
 }
 

@@ -80,7 +80,8 @@ impl Connections {
     pub fn opened(&mut self, id: ConnectionId, local: Endpoint, remote: Endpoint) {
         self.ticks += 1;
         self.make_room();
-        let connection = Connection { id, ends: Some((local, remote)), nonblocking: false, caller: None, chosen: None };
+        let connection =
+            Connection { id, ends: Some((local, remote)), nonblocking: false, caller: None, chosen: None };
         self.followed.insert(id, Followed::new(connection, self.limits, self.ticks));
     }
 
@@ -91,7 +92,8 @@ impl Connections {
             self.make_room();
         }
         let followed = self.followed.entry(data.id).or_insert_with(|| {
-            let connection = Connection { id: data.id, ends: None, nonblocking: false, caller: None, chosen: None };
+            let connection =
+                Connection { id: data.id, ends: None, nonblocking: false, caller: None, chosen: None };
             let mut followed = Followed::new(connection, self.limits, self.ticks);
             (followed.received, followed.sent) = match data.direction {
                 Direction::Inbound => (data.offset, 0),

@@ -49,7 +49,8 @@ pub(super) fn resting(pid: u32, known: impl Fn(u64) -> bool) -> io::Result<Vec<R
     let (mut found, mut serving) = (Vec::new(), Vec::new());
     for entry in fs::read_dir(format!("/proc/{pid}/fd"))?.take(MAX_DESCRIPTORS).flatten() {
         let Ok(target) = fs::read_link(entry.path()) else { continue };
-        let inode = target.to_str().and_then(|text| text.strip_prefix("socket:[")?.strip_suffix(']')?.parse().ok());
+        let inode =
+            target.to_str().and_then(|text| text.strip_prefix("socket:[")?.strip_suffix(']')?.parse().ok());
         let number = entry.file_name().to_str().and_then(|text| text.parse::<RawFd>().ok());
         let (Some(inode), Some(number)) = (inode, number) else { continue };
         if known(inode) {

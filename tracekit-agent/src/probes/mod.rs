@@ -219,8 +219,7 @@ impl Probes {
         for (program, tracepoint) in PROGRAMS {
             attach(&mut ebpf, program, tracepoint)?;
         }
-        let probes =
-            Self { ebpf, selected, connections, roles, pythons, codes, losses, propagation: None };
+        let probes = Self { ebpf, selected, connections, roles, pythons, codes, losses, propagation: None };
         Ok((probes, Records { ring }))
     }
 

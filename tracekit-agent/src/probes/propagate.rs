@@ -112,7 +112,10 @@ impl Propagation {
     /// The kernel refuses them, or there is no control group to follow connections in.
     pub(super) fn attach(ebpf: &mut Ebpf) -> Result<Self, ProbeError> {
         let sockets: SockHash<_, u64> = take(ebpf, SOCKETS)?;
-        let map = sockets.fd().try_clone().map_err(|error| ProbeError::Map { map: SOCKETS, source: MapError::IoError(error) })?;
+        let map = sockets
+            .fd()
+            .try_clone()
+            .map_err(|error| ProbeError::Map { map: SOCKETS, source: MapError::IoError(error) })?;
         let messages = |source| ProbeError::Program { program: MESSAGES, source: Box::new(source) };
         let program = ebpf.program_mut(MESSAGES).ok_or_else(|| messages(ProgramError::NotLoaded))?;
         let program: &mut SkMsg = program.try_into().map_err(messages)?;

@@ -162,9 +162,7 @@ impl Correlator {
                     thread,
                     caller: connection.caller.clone(),
                 },
-                None => {
-                    Open { caller: connection.caller.clone(), ..begun(thread, connection.chosen, env) }
-                }
+                None => Open { caller: connection.caller.clone(), ..begun(thread, connection.chosen, env) },
             },
         };
         self.open.insert(exchange, open);

@@ -18,12 +18,14 @@ use tracekit_common::{
     event::{HEAD_MAX, Kind, UNSEEN},
     http::{BLANK, CONNECT, NEXT, OPAQUE, TRACEPARENT},
     propagate::{
-        AT_ONCE, AWAITING, LINES_MAX, Outgoing, PARENT_LINE, STATE_MAX, TRACE_OPAQUE, TRACE_SENT, TraceRecord, WINDOW,
+        AT_ONCE, AWAITING, LINES_MAX, Outgoing, PARENT_LINE, STATE_MAX, TRACE_OPAQUE, TRACE_SENT,
+        TraceRecord, WINDOW,
     },
 };
 
 use super::{
-    OUTGOING, SOCK_COOKIE, SOCK_QUEUED, SOCK_SNDBUF, SOCK_SOCKET, SOCKET_FILE, TCP_BYTES_SENT, TCP_SND_NXT, TCP_WRITE_SEQ, address_of,
+    OUTGOING, SOCK_COOKIE, SOCK_QUEUED, SOCK_SNDBUF, SOCK_SOCKET, SOCKET_FILE, TCP_BYTES_SENT, TCP_SND_NXT,
+    TCP_WRITE_SEQ, address_of,
     request::{STEPS, compose},
 };
 use crate::{
