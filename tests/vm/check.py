@@ -20,7 +20,7 @@ TRACEKIT = "/vm/tracekit"
 APP_PORT, STOCK_PORT, REDIS_PORT = 8080, 8081, 6379
 READY, SPANS, AGENT_LOG = "/tmp/ready", "/tmp/spans.jsonl", "/tmp/agent.log"
 # The guest's processor is emulated, and the build machine is shared: waits are long, and end early.
-PATIENCE = 200.0
+PATIENCE = 60.0
 # How long after its request a span may come.
 SPAN_PATIENCE = 15.0
 # Version 00, trace id, parent id, sampled (W3C Trace Context).
@@ -217,6 +217,10 @@ def check_traceparent():
     )
     context = json.loads(body)["context"]
     call = next((child for child in children(server) if describe(child) == "http GET 200"), None)
+    if tuple(int(part) for part in platform.release().split(".")[:2]) < (6, 1):
+        # `tracekit doctor` says so.
+        expect("an old kernel leaves requests as they are", context == [None, None], context)
+        return
     wanted = call and [f"00-{REMOTE_TRACE}-{call['span_id']}-01", state]
     expect("the service that is called gets the call's span as its parent", context == wanted, f"{context}, not {wanted}")
 

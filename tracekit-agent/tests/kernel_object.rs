@@ -48,6 +48,7 @@ const HELPER: u8 = 0;
 const LOCAL: u8 = 1;
 
 /// Helpers that are called, and how many programs of each of these types there are.
+#[expect(clippy::unwrap_used, reason = "the objects are ours")]
 fn called<const N: usize>(image: &[u8], types: [&str; N]) -> (BTreeSet<i32>, [usize; N]) {
     let elf = object::File::parse(image).unwrap();
     let mut programs = [0; N];
