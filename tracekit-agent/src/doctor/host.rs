@@ -146,12 +146,6 @@ fn propagation() -> Check {
     let warning = |what: String, remedy: &str| {
         Check::warning(ID, format!("outgoing requests get no traceparent: {what}"), remedy.to_owned())
     };
-    if !crate::probes::is_judged_in_time() {
-        return warning(
-            "this kernel takes too long to check the programs for it".to_owned(),
-            "use Linux 6.1 or newer",
-        );
-    }
     let supported = |kind| {
         Ok(aya::sys::is_program_supported(kind)?
             && aya::sys::is_helper_supported(kind, BpfHelper::BPF_FUNC_probe_read_kernel)?)

@@ -21,7 +21,7 @@ use tracekit_common::{
     python::{APPLICATION, CodeClass, CodeKey, Python},
 };
 
-pub use self::propagate::{Sampling, control_group_root, is_judged_in_time};
+pub use self::propagate::{Sampling, control_group_root};
 use self::{
     btf::Btf,
     propagate::{Globals, Propagation},
@@ -158,9 +158,7 @@ impl Probes {
     /// # Errors
     /// The kernel lacks something, or the caller a privilege.
     pub fn load(options: ProbeOptions) -> Result<(Self, Records), ProbeError> {
-        if options.propagate.is_some() && !propagate::is_judged_in_time() {
-            tracing::warn!("outgoing requests get no traceparent: this needs Linux 6.1 or newer");
-        } else if options.propagate.is_some() {
+        if options.propagate.is_some() {
             match Self::load_object(options) {
                 Ok((mut probes, records)) => match Propagation::attach(&mut probes.ebpf) {
                     Ok(propagation) => {

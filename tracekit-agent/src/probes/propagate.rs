@@ -190,13 +190,6 @@ impl Propagation {
     }
 }
 
-/// Whether this kernel's verifier judges the programs within a second. That of 5.10 takes many minutes, in which nothing
-/// could be traced.
-#[must_use]
-pub fn is_judged_in_time() -> bool {
-    aya::util::KernelVersion::at_least(6, 1, 0)
-}
-
 /// Where the second version of control groups is mounted: connections of processes below it are seen.
 ///
 /// # Errors
