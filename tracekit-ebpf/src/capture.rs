@@ -7,6 +7,8 @@ use tracekit_common::{
     map::{ACCEPTED, IGNORE, Loss, SENDING},
 };
 
+#[cfg(feature = "propagate")]
+use crate::propagate::request;
 use crate::{
     actor::{forget_input, identify, note_input},
     bounds::{advanced, bounded},
@@ -100,6 +102,8 @@ impl Call {
         }
         let turned = state.flags & SENDING == 0;
         let mut by = Identity { actor: 0, lane: 0, flags: 0, reserved: 0 };
+        #[cfg(feature = "propagate")]
+        let fresh = offset == 0 || !turned;
         if self.direction == INBOUND {
             state.flags &= !SENDING;
             if server {
@@ -109,6 +113,8 @@ impl Call {
         } else {
             by = self.identify();
             state.flags |= SENDING;
+            #[cfg(feature = "propagate")]
+            request::sent(self.tid, socket.inode);
             // The first bytes after an answer, unless they are an answer themselves.
             if turned && self.stack && !server {
                 stack::report_stack(self.tgid, self.tid);
@@ -120,6 +126,11 @@ impl Call {
         let buffer = BUFFER.get_ptr_mut(0)?.cast::<u8>();
         let captured = capture_bytes(payload.vector, payload.count, payload.address, self.length);
         let (head, tail) = (captured as u32, (captured >> 32) as u32);
+        #[cfg(feature = "propagate")]
+        if self.direction == INBOUND && fresh {
+            let nonblocking = socket.flags() & O_NONBLOCK != 0;
+            request::received(self.tgid, self.tid, socket.inode, nonblocking, head);
+        }
         // SAFETY: the helper has no preconditions.
         let returned = unsafe { bpf_ktime_get_ns() };
         let record = DataRecord {

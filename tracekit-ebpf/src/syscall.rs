@@ -7,7 +7,7 @@ use aya_ebpf::{
 };
 use tracekit_common::{
     actor::CAUSE_ACCEPT,
-    event::{CLOSE_LOCAL, CLOSE_LOCAL_WRITE, CLOSE_REMOTE, CloseRecord, INBOUND, Kind, OUTBOUND},
+    event::{CLOSE_LOCAL, CLOSE_LOCAL_WRITE, CLOSE_REMOTE, CloseRecord, INBOUND, Kind, OUTBOUND, UNSEEN},
     map::ACCEPTED,
     syscall::{
         ACCEPT, CLOSE, DUP, DUP2, FCNTL, READ, READV, RECVFROM, RECVMSG, SENDFILE, SENDMMSG, SENDMSG, SENDTO,
@@ -69,7 +69,10 @@ pub fn sys_enter(ctx: RawTracePointContext) -> i32 {
         return 0;
     }
     // SAFETY: the helper has no preconditions.
-    let now = unsafe { bpf_ktime_get_ns() };
+    let mut now = unsafe { bpf_ktime_get_ns() };
+    if class > SENDMSG && class <= SPLICE {
+        now |= UNSEEN;
+    }
     match class {
         WRITE..=SPLICE => match ENTERED.get_ptr_mut(&tid) {
             // SAFETY: the pointer comes from the map and was checked; only this thread uses its entry.
@@ -82,6 +85,8 @@ pub fn sys_enter(ctx: RawTracePointContext) -> i32 {
             let _ = ended(ctx.arg(0), class, tgid, tid, now);
         }
         WAIT => {
+            #[cfg(feature = "propagate")]
+            crate::propagate::request::loops(tgid);
             waits(tgid, tid);
         }
         _ => {}
@@ -155,7 +160,7 @@ fn transferred(regs: u64, returned: i64, tgid: u32, tid: u32) -> Option<()> {
     let length = returned as u64;
     let entered = if write {
         // SAFETY: the pointer comes from the map and was checked.
-        ENTERED.get_ptr(&tid).map_or(0, |time| unsafe { *time })
+        ENTERED.get_ptr(&tid).map_or(0, |time| unsafe { *time } & !UNSEEN)
     } else {
         0
     };
