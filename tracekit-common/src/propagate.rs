@@ -18,7 +18,7 @@ pub const PARENT_LINE: usize = 70;
 /// Bytes of both lines, rounded up to a power of two.
 pub const LINES_MAX: usize = 1024;
 
-/// The request that a thread serves.
+/// A request that a process has read; its key is a number that no other gets.
 #[derive(Debug, Clone, Copy)]
 #[repr(C)]
 pub struct Serving {
@@ -38,14 +38,84 @@ pub struct Serving {
     pub state: [u8; STATE_MAX],
 }
 
+/// A connection on which a process is the server.
+#[derive(Debug, Clone, Copy, Default)]
+#[repr(C)]
+pub struct Exchange {
+    /// Number of the request that was read last; 0 if there was none.
+    pub request: u64,
+    /// When the connection was accepted, nanoseconds of `CLOCK_MONOTONIC`; 0 if that was not seen.
+    pub opened: u64,
+    /// When the request was read.
+    pub begin: u64,
+    /// Bytes of its body that are still to be read; [`NO_LENGTH`] if that is not known.
+    pub left: u64,
+    /// [`ANSWERED`], [`PIPELINED`]
+    pub flags: u32,
+    /// Zero.
+    pub reserved: u32,
+}
+
+/// Of [`Exchange::left`]: the body is chunked, or its head was not read as a whole.
+pub const NO_LENGTH: u64 = u64::MAX;
+
+/// Key of what a thread serves, or a greenlet in it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(C)]
+pub struct LaneKey {
+    /// [`Identity::lane`](crate::actor::Identity::lane)
+    pub lane: u64,
+    /// Process.
+    pub tgid: u32,
+    /// Thread.
+    pub tid: u32,
+}
+
+/// What a thread serves, or a greenlet in it.
+#[derive(Debug, Clone, Copy)]
+#[repr(C)]
+pub struct Lane {
+    /// The connection.
+    pub inode: u64,
+    /// Number of the request.
+    pub request: u64,
+    /// [`READS_NONBLOCKING`], [`INTERLEAVES`]
+    pub flags: u32,
+    /// Zero.
+    pub reserved: u32,
+}
+
+/// For whom an actor acts.
+#[derive(Debug, Clone, Copy)]
+#[repr(C)]
+pub struct Acts {
+    /// Number of the request, inode number of the connection, or who made it (0 if that is nobody).
+    pub value: u64,
+    /// When it was made, nanoseconds of `CLOCK_MONOTONIC`.
+    pub born: u64,
+    /// Process.
+    pub tgid: u32,
+    /// [`ACTS_UNKNOWN`], [`ACTS_FOR_REQUEST`], [`ACTS_FOR_CONNECTION`]
+    pub what: u32,
+}
+
+/// [`Acts::what`]: for whomever its maker acts.
+pub const ACTS_UNKNOWN: u32 = 0;
+/// [`Acts::what`]: for one request, also when that is answered.
+pub const ACTS_FOR_REQUEST: u32 = 1;
+/// [`Acts::what`]: for one request of a connection after the other.
+pub const ACTS_FOR_CONNECTION: u32 = 2;
+
 /// Flag of [`Serving`]: which trace it belongs to is for the user side to find out.
 pub const UNKNOWN: u32 = 1;
-/// Flag of [`Serving`]: its answer has begun, and may be complete.
+/// Flag of [`Exchange`]: its answer has begun, and may be complete.
 pub const ANSWERED: u32 = 2;
-/// Flag of [`Serving`]: the socket is in non-blocking mode.
+/// Flag of [`Lane`]: the socket is in non-blocking mode.
 pub const READS_NONBLOCKING: u32 = 4;
-/// Flag of [`Serving`]: the thread serves several requests at once; stays.
+/// Flag of [`Lane`]: the thread serves several requests at once; stays.
 pub const INTERLEAVES: u32 = 8;
+/// Flag of [`Exchange`]: there were bytes behind a request before its answer; stays.
+pub const PIPELINED: u32 = 32;
 /// Flag of [`Serving`] and of [`TraceRecord`]: the trace is sampled.
 pub const SAMPLED: u32 = 16;
 
@@ -141,6 +211,10 @@ pub const TRACE_OPAQUE: u32 = 2;
 pub const TRACE_WHAT: u32 = 3;
 
 const _: () = assert!(size_of::<Serving>() == 40 + STATE_MAX);
+const _: () = assert!(size_of::<Exchange>() == 40);
+const _: () = assert!(size_of::<LaneKey>() == 16);
+const _: () = assert!(size_of::<Lane>() == 24);
+const _: () = assert!(size_of::<Acts>() == 24);
 const _: () = assert!(size_of::<Outgoing>() == 128 + WINDOW + LINES_MAX);
 const _: () = assert!(size_of::<TraceRecord>() == 64);
 

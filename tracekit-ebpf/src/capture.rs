@@ -113,8 +113,6 @@ impl Call {
         } else {
             by = self.identify();
             state.flags |= SENDING;
-            #[cfg(feature = "propagate")]
-            request::sent(self.tid, socket.inode);
             // The first bytes after an answer, unless they are an answer themselves.
             if turned && self.stack && !server {
                 stack::report_stack(self.tgid, self.tid);
@@ -127,9 +125,11 @@ impl Call {
         let captured = capture_bytes(payload.vector, payload.count, payload.address, self.length);
         let (head, tail) = (captured as u32, (captured >> 32) as u32);
         #[cfg(feature = "propagate")]
-        if self.direction == INBOUND && fresh {
+        if self.direction == INBOUND {
             let nonblocking = socket.flags() & O_NONBLOCK != 0;
-            request::received(self.tgid, self.tid, socket.inode, nonblocking, head);
+            request::received(self, key, fresh, nonblocking, head, &by);
+        } else {
+            request::sent(key, head, by.actor);
         }
         // SAFETY: the helper has no preconditions.
         let returned = unsafe { bpf_ktime_get_ns() };

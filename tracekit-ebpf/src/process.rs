@@ -78,8 +78,6 @@ pub fn process_exit(ctx: RawTracePointContext) -> i32 {
     let _ = ENTERED.remove(&tid);
     let _ = THREADS.remove(&tid);
     let _ = INPUTS.remove(&tid);
-    #[cfg(feature = "propagate")]
-    crate::propagate::request::forget(tid);
     if tid == tgid {
         let _ = SELECTED.remove(&tgid);
         let _ = PYTHONS.remove(&tgid);

@@ -113,6 +113,8 @@ fn ended(regs: u64, class: u32, tgid: u32, tid: u32, time: u64) -> Option<()> {
             return None;
         }
         let _ = CONNECTIONS.remove(&key);
+        #[cfg(feature = "propagate")]
+        crate::propagate::lineage::closed(&key);
     }
     let reason = if class == SHUTDOWN && second == SHUT_WR { CLOSE_LOCAL_WRITE } else { CLOSE_LOCAL };
     send(CloseRecord { kind: Kind::Close as u32, tgid, inode: key.inode, time, tid, reason });
@@ -226,6 +228,8 @@ fn accepted(fd: u32, tgid: u32, tid: u32) -> Option<()> {
     let state = socket.state(&socket.key(tgid))?;
     // SAFETY: the pointer comes from the map and was checked; nobody else has the descriptor yet.
     unsafe { (*state).flags |= ACCEPTED };
+    #[cfg(feature = "propagate")]
+    crate::propagate::lineage::accepted(socket.key(tgid));
     identify(tgid, tid);
     note_input(tgid, tid, socket.inode, CAUSE_ACCEPT)
 }

@@ -1,10 +1,12 @@
 //! The context of a trace in outgoing requests: plaintext HTTP/1 requests of selected processes get `traceparent`, and
 //! `tracestate` if the request that caused them had one, as the last headers of their heads.
 //!
-//! * [`request`]: which request a thread serves, and hence which trace what it sends belongs to;
+//! * [`request`]: the requests that are read, their traces, and what is put in for them;
+//! * [`lineage`]: which of them is the one on whose behalf something is sent;
 //! * [`socket`]: connections of selected processes are put into a map of sockets when they are established;
 //! * [`message`]: what is sent on those is read, and lines are put into heads.
 
+pub mod lineage;
 mod message;
 pub mod request;
 mod socket;
@@ -22,10 +24,6 @@ use tracekit_common::{
 };
 
 use crate::read::copy_kernel;
-
-/// What threads serve.
-#[map]
-static SERVING: LruHashMap<u32, Serving> = LruHashMap::with_max_entries(8 * 1024, 0);
 
 /// Where a [`Serving`] is put together: too large for the stack.
 #[map]

@@ -1,24 +1,31 @@
-//! Which request a thread serves, and the lines that say so.
+//! The requests that a process reads: their traces; and the lines that say so in what is sent for them.
 //!
-//! The rules are those of the user side's correlation for threads: what it would not call a parent is [`Cause::Unknown`]
-//! here, and what is sent then is left as it is.
+//! What the user side's correlation would not call a parent is not known here either, and what is sent then is left as
+//! it is.
 
 use aya_ebpf::helpers::{
     bpf_get_current_pid_tgid,
     generated::{bpf_get_prandom_u32, bpf_probe_read_kernel},
 };
 use tracekit_common::{
+    actor::Identity,
     event::{DataRecord, HEAD_MAX, Kind},
     http::{BLANK, HEAD, NEXT, OPAQUE, START, Stream, TRACEPARENT, TRACESTATE, TWICE},
+    map::ConnectionKey,
     propagate::{
-        ANSWERED, INTERLEAVES, LOOPS, PARENT_LINE, PROPAGATE, READS_NONBLOCKING, SAMPLED, SERVES, STATE_MAX,
-        Serving, TRACE_READ, TraceRecord, UNKNOWN,
+        LOOPS, LaneKey, NO_LENGTH, PARENT_LINE, PROPAGATE, SAMPLED, SERVES, STATE_MAX, Serving, TRACE_READ,
+        TraceRecord, UNKNOWN,
     },
 };
 
-use super::{FRESH, OUTGOING, READING, SAMPLE_AS_PARENT, SAMPLE_BELOW, SERVING};
+use super::{
+    FRESH, OUTGOING, READING, SAMPLE_AS_PARENT, SAMPLE_BELOW,
+    lineage::{self, READS_NONBLOCKING_INPUT, current_request},
+};
 use crate::{
+    actor::next_number,
     bounds::{advanced, bounded},
+    capture::Call,
     maps::{BUFFER, SELECTED, send},
 };
 
@@ -55,40 +62,62 @@ fn mark(tgid: u32, flag: u32) {
     }
 }
 
-/// A thread exits.
+/// The process sent on a connection what is in [`BUFFER`]. If it is the server, it answers.
 #[inline(always)]
-pub fn forget(tid: u32) {
-    let _ = SERVING.remove(&tid);
-}
-
-/// The process sent on a connection.
-#[inline(always)]
-pub fn sent(tid: u32, inode: u64) {
-    if let Some(serving) = SERVING.get_ptr_mut(&tid) {
-        // SAFETY: the pointer comes from the map and was checked; only this thread uses its entry.
-        unsafe {
-            if (*serving).inode == inode {
-                (*serving).flags |= ANSWERED;
-            }
-        }
+pub fn sent(key: ConnectionKey, captured: u32, actor: u64) {
+    if !is_interim(captured) {
+        lineage::wrote(&key, actor);
     }
 }
 
-/// The process received what is in [`BUFFER`], the first bytes since it sent last on this connection.
+/// The captured bytes are an answer before the answer, as `100 Continue` is: RFC 9110 §15.2. `101` is an answer.
 #[inline(always)]
-pub fn received(tgid: u32, tid: u32, inode: u64, nonblocking: bool, captured: u32) {
-    read_request(tgid, tid, inode, nonblocking.into(), captured);
+fn is_interim(captured: u32) -> bool {
+    /// `HTTP/1.1`, little-endian.
+    const VERSION: u64 = u64::from_le_bytes(*b"HTTP/1.1");
+    /// ` 10`, and the third digit of 101.
+    const STATUS: u32 = u32::from_le_bytes(*b" 10\0");
+    if captured < 12 {
+        return false;
+    }
+    let Some(bytes) = BUFFER.get_ptr(0) else { return false };
+    // SAFETY: the buffer is larger, and what is captured in it aligned to 8 bytes.
+    let (version, status) = unsafe {
+        let bytes = bytes.cast::<u8>().add(CAPTURED);
+        (bytes.cast::<u64>().read(), bytes.add(8).cast::<u32>().read())
+    };
+    version == VERSION && status & 0x00ff_ffff == STATUS && status >> 24 != u32::from(b'1')
 }
 
-/// Looks whether the first captured bytes are a request, and if so notes what the thread serves.
+/// The process received what is in [`BUFFER`]; `fresh`: the first bytes since it sent last on this connection.
+#[inline(always)]
+pub fn received(call: &Call, key: ConnectionKey, fresh: bool, nonblocking: bool, captured: u32, by: &Identity) {
+    if !fresh || lineage::reads_body(&key) {
+        lineage::read_more(&key, call.length);
+        return;
+    }
+    let flags = by.flags | if nonblocking { READS_NONBLOCKING_INPUT } else { 0 };
+    // More than four times what is captured need not be told apart.
+    let length = if call.length < LENGTH_MAX { call.length } else { LENGTH_MAX };
+    let sizes = u64::from(captured) << 32 | length;
+    let who = u64::from(call.tgid) << 32 | u64::from(call.tid);
+    read_request(who, key.inode, sizes, by.lane, flags);
+}
+
+const LENGTH_MAX: u64 = u32::MAX as u64;
+
+/// Looks whether the first captured bytes are a request, and if so notes it. `who` is process and thread, `sizes` are the
+/// captured bytes and all of them.
 #[unsafe(no_mangle)]
 #[inline(never)]
-extern "C" fn read_request(tgid: u32, tid: u32, inode: u64, nonblocking: u32, captured: u32) -> u32 {
-    u32::from(note(tgid, tid, inode, nonblocking != 0, captured).is_some())
+extern "C" fn read_request(who: u64, inode: u64, sizes: u64, lane: u64, flags: u32) -> u32 {
+    let by = LaneKey { lane, tgid: (who >> 32) as u32, tid: who as u32 };
+    u32::from(note(by, inode, (sizes >> 32) as u32, sizes & LENGTH_MAX, flags).is_some())
 }
 
 #[inline(always)]
-fn note(tgid: u32, tid: u32, inode: u64, nonblocking: bool, captured: u32) -> Option<()> {
+fn note(by: LaneKey, inode: u64, captured: u32, length: u64, flags: u32) -> Option<()> {
+    let LaneKey { tgid, tid, .. } = by;
     // SAFETY: the pointer comes from the map and was checked.
     let process = unsafe { *SELECTED.get_ptr(&tgid)? };
     if process & PROPAGATE == 0 {
@@ -107,7 +136,7 @@ fn note(tgid: u32, tid: u32, inode: u64, nonblocking: bool, captured: u32) -> Op
         }
     }
     // SAFETY: as above; volatile, because another function wrote to it.
-    let stream = unsafe { stream.read_volatile() };
+    let mut stream = unsafe { stream.read_volatile() };
     if ended != HEAD && matches!(stream.phase, OPAQUE | START) {
         return None;
     }
@@ -119,18 +148,20 @@ fn note(tgid: u32, tid: u32, inode: u64, nonblocking: bool, captured: u32) -> Op
     fresh.tgid = tgid;
     fresh.state_len = 0;
     fresh.reserved = 0;
-    fresh.flags = if nonblocking { READS_NONBLOCKING } else { 0 };
-    if let Some(before) = SERVING.get_ptr(&tid) {
-        // SAFETY: the pointer comes from the map and was checked; only this thread uses its entry.
-        let before = unsafe { &*before };
-        let other = before.inode != inode && before.flags & ANSWERED == 0;
-        if before.flags & INTERLEAVES != 0 || other && nonblocking {
-            fresh.flags |= INTERLEAVES;
-        }
-    }
+    // A head that was not captured as a whole is for the user side to read.
+    fresh.flags = if ended == HEAD { 0 } else { UNKNOWN };
     let begins = ended == HEAD && identify(fresh, &stream, bytes);
+    let (mut left, mut more) = (NO_LENGTH, false);
+    if ended == HEAD && stream.phase == START {
+        // Behind the head, in the same read.
+        let behind = length.saturating_sub(u64::from(stream.position()));
+        more = behind > stream.remaining;
+        left = stream.remaining.saturating_sub(behind);
+    }
+    let key = ConnectionKey { inode, tgid, reserved: 0 };
     // SAFETY: only borrowed.
-    let _ = SERVING.insert(&tid, unsafe { &*(&raw const *fresh) }, 0);
+    let request = unsafe { &*(&raw const *fresh) };
+    lineage::began(&key, next_number(), request, by, flags, left, more);
     if begins {
         send(TraceRecord {
             kind: Kind::Trace as u32,
@@ -305,34 +336,28 @@ extern "C" fn read_head(captured: u32) -> u32 {
 }
 
 /// What a thread's calls are caused by.
-enum Cause<'a> {
+enum Cause {
     /// By this request.
-    Request(&'a Serving),
+    Request(*const Serving),
     /// By none: the process serves none.
     Nothing,
     /// That can't be told here.
     Unknown,
 }
 
-/// On whose behalf a thread acts.
+/// On whose behalf the current thread acts.
 #[inline(always)]
-fn current_request<'a>(tgid: u32, tid: u32) -> Cause<'a> {
+fn cause(tgid: u32, tid: u32) -> Cause {
     let Some(process) = SELECTED.get_ptr(&tgid) else { return Cause::Unknown };
     // SAFETY: the pointer comes from the map and was checked.
     let process = unsafe { *process };
     if process & PROPAGATE == 0 {
         return Cause::Unknown;
     }
-    let Some(serving) = SERVING.get_ptr(&tid) else {
-        return if process & SERVES == 0 { Cause::Nothing } else { Cause::Unknown };
-    };
-    // SAFETY: the pointer comes from the map and was checked; only this thread changes its entry.
-    let serving = unsafe { &*serving };
-    let looping = process & LOOPS != 0 && serving.flags & READS_NONBLOCKING != 0;
-    if looping || serving.tgid != tgid || serving.flags & (UNKNOWN | ANSWERED | INTERLEAVES) != 0 {
-        return Cause::Unknown;
+    if process & SERVES == 0 {
+        return Cause::Nothing;
     }
-    Cause::Request(serving)
+    lineage::request(tgid, current_request(tgid, tid)).map_or(Cause::Unknown, Cause::Request)
 }
 
 /// Puts the lines for a request that the current thread sends together, in the entry of its connection; gives their
@@ -344,8 +369,12 @@ pub extern "C" fn compose(cookie: u64) -> u32 {
     let Some(outgoing) = OUTGOING.get_ptr_mut(&cookie) else { return 0 };
     // SAFETY: the pointer comes from the map and was checked; this thread holds the socket's lock.
     let lines = unsafe { (&raw mut (*outgoing).lines).cast::<u8>() };
-    let (trace_id, flags, state) = match current_request((ids >> 32) as u32, ids as u32) {
-        Cause::Request(serving) => (serving.trace_id, serving.flags, Some(serving)),
+    let (trace_id, flags, state) = match cause((ids >> 32) as u32, ids as u32) {
+        Cause::Request(serving) => {
+            // SAFETY: the pointer comes from the map and was checked.
+            let serving = unsafe { &*serving };
+            (serving.trace_id, serving.flags, Some(serving))
+        }
         Cause::Nothing => {
             let id = new_trace_id();
             (id, sampled(&id), None)
