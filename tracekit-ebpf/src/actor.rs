@@ -43,6 +43,9 @@ const BUFFER_UPDATED: (u64, u64) = (u64::from_le_bytes(*b"buffer_u"), u64::from_
 const DATA_RECEIVED_MASK: u64 = (1 << 48) - 1;
 const BUFFER_UPDATED_MASK: u64 = (1 << 56) - 1;
 
+/// It is not known who acts.
+pub const NOBODY: Identity = Identity { actor: 0, lane: 0, flags: 0, reserved: 0 };
+
 /// What [`identify`] found.
 #[derive(Clone, Copy)]
 #[repr(C)]
@@ -225,11 +228,10 @@ pub fn who(tgid: u32, tid: u32) -> Option<Found> {
 #[inline(never)]
 pub extern "C" fn identify(tgid: u32, tid: u32) -> u32 {
     let Some(found) = FOUND.get_ptr_mut(0) else { return 0 };
-    let nobody = Identity { actor: 0, lane: 0, flags: 0, reserved: 0 };
     // SAFETY: the pointer comes from the map and was checked; the value is this CPU's.
     unsafe {
         (*found).turn += 1;
-        (*found).identity = nobody;
+        (*found).identity = NOBODY;
         (*found).state = 0;
         (*found).frame = 0;
     }

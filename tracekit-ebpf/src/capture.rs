@@ -10,7 +10,7 @@ use tracekit_common::{
 #[cfg(feature = "propagate")]
 use crate::propagate::request;
 use crate::{
-    actor::{forget_input, identify, note_input},
+    actor::{NOBODY, forget_input, identify, note_input},
     bounds::{advanced, bounded},
     maps::{BUFFER, EVENTS, FOUND, ROLES, SCRATCH, lose, wakeup},
     read::{copy_user, user},
@@ -101,7 +101,7 @@ impl Call {
             return None;
         }
         let turned = state.flags & SENDING == 0;
-        let mut by = Identity { actor: 0, lane: 0, flags: 0, reserved: 0 };
+        let mut by = NOBODY;
         #[cfg(feature = "propagate")]
         let fresh = offset == 0 || !turned;
         if self.direction == INBOUND {
@@ -170,7 +170,7 @@ impl Call {
         match FOUND.get_ptr(0) {
             // SAFETY: the pointer comes from the map and was checked; the value is this CPU's.
             Some(found) => unsafe { (*found).identity },
-            None => Identity { actor: 0, lane: 0, flags: 0, reserved: 0 },
+            None => NOBODY,
         }
     }
 }

@@ -205,10 +205,11 @@ impl Correlator {
         std::mem::take(&mut self.quiet)
     }
 
-    /// The request that a thread serves, and its span.
+    /// The request for which somebody acts in a thread, and its span.
     #[must_use]
-    pub fn serving(&self, tgid: u32, tid: u32) -> Option<((ConnectionId, u64), SpanRef)> {
-        let request = self.served((tgid, tid, 0))?;
+    pub fn serving(&self, tgid: u32, tid: u32, by: &Identity) -> Option<((ConnectionId, u64), SpanRef)> {
+        let of_lane = if by.flags & IN_TASK == 0 { self.served(self.lane(tgid, tid, by)) } else { None };
+        let request = of_lane.or_else(|| self.actors.request_of((tgid, by.actor)))?;
         let span = SpanRef { trace_id: request.trace_id, span_id: request.span_id, sampled: request.sampled };
         Some((request.exchange, span))
     }
