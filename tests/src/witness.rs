@@ -46,6 +46,8 @@ pub struct Head {
     pub target: String,
     /// It has a `traceparent` of the application.
     pub own: bool,
+    /// Its body comes in chunks.
+    pub chunked: bool,
     /// The `traceparent` that was put in.
     pub added: Option<String>,
     /// The `tracestate` that was put in with it.
@@ -277,6 +279,7 @@ fn head(bytes: &[u8], seen: &mut Seen, stream: &mut TcpStream, shared: &Shared) 
     let expects = field("expect", &lines).0.is_some();
     let connect = found.method == "CONNECT";
     let slow = found.target.starts_with("/slow");
+    found.chunked = encoding.is_some();
     seen.heads.push(found);
     if more_lengths > 0 || length.is_some() && encoding.is_some() {
         return Ok(Place::Opaque);

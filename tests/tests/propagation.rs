@@ -143,7 +143,8 @@ fn nothing_but_a_header_changes() -> Result<()> {
         let spans = agent.spans_when(Duration::from_secs(20), |spans| spans.len() >= added)?;
         let by_id: HashMap<&str, &Span> = spans.iter().map(|span| (span.span_id.as_str(), span)).collect();
         let mut missing = 0usize;
-        for head in after.iter().flat_map(|seen| &seen.heads) {
+        let heads = after.iter().flat_map(|seen| seen.heads.iter().enumerate().map(move |at| (seen, at)));
+        for (seen, (at, head)) in heads {
             let Some(header) = &head.added else { continue };
             let (trace, span) = ids(header)?;
             match by_id.get(span.as_str()) {
@@ -158,6 +159,9 @@ fn nothing_but_a_header_changes() -> Result<()> {
                 }
                 // In more pieces than are captured.
                 None if head.target.contains("/vectors/") => {}
+                // Behind chunks of which not all was captured, so that the agent can't tell where they end.
+                None if head.target.contains("/pipelined/")
+                    && seen.heads.iter().take(at).any(|before| before.chunked) => {}
                 None => {
                     println!("no span: {} {:.40}", head.method, head.target);
                     missing += 1;
