@@ -250,6 +250,7 @@ impl Parts {
             Record::Data(data) => {
                 self.hits_before(data.returned);
                 let Self { probes, connections, correlator, world, pythons, spans, .. } = self;
+                correlator.losses(data.by.losses);
                 tracing::trace!(id = ?data.id, tid = data.tid, direction = ?data.direction, by = ?data.by, "data");
                 if data.direction == Direction::Outbound
                     && let Some(caller) = pythons.sends(data.tid)
@@ -259,7 +260,7 @@ impl Parts {
                 if data.direction == Direction::Outbound
                     && let Some(connection) = connections.get(data.id)
                 {
-                    correlator.wrote(connection, &data.by, |span| spans.submit(span));
+                    correlator.wrote(connection, &data.by, data.returned, |span| spans.submit(span));
                 }
                 let mut emit = emit(correlator, world, spans);
                 let verdict = connections.data(&data, |connection, event| {
@@ -290,7 +291,8 @@ impl Parts {
             Record::Process(event) => self.process(event),
             Record::Actor(new) => {
                 tracing::trace!(?new, "actor");
-                self.correlator.made(&new);
+                self.correlator.losses(new.by.losses);
+                self.correlator.made(&new, |span| self.spans.submit(span));
             }
             Record::Chosen(id, chosen) => self.connections.chosen(id, chosen),
             Record::NotHttp(cookie) => self.probes.leave_alone(cookie),

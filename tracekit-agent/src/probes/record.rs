@@ -5,7 +5,7 @@ use std::{
     path::PathBuf,
 };
 
-use tracekit_common::actor::{ActorRecord, CAUSE_ACCEPT, CAUSE_NONE, CAUSE_READ, Identity};
+use tracekit_common::actor::{ActorRecord, CAUSE_ACCEPT, CAUSE_NEXT, CAUSE_NONE, CAUSE_READ, Identity};
 use tracekit_common::event::{
     CLOSE_LOCAL, CLOSE_LOCAL_WRITE, CLOSE_REMOTE, CloseRecord, ConnectionRecord, DataRecord, INBOUND, Kind,
     NONBLOCKING, OUTBOUND, PROCESS_EXEC, PROCESS_EXIT, PROCESS_FORK, ProcessRecord, UNCOUNTED, UNIX_PATH,
@@ -143,7 +143,7 @@ pub struct Data<'a> {
     pub by: Identity,
 }
 
-/// A task was made, or work handed over.
+/// A task was made, or work handed over; or it is known since who did that.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct NewActor {
     /// Process.
@@ -169,6 +169,8 @@ pub enum Cause {
     Read(ConnectionId),
     /// It has accepted this connection.
     Accept(ConnectionId),
+    /// The maker has answered its request, and a protocol has begun with the one behind it.
+    Next,
 }
 
 /// A process forked, executed or exited.
@@ -254,6 +256,7 @@ fn actor(record: &ActorRecord) -> Option<Record<'static>> {
             CAUSE_NONE => Cause::None,
             CAUSE_READ => Cause::Read(id),
             CAUSE_ACCEPT => Cause::Accept(id),
+            CAUSE_NEXT => Cause::Next,
             _ => return None,
         },
     }))
