@@ -23,6 +23,8 @@ use crate::{
     process::selected,
     python::{known_running, running},
     read::word,
+    stack::report_stack,
+    waiter::note_waiter,
 };
 
 /// Entries of the dict of running tasks that are looked at, from the last on: one for each event loop, and
@@ -139,6 +141,8 @@ extern "C" fn new_actor(tgid: u32, tid: u32, object: u64) -> u32 {
     }
     // SAFETY: the helper has no preconditions.
     let time = unsafe { bpf_ktime_get_ns() };
+    // Right before the record: what it does later, it may do for who stands there.
+    report_stack(tgid, tid);
     send(ActorRecord { kind: Kind::Actor as u32, tgid, tid, what, actor, time, by, cause });
     0
 }
@@ -257,7 +261,7 @@ fn number_of(tgid: u32, object: u64) -> u64 {
 /// the thread is in.
 #[unsafe(no_mangle)]
 #[inline(never)]
-extern "C" fn current_task(tgid: u32, state: u64) -> u64 {
+pub extern "C" fn current_task(tgid: u32, state: u64) -> u64 {
     // SAFETY: as in `is_same_callback`.
     let Some(actors) = (unsafe { ACTORS.get(&tgid) }) else { return 0 };
     let context = word(state + u64::from(actors.context));
@@ -444,6 +448,7 @@ pub extern "C" fn waits(tgid: u32, tid: u32) -> u32 {
     // SAFETY: as in `is_same_callback`.
     let Some(python) = (unsafe { PYTHONS.get(&tgid) }) else { return 0 };
     let Some((state, frame)) = known_running(python, tid) else { return 0 };
+    note_waiter(tgid, tid, state, frame);
     let waiting_lane = lane_of(tgid, state, frame);
     // SAFETY: as in `is_same_callback`.
     let Some(actors) = (unsafe { ACTORS.get(&tgid) }) else { return 0 };

@@ -24,6 +24,15 @@ pub struct Caller {
     pub line: Option<i32>,
 }
 
+/// From where in the application something was sent.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Origin {
+    /// The innermost place.
+    pub caller: Arc<Caller>,
+    /// Those from which that was called, the next one first; empty if nobody wants them.
+    pub below: Vec<Arc<Caller>>,
+}
+
 /// What is known of a connection beside its bytes.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Connection {
@@ -34,7 +43,7 @@ pub struct Connection {
     /// The socket was in non-blocking mode at the last transfer.
     pub nonblocking: bool,
     /// Where in the application what was sent last was sent from, if it is known.
-    pub caller: Option<Arc<Caller>>,
+    pub origin: Option<Arc<Origin>>,
     /// Who did the last transfer.
     pub by: Identity,
     /// When it was met, nanoseconds of `CLOCK_MONOTONIC`; `u64::MAX` if the record that said so was lost.
@@ -43,7 +52,7 @@ pub struct Connection {
 
 impl Connection {
     fn new(id: ConnectionId, ends: Option<(Endpoint, Endpoint)>, opened: u64) -> Self {
-        Self { id, ends, nonblocking: false, caller: None, by: Identity::default(), opened }
+        Self { id, ends, nonblocking: false, origin: None, by: Identity::default(), opened }
     }
 }
 
@@ -118,7 +127,7 @@ impl Connections {
         }
         if data.direction == Direction::Inbound {
             // What is sent after an answer may be sent from elsewhere.
-            followed.connection.caller = None;
+            followed.connection.origin = None;
         }
         if followed.session.is_opaque() {
             followed.ignored = true;
@@ -136,9 +145,9 @@ impl Connections {
     }
 
     /// What is sent on this connection until something is received is sent from here.
-    pub fn sent_from(&mut self, id: ConnectionId, caller: Option<Arc<Caller>>) {
+    pub fn sent_from(&mut self, id: ConnectionId, origin: Option<Arc<Origin>>) {
         if let Some(followed) = self.followed.get_mut(&id) {
-            followed.connection.caller = caller;
+            followed.connection.origin = origin;
         }
     }
 
