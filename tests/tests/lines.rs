@@ -3,16 +3,18 @@
 //!
 //! `TRACEKIT_LINES_ONLY=uvloop` takes the servers whose name contains that, on both interpreters.
 
+use std::path::PathBuf;
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
 use tracekit_tests::agent::Agent;
 use tracekit_tests::interpreters::{Running, installed};
-use tracekit_tests::lines::{Verdict, noted};
+use tracekit_tests::lines::{Line, Verdict, noted};
 use tracekit_tests::load::Load;
 use tracekit_tests::parents::call_of;
 use tracekit_tests::paths;
+use tracekit_tests::span::Span;
 use tracekit_tests::stage::Stage;
 use tracekit_tests::work::{Python, SERVERS, Server, Upstream};
 
@@ -79,24 +81,80 @@ fn lines_under_servers() -> Result<()> {
 const UNKNOWN: &[&str] = &["soon", "thread"];
 const PERHAPS: &[&str] = &["pool", "pooled"];
 
+/// What is wrong with a call's stack: it begins with the call's line, and leads through coroutines and tasks to `main`.
+fn stack_complaint(span: &Span) -> Option<String> {
+    let (stack, line) = (span.text("code.stacktrace"), Line::of(span));
+    let Some((stack, line)) = stack.as_deref().zip(line.as_ref()) else {
+        return (stack.is_some() || line.is_some()).then(|| "a line or a stack alone".to_owned());
+    };
+    let mut frames = stack.lines();
+    let first = format!("  File \"{}\", line {}, in {}", line.file, line.number, line.function);
+    if frames.next() != Some(&first) {
+        return Some(format!("the stack does not begin with {first}"));
+    }
+    let mut functions = frames.filter_map(|frame| frame.rsplit(' ').next());
+    let own = call_of(span).is_some_and(|call| call.contains("_own"));
+    let whole = (!own || functions.next() == Some("calls")) && functions.next() == Some("main");
+    (!whole).then(|| "the stack does not lead to main".to_owned())
+}
+
+/// One run of `tests/apps/lines`.
+struct Run {
+    name: String,
+    event_loop: &'static str,
+    start: &'static str,
+    command: Command,
+    /// The tree that the interpreter sees as the whole file system.
+    root: Option<PathBuf>,
+}
+
 /// What is wrong with what is said of the calls of `tests/apps/lines`.
-fn lines_of_library_calls(stage: &Stage, upstream: &Upstream, name: &str, mut command: Command) -> Result<Vec<String>> {
-    let (loop_name, start) = name.rsplit_once('-').and_then(|(rest, start)| Some((rest.rsplit_once('-')?.1, start))).context("name")?;
-    let calls = stage.logs().join(format!("{name}.calls"));
+fn lines_of_library_calls(
+    stage: &Stage,
+    upstream: &Upstream,
+    Run { name, event_loop, start, mut command, root }: Run,
+) -> Result<Vec<String>> {
+    let is_foreign = root.is_some();
+    let home = stage.logs().join(format!("{name}.home"));
+    // An interpreter with a root of its own sees only what is below that.
+    let (home, inside) = match root {
+        Some(root) => {
+            let inside = PathBuf::from(format!("/tmp/tracekit-{name}"));
+            (root.join(inside.strip_prefix("/")?), inside)
+        }
+        None => (home.clone(), home),
+    };
+    let calls = home.join("calls");
+    if calls.exists() {
+        std::fs::remove_dir_all(&calls)?;
+    }
     std::fs::create_dir_all(&calls).with_context(|| format!("make {}", calls.display()))?;
-    let app = paths::apps().join("lines");
-    let modules = format!("{}:{}", app.join("site-packages").display(), paths::apps().join("work").display());
-    command.arg(app.join("app.py")).args([loop_name, start, &upstream.environment().1]);
-    command.env("CALLS_DIR", &calls).env("PYTHONPATH", modules).env("PYTHONDONTWRITEBYTECODE", "1");
+    for (from, to) in [
+        ("lines/app.py", "app.py"),
+        ("lines/site-packages/wire.py", "site-packages/wire.py"),
+        ("work/tokens.py", "tokens.py"),
+    ] {
+        let to = home.join(to);
+        std::fs::create_dir_all(to.parent().context("a file has a directory")?)?;
+        std::fs::copy(paths::apps().join(from), &to).with_context(|| format!("write {}", to.display()))?;
+    }
+    command.arg(inside.join("app.py")).args([event_loop, start, &upstream.environment().1]);
+    command.env("CALLS_DIR", inside.join("calls")).env("PYTHONPATH", inside.join("site-packages"));
+    command.env("PYTHONDONTWRITEBYTECODE", "1");
     let mut running = Running::start(command, Stdio::piped())?;
-    let agent = Agent::start(stage, &format!("{name}-agent"), &["attach"], &[running.pid()], &[])?;
+    let verb = ["attach", "--slow-call", "0"];
+    let agent = Agent::start(stage, &format!("{name}-agent"), &verb, &[running.pid()], &[])?;
     running.ask("go")?;
     let noted = noted(&calls)?;
     agent.spans_when(Duration::from_secs(20), |spans| {
         spans.iter().filter(|span| call_of(span).is_some()).count() >= noted.len()
     })?;
-    let verdict = Verdict::of(&agent.finish()?, &noted);
+    let spans = agent.finish()?;
+    let verdict = Verdict::of(&spans, &noted);
     eprintln!("{name}: {:?}", verdict.sum());
+    if is_foreign {
+        std::fs::remove_dir_all(&home).with_context(|| format!("remove {}", home.display()))?;
+    }
     let mut wrong = Vec::new();
     for ((kind, _), count) in &verdict.cells {
         let is_right = match kind.as_str() {
@@ -110,6 +168,9 @@ fn lines_of_library_calls(stage: &Stage, upstream: &Upstream, name: &str, mut co
             wrong.push(format!("{name}, {kind}: {count:?}, {}", example.map_or("", String::as_str)));
         }
     }
+    for span in spans.iter().filter(|span| call_of(span).is_some()) {
+        wrong.extend(stack_complaint(span).map(|what| format!("{name}: {what}: {span}")));
+    }
     ensure!(verdict.cells.len() > 15, "{name}: only {} kinds of calls", verdict.cells.len());
     Ok(wrong)
 }
@@ -119,20 +180,24 @@ fn lines_of_library_calls_in_all_versions() -> Result<()> {
     Stage::run("lines-library", |stage| {
         let upstream = Upstream::start(stage.logs())?;
         let only = std::env::var("TRACEKIT_LINES_ONLY").unwrap_or_default();
-        let mut commands = Vec::new();
-        for interpreter in installed()?.iter().filter(|one| VERSIONS.contains(&one.id.as_str())) {
-            for start in STARTS {
-                commands.push((format!("{}-asyncio-{start}", interpreter.id), interpreter.command()));
+        let mut runs = Vec::new();
+        for start in STARTS {
+            let mut run = |python: &str, event_loop, command, root| {
+                let name = format!("{python}-{event_loop}-{start}");
+                runs.push(Run { name, event_loop, start, command, root });
+            };
+            for one in installed()?.iter().filter(|one| VERSIONS.contains(&one.id.as_str())) {
+                let root = one.root.as_ref().map(|root| paths::workspace().join(root));
+                run(&one.id, "asyncio", one.command(), root);
             }
-        }
-        for python in ["servers", "servers-pyenv"] {
-            for start in STARTS {
-                commands.push((format!("{python}-uvloop-{start}"), Command::new(paths::venv(python, "python")?)));
+            for python in ["servers", "servers-pyenv"] {
+                run(python, "uvloop", Command::new(paths::venv(python, "python")?), None);
             }
         }
         let mut wrong = Vec::new();
-        for (name, command) in commands.into_iter().filter(|(name, _)| name.contains(&only)) {
-            wrong.extend(lines_of_library_calls(&stage, &upstream, &name, command).with_context(|| name.clone())?);
+        for run in runs.into_iter().filter(|run| run.name.contains(&only)) {
+            let name = run.name.clone();
+            wrong.extend(lines_of_library_calls(&stage, &upstream, run).context(name)?);
         }
         ensure!(wrong.is_empty(), "{}", wrong.join("\n"));
         Ok(())
@@ -147,6 +212,7 @@ const VERSIONS: &[&str] = &[
     "3.11-pyenv-static-stripped",
     "3.12-pyenv",
     "3.13-pyenv-stripped",
+    "3.14-debian-sid",
 ];
 /// Ways to start an event loop.
 const STARTS: &[&str] = &["run", "until", "forever"];

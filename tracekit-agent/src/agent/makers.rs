@@ -68,6 +68,11 @@ impl Makers {
         known.then(|| Arc::clone(&made.origin))
     }
 
+    /// The line from which the application itself has made an actor.
+    pub fn known(&mut self, tgid: u32, by: &Identity) -> Option<&Origin> {
+        self.get(tgid, by).filter(|made| made.directly).map(|made| &*made.origin)
+    }
+
     /// The line for which an actor makes another one at `time`, if its own stack does not say.
     pub fn inherited(&mut self, tgid: u32, by: &Identity, time: u64) -> Option<Arc<Origin>> {
         let made = self.get(tgid, by)?;

@@ -202,15 +202,15 @@ impl Pythons {
         let stack = self.waiting.remove(&data.tid)?;
         let tgid = data.id.tgid;
         let walked = self.walk(&stack, &data.by, probes);
-        let maker = || self.makers.origin(tgid, &data.by, data.entered);
-        Some(walked.origin.or_else(maker))
+        let origin = self.origin(walked.places, tgid, &data.by);
+        Some(origin.or_else(|| self.makers.origin(tgid, &data.by, data.entered)))
     }
 
     /// A task was made, or work was handed over.
     pub fn made(&mut self, new: &NewActor, probes: &mut Probes) {
         let Some(stack) = self.waiting.remove(&new.tid) else { return };
-        let Walked { origin, directly, is_item } = self.walk(&stack, &new.by, probes);
-        let made = match origin {
+        let Walked { places, directly, is_item } = self.walk(&stack, &new.by, probes);
+        let made = match self.origin(places, new.tgid, &new.by) {
             Some(origin) => Made::new(origin, directly, is_item, new.time),
             None => match self.makers.inherited(new.tgid, &new.by, new.time) {
                 Some(origin) => Made::new(origin, false, is_item, new.time),
@@ -220,10 +220,25 @@ impl Pythons {
         self.makers.insert(new.tgid, new.actor, made);
     }
 
+    /// These places, and below them those from where the task was made that is there.
+    fn origin(&mut self, places: Vec<Arc<Caller>>, tgid: u32, by: &Identity) -> Option<Arc<Origin>> {
+        let mut places = places.into_iter();
+        let caller = places.next()?;
+        let mut below: Vec<Arc<Caller>> = places.collect();
+        if self.deeper
+            && let Some(maker) = self.makers.known(tgid, by)
+        {
+            let room = MAX_BELOW.saturating_sub(below.len());
+            let all = std::iter::once(&maker.caller).chain(&maker.below);
+            below.extend(all.take(room).map(Arc::clone));
+        }
+        Some(Arc::new(Origin { caller, below }))
+    }
+
     /// The newest frames of the application, but for those below an event loop: they have started it, and asked for
     /// nothing.
     fn walk(&mut self, stack: &Stack, by: &Identity, probes: &mut Probes) -> Walked {
-        let mut walked = Walked { origin: None, directly: true, is_item: false };
+        let mut walked = Walked { places: Vec::new(), directly: true, is_item: false };
         let Some(resolver) = self.resolvers.get_mut(&stack.tgid) else { return walked };
         let thread = (stack.tgid, stack.tid);
         if by.flags & IN_TASK != 0 && !self.loops.contains(&thread) {
@@ -234,7 +249,6 @@ impl Pythons {
         }
         // An event loop in C has no frame of its own: it runs where its thread waits.
         let waiter = (stack.waiter.code != 0 && self.loops.contains(&thread)).then_some(stack.waiter);
-        let mut places: Vec<Arc<Caller>> = Vec::new();
         let mut in_event_loop = false;
         let mut first = None;
         for (index, frame) in stack.frames.iter().enumerate() {
@@ -255,8 +269,8 @@ impl Pythons {
             if in_event_loop {
                 break;
             }
-            places.push(self.places.of(stack.tgid, frame, &known, resolver));
-            if places.len() > usize::from(self.deeper) * MAX_BELOW {
+            walked.places.push(self.places.of(stack.tgid, frame, &known, resolver));
+            if walked.places.len() > usize::from(self.deeper) * MAX_BELOW {
                 break;
             }
         }
@@ -271,16 +285,14 @@ impl Pythons {
             // Its memory is another's since.
             probes.walk_past(stack.tgid, frame.code);
         }
-        let mut places = places.into_iter();
-        walked.origin = places.next().map(|caller| Arc::new(Origin { caller, below: places.collect() }));
         walked
     }
 }
 
 /// What a stack says.
 struct Walked {
-    /// Where in the application it is.
-    origin: Option<Arc<Origin>>,
+    /// Where in the application it is, the newest place first.
+    places: Vec<Arc<Caller>>,
     /// There is nothing between the application and what is done that would have reasons of its own for it.
     directly: bool,
     /// Work is handed to a thread.

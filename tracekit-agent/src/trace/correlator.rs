@@ -213,8 +213,7 @@ impl Correlator {
     #[must_use]
     pub fn serving(&self, tgid: u32, tid: u32) -> Option<((ConnectionId, u64), SpanRef)> {
         let request = self.served((tgid, tid, 0))?;
-        let span =
-            SpanRef { trace_id: request.trace_id, span_id: request.span_id, sampled: request.sampled };
+        let span = SpanRef { trace_id: request.trace_id, span_id: request.span_id, sampled: request.sampled };
         Some((request.exchange, span))
     }
 
