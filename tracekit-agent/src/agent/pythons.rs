@@ -202,6 +202,9 @@ impl Pythons {
         let stack = self.waiting.remove(&data.tid)?;
         let tgid = data.id.tgid;
         let walked = self.walk(&stack, &data.by, probes);
+        if walked.is_elsewhere {
+            return Some(None);
+        }
         let origin = self.origin(walked.places, tgid, &data.by);
         Some(origin.or_else(|| self.makers.origin(tgid, &data.by, data.entered)))
     }
@@ -209,7 +212,10 @@ impl Pythons {
     /// A task was made, or work was handed over.
     pub fn made(&mut self, new: &NewActor, probes: &mut Probes) {
         let Some(stack) = self.waiting.remove(&new.tid) else { return };
-        let Walked { places, directly, is_item } = self.walk(&stack, &new.by, probes);
+        let Walked { places, directly, is_item, is_elsewhere } = self.walk(&stack, &new.by, probes);
+        if is_elsewhere {
+            return;
+        }
         let made = match self.origin(places, new.tgid, &new.by) {
             Some(origin) => Made::new(origin, directly, is_item, new.time),
             None => match self.makers.inherited(new.tgid, &new.by, new.time) {
@@ -238,7 +244,7 @@ impl Pythons {
     /// The newest frames of the application, but for those below an event loop: they have started it, and asked for
     /// nothing.
     fn walk(&mut self, stack: &Stack, by: &Identity, probes: &mut Probes) -> Walked {
-        let mut walked = Walked { places: Vec::new(), directly: true, is_item: false };
+        let mut walked = Walked { directly: true, ..Walked::default() };
         let Some(resolver) = self.resolvers.get_mut(&stack.tgid) else { return walked };
         let thread = (stack.tgid, stack.tid);
         if by.flags & IN_TASK != 0 && !self.loops.contains(&thread) {
@@ -250,6 +256,7 @@ impl Pythons {
         // An event loop in C has no frame of its own: it runs where its thread waits.
         let waiter = (stack.waiter.code != 0 && self.loops.contains(&thread)).then_some(stack.waiter);
         let mut in_event_loop = false;
+        let mut is_awaited = false;
         let mut first = None;
         for (index, frame) in stack.frames.iter().enumerate() {
             in_event_loop |= waiter == Some(*frame);
@@ -260,13 +267,15 @@ impl Pythons {
             }
             if known.is_library {
                 if first.is_none() {
-                    walked.directly &= known.acts_for_its_caller;
+                    walked.is_elsewhere |= known.runs_on_another_stack;
+                    is_awaited |= walked.is_item && walked.directly && known.waits_for_work;
+                    walked.directly &= known.acts_for_its_caller || is_awaited;
                     walked.is_item |= index == 0 && known.code.filename.ends_with(EXECUTORS);
                 }
                 continue;
             }
             first.get_or_insert((index, frame.code));
-            if in_event_loop {
+            if in_event_loop || walked.is_elsewhere {
                 break;
             }
             walked.places.push(self.places.of(stack.tgid, frame, &known, resolver));
@@ -290,6 +299,7 @@ impl Pythons {
 }
 
 /// What a stack says.
+#[derive(Default)]
 struct Walked {
     /// Where in the application it is, the newest place first.
     places: Vec<Arc<Caller>>,
@@ -297,6 +307,8 @@ struct Walked {
     directly: bool,
     /// Work is handed to a thread.
     is_item: bool,
+    /// The application's innermost frames are on another stack, of which nothing is known.
+    is_elsewhere: bool,
 }
 
 /// Places that were met: they are met again and again.

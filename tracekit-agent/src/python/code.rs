@@ -213,6 +213,20 @@ pub fn is_event_loop(filename: &str, function: &str) -> bool {
     loops.iter().any(|end| filename.ends_with(end)) && functions.contains(&name)
 }
 
+/// Runs a function of the application on another stack, in a greenlet, so that the application's frames below are not
+/// the innermost ones: SQLAlchemy's `AsyncSession.run_sync` and the like.
+#[must_use]
+pub fn runs_on_another_stack(filename: &str, function: &str) -> bool {
+    filename.contains("-packages/sqlalchemy/ext/asyncio/") && function.ends_with("run_sync")
+}
+
+/// Hands work to a thread and waits for it, so that the work is for its caller: asgiref's `sync_to_async`, through which
+/// Django does what its asynchronous methods ask for.
+#[must_use]
+pub fn waits_for_work(filename: &str) -> bool {
+    filename.contains("-packages/asgiref/")
+}
+
 /// Makes tasks, or hands work over, only for who calls it: the standard library, and anyio.
 #[must_use]
 pub fn acts_for_its_caller(filename: &str) -> bool {
@@ -300,6 +314,17 @@ mod tests {
         {
             assert!(!is_event_loop(path, "run"), "{path}");
         }
+    }
+
+    #[test]
+    fn greenlets_and_threads_of_libraries() {
+        let packages = "/v/lib/python3.11/site-packages";
+        let session = format!("{packages}/sqlalchemy/ext/asyncio/session.py");
+        assert!(runs_on_another_stack(&session, "AsyncSession.run_sync"));
+        assert!(!runs_on_another_stack(&session, "AsyncSession.execute"));
+        assert!(!runs_on_another_stack("/srv/app.py", "run_sync"));
+        assert!(waits_for_work(&format!("{packages}/asgiref/sync.py")));
+        assert!(!waits_for_work(&format!("{packages}/django/db/models/query.py")));
     }
 
     #[test]

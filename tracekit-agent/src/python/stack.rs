@@ -7,7 +7,9 @@ use std::time::{Duration, Instant};
 
 use tracekit_common::python::Frame;
 
-use super::code::{acts_for_its_caller, is_event_loop, is_library};
+use super::code::{
+    acts_for_its_caller, is_event_loop, is_library, runs_on_another_stack, waits_for_work,
+};
 use super::evidence::Evidence;
 use super::frame::instruction_offset;
 use super::reader::{Code, Reader};
@@ -27,6 +29,10 @@ pub struct KnownCode {
     pub is_library: bool,
     /// It runs an event loop.
     pub is_event_loop: bool,
+    /// It runs functions of the application on another stack.
+    pub runs_on_another_stack: bool,
+    /// It hands work over and waits for that.
+    pub waits_for_work: bool,
     /// It makes tasks for who calls it, not for itself.
     pub acts_for_its_caller: bool,
 }
@@ -125,6 +131,8 @@ impl Resolver {
         let known = Arc::new(KnownCode {
             is_library: is_library(&code.filename),
             is_event_loop: is_event_loop(&code.filename, &code.qualname),
+            runs_on_another_stack: runs_on_another_stack(&code.filename, &code.qualname),
+            waits_for_work: waits_for_work(&code.filename),
             acts_for_its_caller: acts_for_its_caller(&code.filename),
             code,
         });
