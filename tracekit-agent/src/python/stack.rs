@@ -7,9 +7,7 @@ use std::time::{Duration, Instant};
 
 use tracekit_common::python::Frame;
 
-use super::code::{
-    acts_for_its_caller, is_event_loop, is_library, runs_on_another_stack, waits_for_work,
-};
+use super::code::{acts_for_its_caller, is_event_loop, is_library, runs_on_another_stack, waits_for_work};
 use super::evidence::Evidence;
 use super::frame::instruction_offset;
 use super::reader::{Code, Reader};
