@@ -5,7 +5,7 @@
 //! event loop), it is the request for which the task acts that sends ([`super::actors`]); that may be known only
 //! when the task answers, so that spans wait for it. What is not known is left out, never guessed.
 
-use std::{collections::HashMap, sync::Arc};
+use std::{collections::HashMap, sync::Arc, time::Duration};
 
 use tracekit_common::actor::{IN_TASK, Identity, KNOWN, WAITS_ELSEWHERE};
 use tracekit_protocol::{Begin, End, Event, Outcome, Request, Role};
@@ -16,10 +16,11 @@ use super::{
     database::{Statements, describe_redis, describe_sql},
     http,
     peer::ServiceMap,
+    repeats::{Insight, Repeated, Repeats},
     span::{Attributes, Resource, Span, SpanId, SpanKind, SpanRef, Status, TraceId},
 };
 use crate::{
-    net::{Caller, Connection},
+    net::{Connection, Origin},
     probes::record::{Chosen, ConnectionId, NewActor},
 };
 
@@ -73,7 +74,7 @@ struct Open {
     /// Its ids are in the headers that the other end gets.
     sent: bool,
     /// Where the application made this call.
-    caller: Option<Arc<Caller>>,
+    origin: Option<Arc<Origin>>,
 }
 
 type ExchangeId = (ConnectionId, u64);
@@ -89,6 +90,8 @@ struct Held {
     /// When it was sent, and when it was complete; nanoseconds of `CLOCK_MONOTONIC`.
     begin: u64,
     since: u64,
+    /// What of it may be repeated.
+    call: Option<Repeated>,
 }
 
 /// What a thread is serving, or a greenlet in it.
@@ -111,6 +114,8 @@ pub struct Correlator {
     held: Vec<Held>,
     services: ServiceMap,
     statements: Statements,
+    insight: Insight,
+    repeats: Repeats,
     /// See [`Correlator::quiet`].
     quiet: Vec<ConnectionId>,
     /// See [`Correlator::losses`].
@@ -120,8 +125,8 @@ pub struct Correlator {
 impl Correlator {
     /// With the user's names of services.
     #[must_use]
-    pub fn new(services: ServiceMap) -> Self {
-        Self { services, ..Self::default() }
+    pub fn new(services: ServiceMap, insight: Insight) -> Self {
+        Self { services, insight, repeats: Repeats::new(insight.repeats), ..Self::default() }
     }
 
     /// Something happened on a connection; gives the span that it completes.
@@ -200,6 +205,9 @@ impl Correlator {
                 && held.begin >= request.begin
             {
                 held.caused_by(request);
+                if let Some(call) = &held.call {
+                    self.repeats.called(request.span_id, call);
+                }
             }
             emit(held.span);
         }
@@ -250,6 +258,7 @@ impl Correlator {
         self.lanes.retain(|lane, _| lane.0 != tgid);
         self.open.retain(|id, _| id.0.tgid != tgid);
         self.actors.process_gone(tgid);
+        self.repeats.process_gone(tgid);
         for held in std::mem::take(&mut self.held) {
             if held.actor.0 == tgid {
                 emit(held.span);
@@ -291,6 +300,7 @@ impl Correlator {
                     open.sampled = env.sample(remote.trace_id, Some(remote.sampled));
                     open.trace_state = remote.trace_state;
                 }
+                self.repeats.began(tgid, open.span_id);
                 self.actors.began(Arc::new(Served {
                     exchange,
                     begin: begin.start,
@@ -303,7 +313,7 @@ impl Correlator {
             }
             Role::Client => {
                 let mut open = begun(lane, begin.start, connection.chosen, env);
-                open.caller.clone_from(&connection.caller);
+                open.origin.clone_from(&connection.origin);
                 // What a thread has read itself it has not got from elsewhere.
                 let mut cause = if by.flags & IN_TASK == 0 { self.cause(lane, connection.id) } else { None };
                 if cause.is_none() && by.actor != 0 {
@@ -379,8 +389,18 @@ impl Correlator {
             }
         }
         let mut described = self.describe(connection, &end)?;
-        if let Some(caller) = &open.caller {
-            attributes::code(&mut described.attributes, caller);
+        if let Some(origin) = &open.origin {
+            attributes::code(&mut described.attributes, &origin.caller);
+            let took = Duration::from_nanos(end.end.saturating_sub(end.start));
+            if self.insight.slow_call.is_some_and(|limit| took >= limit) {
+                attributes::stacktrace(&mut described.attributes, origin);
+            }
+        }
+        let call = Repeated::of(end.role, &described.attributes, open.origin.as_deref());
+        if end.role == Role::Server {
+            self.repeats.ended(open.span_id, &mut described.attributes);
+        } else if let (Some(parent), Some(call)) = (open.parent, &call) {
+            self.repeats.called(parent, call);
         }
         let start = env.unix_nanos(end.start);
         let span = Span {
@@ -403,7 +423,14 @@ impl Correlator {
         };
         match open.actor {
             Some(actor) if self.actors.may_be_known_later(actor) && self.held.len() < MAX_HELD => {
-                self.held.push(Held { span, sent: open.sent, actor, begin: open.begin, since: end.end });
+                self.held.push(Held {
+                    span,
+                    sent: open.sent,
+                    actor,
+                    begin: open.begin,
+                    since: end.end,
+                    call,
+                });
                 None
             }
             _ => Some(span),
@@ -477,7 +504,7 @@ fn root(lane: Lane, begin: u64, env: &impl Environment) -> Open {
         begin,
         actor: None,
         sent: false,
-        caller: None,
+        origin: None,
     }
 }
 
@@ -533,7 +560,7 @@ mod tests {
             id: ConnectionId { tgid: 1, inode },
             ends,
             nonblocking,
-            caller: None,
+            origin: None,
             by: Identity::default(),
             opened: 0,
             chosen: None,
