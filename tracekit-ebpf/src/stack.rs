@@ -59,9 +59,14 @@ pub extern "C" fn report_stack(tgid: u32, tid: u32) -> u32 {
 fn report(python: &Python, tgid: u32, tid: u32) -> Option<()> {
     let (state, newest) = running(python, tgid, tid)?;
     let record = STACK.get_ptr_mut(0)?.cast::<u8>();
-    let end = walk::<false>(python, tgid, newest, record);
+    let end = walk::<false>(python, tgid, newest, record, tid);
     // SAFETY: the buffer is this CPU's, larger than the header, and aligned to 8 bytes, as map values are.
-    let StackRecord { count, application, .. } = unsafe { *record.cast::<StackRecord>() };
+    let StackRecord { tid: owner, count, application, .. } =
+        unsafe { record.cast::<StackRecord>().read_volatile() };
+    // A probe in user code may be interrupted by another thread, which then has written its own stack here.
+    if owner != tid {
+        return None;
+    }
     // SAFETY: only this thread uses its entry.
     let waiter = unsafe { WAITERS.get(&tid) }.copied().unwrap_or(Frame { code: 0, instruction: 0 });
     // SAFETY: the helper has no preconditions.
@@ -88,16 +93,16 @@ pub extern "C" fn walk_whole(tgid: u32, newest: u64) -> u32 {
     let (Some(python), Some(record)) = (unsafe { PYTHONS.get(&tgid) }, STACK.get_ptr_mut(0)) else {
         return END_FAULT;
     };
-    walk::<true>(python, tgid, newest, record.cast())
+    walk::<true>(python, tgid, newest, record.cast(), 0)
 }
 
-/// Writes frames behind the header of `record`, and their number into it; how the walk ended. A walk that is not
-/// `WHOLE` ends at the first frame of the application, or a few behind it.
+/// Writes frames behind the header of `record`, and their number into it; how the walk ended. `owner` is left in the
+/// record for who looks whether it is still his. A walk that is not `WHOLE` ends at the first frame of the application, or a few behind it.
 ///
 /// What differs from frame to frame is kept in memory, and nothing branches on what is known of the process:
 /// so every turn of the loop looks the same to the verifier, and it need not follow them all.
 #[inline(always)]
-fn walk<const WHOLE: bool>(python: &Python, tgid: u32, newest: u64, record: *mut u8) -> u32 {
+fn walk<const WHOLE: bool>(python: &Python, tgid: u32, newest: u64, record: *mut u8, owner: u32) -> u32 {
     // SAFETY: all are within the buffer's `SCRATCH` bytes, and aligned.
     let (count, frames, memory) =
         unsafe { (&raw mut (*record.cast::<StackRecord>()).count, record.add(HEADER), record.add(FRAME_AT)) };
@@ -110,6 +115,7 @@ fn walk<const WHOLE: bool>(python: &Python, tgid: u32, newest: u64, record: *mut
     let deeper = if python.flags & DEEPER != 0 { u64::from(DEEPER_FRAMES) } else { 0 };
     // SAFETY: as above, here and at each use below; volatile, so that it stays in memory.
     unsafe {
+        (&raw mut (*record.cast::<StackRecord>()).tid).write_volatile(owner);
         count.write_volatile(0);
         application.write_volatile(0);
         left.write_volatile(u32::MAX);

@@ -38,6 +38,8 @@ const LOOK_OFTEN: Duration = Duration::from_millis(250);
 const LOOK_SELDOM: Duration = Duration::from_secs(30);
 /// Bytes of a function that are read to see where to probe it.
 const PROBED_BYTES: usize = 8;
+/// Nanoseconds between the making of an actor and the reading of the stack, at most: what is longer was interrupted.
+const AT_ONCE: u64 = 10_000_000;
 /// Threads with event loops that are remembered.
 const MAX_LOOPS: usize = 16 * 1024;
 /// Places of a stack below the innermost one, at most.
@@ -200,6 +202,11 @@ impl Pythons {
     /// Where from in the application a thread sends this; `None` if nothing was said of what it sends now.
     pub fn sends(&mut self, data: &Data<'_>, probes: &mut Probes) -> Option<Option<Arc<Origin>>> {
         let stack = self.waiting.remove(&data.tid)?;
+        // Read in this very call, else it is not of what is sent.
+        let since = if data.entered < data.returned { data.entered } else { 0 };
+        if !(since..=data.returned).contains(&stack.time) {
+            return None;
+        }
         let tgid = data.id.tgid;
         let walked = self.walk(&stack, &data.by, probes);
         if walked.is_elsewhere {
@@ -212,6 +219,9 @@ impl Pythons {
     /// A task was made, or work was handed over.
     pub fn made(&mut self, new: &NewActor, probes: &mut Probes) {
         let Some(stack) = self.waiting.remove(&new.tid) else { return };
+        if !(new.time..=new.time.saturating_add(AT_ONCE)).contains(&stack.time) {
+            return;
+        }
         let Walked { places, directly, is_item, is_elsewhere } = self.walk(&stack, &new.by, probes);
         if is_elsewhere {
             return;
