@@ -25,18 +25,7 @@ const NOT_YET: &[(&str, &[&str])] = &[
     ("gunicorn gthread, Flask", &["contextpool"]),
     ("gunicorn gevent, Flask", ALL),
     ("gunicorn eventlet, Flask", ALL),
-    ("gunicorn uvicorn worker, FastAPI", ALL),
-    ("gunicorn gthread, Flask async views", ALL),
     ("waitress, Flask", ALL),
-    ("uvicorn asyncio, FastAPI", ALL),
-    ("uvicorn uvloop, FastAPI", ALL),
-    ("uvicorn uvloop, 2 workers, FastAPI", ALL),
-    ("uvicorn uvloop, Django async views", ALL),
-    ("hypercorn, FastAPI", ALL),
-    ("daphne, Django async views", ALL),
-    ("aiohttp", ALL),
-    ("Tornado", ALL),
-    ("Sanic", ALL),
 ];
 
 const ALL: &[&str] = &[

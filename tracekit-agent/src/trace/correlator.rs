@@ -164,13 +164,12 @@ impl Correlator {
     /// that go to `emit`.
     pub fn wrote(&mut self, connection: &Connection, by: &Identity, time: u64, emit: impl FnMut(Span)) {
         let (id, tgid) = (connection.id, connection.id.tgid);
-        self.actors.wrote(id, by.actor, time);
-        if by.actor == 0 {
-            return;
-        }
-        if let Some(request) = self.actors.answers((tgid, by.actor), id, connection.opened) {
+        if by.actor != 0
+            && let Some(request) = self.actors.answers((tgid, by.actor), id, connection.opened)
+        {
             self.settled(tgid, &request, emit);
         }
+        self.actors.wrote(id, by.actor, time);
     }
 
     /// Some actors of a process have turned out to act for this request.
