@@ -107,7 +107,7 @@ pub const WAITS_ELSEWHERE: u32 = 4;
 /// The actor is the task that the thread runs.
 pub const IN_TASK: u32 = 8;
 /// It runs in another context than its own, which it has entered.
-pub const NESTED: u32 = 16;
+pub const NESTED: u32 = 32;
 
 /// There is a new actor, or it is known since who made one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -139,7 +139,7 @@ pub const CAUSE_READ: u32 = 1;
 /// A socket that was accepted.
 pub const CAUSE_ACCEPT: u32 = 2;
 /// Its maker has answered a request, and with that a protocol has begun with the one behind it.
-pub const CAUSE_NEXT: u32 = 3;
+pub const CAUSE_NEXT: u32 = 6;
 
 const _: () = assert!(size_of::<Actors>() == 32 + 12 * 4);
 const _: () = assert!(size_of::<ObjectKey>() == 16);

@@ -509,6 +509,110 @@ mod tests {
     }
 
     #[test]
+    fn what_is_made_with_an_answer_may_be_for_a_request_that_was_read_before() {
+        let mut actors = Actors::default();
+        actors.began(served(CONNECTION, 0, 100));
+        actors.made(&new(1, 0, 101, Cause::Read(CONNECTION)), None);
+        actors.wrote(CONNECTION, 1, 110);
+        actors.ended((CONNECTION, 0));
+        actors.began(served(CONNECTION, 1, 120));
+        // It was read after the answer was written: nobody can have begun with it then.
+        actors.made(&new(2, 1, 121, Cause::None), None);
+        actors.made(&new(3, 0, 122, Cause::Read(CONNECTION)), None);
+        assert_eq!([2, 3].map(|actor| request(&actors, actor)), [0, 1].map(|id| Some((CONNECTION, id))));
+        // The beginning of a large answer is written, and the rest waits for the client.
+        actors.began(served(CONNECTION, 2, 130));
+        actors.wrote(CONNECTION, 3, 131);
+        actors.made(&new(4, 3, 132, Cause::None), None);
+        assert_eq!(request(&actors, 4), None);
+    }
+
+    #[test]
+    fn what_was_read_while_another_request_is_handled_is_for_who_has_read_it() {
+        let mut actors = Actors::default();
+        actors.began(served(CONNECTION, 0, 100));
+        actors.made(&new(1, 0, 101, Cause::Read(CONNECTION)), None);
+        actors.began(served(CONNECTION, 1, 105));
+        actors.made(&new(2, 0, 106, Cause::Read(CONNECTION)), None);
+        assert_eq!(request(&actors, 2), Some((CONNECTION, 1)));
+        // Of two that were read together nobody knows for which.
+        actors.began(served(CONNECTION, 2, 110));
+        actors.began(served(CONNECTION, 3, 110));
+        actors.made(&new(3, 0, 111, Cause::Read(CONNECTION)), None);
+        assert_eq!(request(&actors, 3), None);
+    }
+
+    #[test]
+    fn a_protocol_begins_with_the_next_request_when_one_is_answered() {
+        let mut actors = Actors::default();
+        actors.began(served(CONNECTION, 0, 100));
+        actors.began(served(CONNECTION, 1, 100));
+        actors.made(&new(1, 0, 101, Cause::Read(CONNECTION)), None);
+        // The answer is still in a buffer of the process.
+        actors.made(&new(2, 1, 102, Cause::Next), None);
+        actors.made(&new(3, 2, 103, Cause::None), None);
+        assert_eq!([1, 2, 3].map(|actor| request(&actors, actor).unwrap().1), [0, 1, 1]);
+        actors.made(&new(4, 1, 104, Cause::Next), None);
+        assert_eq!(request(&actors, 4), None);
+    }
+
+    #[test]
+    fn who_handles_a_connection_may_be_at_the_next_request_when_an_answer_has_begun() {
+        let mut actors = Actors::default();
+        actors.made(&new(1, 0, 90, Cause::Accept(CONNECTION)), None);
+        actors.began(served(CONNECTION, 0, 100));
+        actors.wrote(CONNECTION, 1, 101);
+        assert_eq!(request(&actors, 1), Some((CONNECTION, 0)));
+        actors.began(served(CONNECTION, 1, 102));
+        assert_eq!(request(&actors, 1), None);
+        actors.made(&new(2, 1, 103, Cause::None), None);
+        assert_eq!(request(&actors, 2), None);
+        actors.ended((CONNECTION, 0));
+        assert_eq!(request(&actors, 1), Some((CONNECTION, 1)));
+    }
+
+    #[test]
+    fn it_may_be_known_later_who_has_made_somebody() {
+        let mut actors = Actors::default();
+        actors.began(served(CONNECTION, 0, 100));
+        actors.made(&new(1, 0, 101, Cause::Read(CONNECTION)), None);
+        assert!(!actors.made(&new(2, 0, 102, Cause::None), None));
+        assert!(actors.may_be_known_later((1, 2)));
+        assert!(actors.made(&new(2, 1, 103, Cause::None), None));
+        assert_eq!(request(&actors, 2), Some((CONNECTION, 0)));
+        // That does not change any more.
+        actors.began(served(OTHER, 0, 104));
+        actors.made(&new(3, 0, 105, Cause::Read(OTHER)), None);
+        assert!(!actors.made(&new(2, 3, 106, Cause::None), None));
+        assert_eq!(request(&actors, 2), Some((CONNECTION, 0)));
+    }
+
+    #[test]
+    fn after_a_loss_only_who_acts_for_one_request_is_believed() {
+        let mut actors = Actors::default();
+        actors.made(&new(1, 0, 90, Cause::Accept(CONNECTION)), None);
+        actors.began(served(CONNECTION, 0, 100));
+        actors.made(&new(2, 1, 101, Cause::None), None);
+        // The end of that answer and the next request's begin are lost.
+        actors.lost();
+        actors.made(&new(3, 1, 121, Cause::None), None);
+        actors.made(&new(4, 2, 122, Cause::None), None);
+        actors.made(&new(5, 0, 123, Cause::Read(CONNECTION)), None);
+        // Nor are those believed whose record was lost.
+        actors.made(&new(6, 99, 124, Cause::None), None);
+        let of = |actors: &Actors| [1, 2, 3, 4, 5, 6].map(|actor| request(actors, actor).map(|of| of.1));
+        assert_eq!(of(&actors), [None, Some(0), None, Some(0), None, None]);
+        // A request may be answered that is not the one that seems to be.
+        actors.began(served(CONNECTION, 2, 130));
+        assert_eq!(actors.answers((1, 3), CONNECTION, 50), None);
+        assert_eq!(of(&actors), [None, Some(0), None, Some(0), None, None]);
+        // From the next one on it is known where one begins.
+        actors.ended((CONNECTION, 2));
+        actors.began(served(CONNECTION, 3, 140));
+        assert_eq!(of(&actors), [Some(3), Some(0), None, Some(0), None, None]);
+    }
+
+    #[test]
     fn others_are_nobodys() {
         let mut actors = Actors::default();
         actors.began(served(CONNECTION, 0, 100));

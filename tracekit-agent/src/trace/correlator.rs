@@ -609,6 +609,45 @@ mod tests {
     }
 
     #[test]
+    fn a_span_waits_until_it_is_known_whose_work_it_is() {
+        let mut correlator = Correlator::default();
+        let (_, early) = call_of_unknown_task(&mut correlator);
+        assert_eq!(early, None);
+        let made = |actor: u64, by: u64, cause: Cause| {
+            let by = Identity { actor: by, ..Identity::default() };
+            NewActor { tgid: 1, tid: 7, actor, time: 1, by, cause }
+        };
+        let mut spans = Vec::new();
+        correlator
+            .made(&made(6, 0, Cause::Read(ConnectionId { tgid: 1, inode: 1 })), |span| spans.push(span));
+        correlator.made(&made(5, 6, Cause::None), |span| spans.push(span));
+        let server = connection(1, true);
+        let request = correlator.event(&server, end(1, Role::Server), &Env { event_loop: true }).unwrap();
+        let parents: Vec<_> = spans.iter().map(|span| span.parent_span_id).collect();
+        assert_eq!(parents, [Some(request.span_id)]);
+    }
+
+    #[test]
+    fn a_thread_may_serve_another_request_after_a_loss() {
+        let mut correlator = Correlator::default();
+        let (server, client) = (connection(1, false), connection(2, false));
+        let call = |correlator: &mut Correlator, id: u64| {
+            correlator.event(&client, begin(id, Role::Client, 7), &SYNC);
+            correlator.event(&client, end(id, Role::Client), &SYNC).unwrap().parent_span_id
+        };
+        correlator.event(&server, begin(1, Role::Server, 7), &SYNC);
+        correlator.losses(0);
+        assert!(call(&mut correlator, 1).is_some());
+        // Its end was lost, or that of its answer, and the begin of the next one.
+        correlator.losses(8);
+        assert_eq!(call(&mut correlator, 2), None);
+        // What has begun since is known.
+        correlator.event(&server, begin(2, Role::Server, 7), &SYNC);
+        correlator.losses(8);
+        assert!(call(&mut correlator, 3).is_some());
+    }
+
+    #[test]
     fn a_span_that_waits_in_vain_has_no_parent() {
         let mut correlator = Correlator::default();
         let (_, early) = call_of_unknown_task(&mut correlator);
