@@ -54,6 +54,9 @@ const WORKER_RUN: (u64, u64) = (u64::from_le_bytes(*b"WorkerTh"), u64::from_le_b
 const DATA_RECEIVED_MASK: u64 = (1 << 48) - 1;
 const BUFFER_UPDATED_MASK: u64 = (1 << 56) - 1;
 
+/// It is not known who acts.
+pub const NOBODY: Identity = Identity { actor: 0, lane: 0, flags: 0, losses: 0 };
+
 /// What [`identify`] found.
 #[derive(Clone, Copy)]
 #[repr(C)]
@@ -66,10 +69,8 @@ pub struct Found {
     pub frame: u64,
     /// The future for which nobody waits yet of the work that it does; 0 if that is not so.
     pub future: u64,
-    /// Counts who was looked for: a probe in user code may be interrupted by another thread, which then is found here.
-    pub turn: u32,
-    /// Zero.
-    pub reserved: u32,
+    /// How often somebody was looked for on this processor.
+    turn: u64,
 }
 
 /// `Task.__init__(self, …)`: a task is made.
@@ -141,18 +142,8 @@ extern "C" fn new_actor(tgid: u32, tid: u32, object: u64) -> u32 {
     let mut state = 0;
     let mut frame = 0;
     for _ in 0..TRIES {
-        let turn = identify(tgid, tid);
-        let Some(found) = FOUND.get_ptr(0) else { return 0 };
-        // SAFETY: the pointer comes from the map and was checked; the value is this CPU's. Volatile, because another
-        // thread may write it between.
-        let now = unsafe { found.read_volatile() };
-        // SAFETY: as above.
-        let interrupted = unsafe { (&raw const (*found).turn).read_volatile() } != turn;
-        if turn == 0 {
-            break;
-        }
-        if !interrupted {
-            (by, state, frame) = (now.identity, now.state, now.frame);
+        if let Some(found) = who(tgid, tid) {
+            (by, state, frame) = (found.identity, found.state, found.frame);
             break;
         }
     }
@@ -173,16 +164,22 @@ extern "C" fn new_actor(tgid: u32, tid: u32, object: u64) -> u32 {
         what = input.what;
         cause = input.inode;
     }
-    report(tgid, tid, actor, by, what, cause);
+    let time = report(tgid, tid, actor, by, what, cause);
+    #[cfg(feature = "propagate")]
+    crate::propagate::lineage::made(tgid, tid, actor, time, &by, what, cause);
+    #[cfg(not(feature = "propagate"))]
+    let _ = time;
     0
 }
 
+/// Gives when.
 #[inline(always)]
-fn report(tgid: u32, tid: u32, actor: u64, by: Identity, what: u32, cause: u64) {
+fn report(tgid: u32, tid: u32, actor: u64, by: Identity, what: u32, cause: u64) -> u64 {
     // SAFETY: the helper has no preconditions.
     let time = unsafe { bpf_ktime_get_ns() };
     let by = Identity { losses: losses(), ..by };
     send(ActorRecord { kind: Kind::Actor as u32, tgid, tid, what, actor, time, by, cause });
+    time
 }
 
 /// Whether the thread is still in the callback of its event loop in which it got this input: in the same
@@ -274,18 +271,28 @@ extern "C" fn is_in_protocol(tgid: u32, newest: u64, base: u64) -> u32 {
     u32::from(data || buffer)
 }
 
-/// A number that no other actor gets: what the clock says, and the processor. Not a count, which two threads could get
-/// at once where probes in user code can be interrupted.
+/// A number that is given once: what the clock says, and the processor. Not a count, which two threads could get at once
+/// where probes in user code can be preempted.
 #[inline(always)]
-fn next_number() -> u64 {
+pub fn next_number() -> u64 {
     // SAFETY: the helpers have no preconditions.
     unsafe { bpf_ktime_get_ns() << 10 | u64::from(bpf_get_smp_processor_id() & 0x3ff) }
 }
 
-/// Nothing is known.
-pub const NOBODY: Identity = Identity { actor: 0, lane: 0, flags: 0, losses: 0 };
+/// Who acts. Nobody, if another program has looked for somebody on this processor meanwhile: those on functions and on
+/// messages may be preempted.
+#[inline(always)]
+pub fn who(tgid: u32, tid: u32) -> Option<Found> {
+    let found = FOUND.get_ptr(0)?;
+    // SAFETY: the pointer comes from the map and was checked. Volatile, here and below: others write to it.
+    let turn = unsafe { (&raw const (*found).turn).read_volatile() };
+    identify(tgid, tid);
+    // SAFETY: as above.
+    let (now, last) = unsafe { (found.read_volatile(), (&raw const (*found).turn).read_volatile()) };
+    if last == turn + 1 { Some(now) } else { None }
+}
 
-/// Finds out who acts, into [`FOUND`]; gives the turn there, 0 if nobody is.
+/// Finds out who acts, into [`FOUND`]: 1 if that is known. Only for programs that can't be preempted; see [`who`].
 ///
 /// A function of its own for the verifier's sake: see [`crate::stack::report_stack`].
 #[unsafe(no_mangle)]
@@ -293,9 +300,13 @@ pub const NOBODY: Identity = Identity { actor: 0, lane: 0, flags: 0, losses: 0 }
 pub extern "C" fn identify(tgid: u32, tid: u32) -> u32 {
     let Some(found) = FOUND.get_ptr_mut(0) else { return 0 };
     // SAFETY: the pointer comes from the map and was checked; the value is this CPU's.
-    let turn = unsafe { (*found).turn.wrapping_add(1) | 1 };
-    // SAFETY: as above.
-    unsafe { *found = Found { identity: NOBODY, state: 0, frame: 0, future: 0, turn, reserved: 0 } };
+    unsafe {
+        (*found).turn += 1;
+        (*found).identity = NOBODY;
+        (*found).state = 0;
+        (*found).frame = 0;
+        (*found).future = 0;
+    }
     // SAFETY: as in `is_same_callback`.
     let (Some(python), Some(actors)) = (unsafe { PYTHONS.get(&tgid) }, unsafe { ACTORS.get(&tgid) }) else {
         return 0;
@@ -320,10 +331,13 @@ pub extern "C" fn identify(tgid: u32, tid: u32) -> u32 {
     } else if actors.item_type != 0 || actors.worker_code != 0 || actors.future_type != 0 {
         actor = handed_over(tgid, frame);
     }
-    let identity = Identity { actor, lane, flags, losses: 0 };
-    // SAFETY: as above. The turn is left as it is, whoever has taken one since.
-    unsafe { ((*found).identity, (*found).state, (*found).frame) = (identity, state, frame) };
-    turn
+    // SAFETY: as above.
+    unsafe {
+        (*found).identity = Identity { actor, lane, flags, losses: 0 };
+        (*found).state = state;
+        (*found).frame = frame;
+    }
+    1
 }
 
 /// The number of a task; one that was made before the probes came gets it now.
@@ -662,7 +676,7 @@ pub extern "C" fn waits(tgid: u32, tid: u32) -> u32 {
     if let Some(found) = FOUND.get_ptr_mut(0) {
         // SAFETY: the pointer comes from the map and was checked; the value is this CPU's. What was looked for between
         // may have to be looked for again: `FRAME` is used below.
-        unsafe { (*found).turn = (*found).turn.wrapping_add(2) };
+        unsafe { (*found).turn += 1 };
     }
     let waiting_lane = lane_of(tgid, state, frame);
     // SAFETY: as in `is_same_callback`.
