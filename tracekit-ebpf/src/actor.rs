@@ -48,14 +48,14 @@ const DATA_RECEIVED: (u64, u64) = (u64::from_le_bytes(*b"data_rec"), u64::from_l
 const BUFFER_UPDATED: (u64, u64) = (u64::from_le_bytes(*b"buffer_u"), u64::from_le_bytes(*b"pdated\0\0"));
 /// `requestReceived` of Twisted: called for each request, with whose last byte or with the answer to the one before.
 const REQUEST_RECEIVED: (u64, u64) = (u64::from_le_bytes(*b"requestR"), u64::from_le_bytes(*b"eceived\0"));
+/// `connection_made` of protocols: called for each connection.
+#[cfg(feature = "propagate")]
+const CONNECTION_MADE: (u64, u64) = (u64::from_le_bytes(*b"connecti"), u64::from_le_bytes(*b"on_made\0"));
 /// `WorkerThread.run` of anyio.
 const WORKER_RUN: (u64, u64) = (u64::from_le_bytes(*b"WorkerTh"), u64::from_le_bytes(*b"read.run"));
 /// What of the second word is the string and its end.
 const DATA_RECEIVED_MASK: u64 = (1 << 48) - 1;
 const BUFFER_UPDATED_MASK: u64 = (1 << 56) - 1;
-
-/// It is not known who acts.
-pub const NOBODY: Identity = Identity { actor: 0, lane: 0, flags: 0, losses: 0 };
 
 /// What [`identify`] found.
 #[derive(Clone, Copy)]
@@ -69,8 +69,10 @@ pub struct Found {
     pub frame: u64,
     /// The future for which nobody waits yet of the work that it does; 0 if that is not so.
     pub future: u64,
-    /// How often somebody was looked for on this processor.
-    turn: u64,
+    /// Counts who was looked for: a probe in user code may be interrupted by another thread, which then is found here.
+    pub turn: u32,
+    /// Zero.
+    pub reserved: u32,
 }
 
 /// `Task.__init__(self, …)`: a task is made.
@@ -138,21 +140,20 @@ fn put(arguments: u64) -> u32 {
 #[unsafe(no_mangle)]
 #[inline(never)]
 extern "C" fn new_actor(tgid: u32, tid: u32, object: u64) -> u32 {
-    let mut by = NOBODY;
-    let mut state = 0;
-    let mut frame = 0;
-    for _ in 0..TRIES {
-        if let Some(found) = who(tgid, tid) {
-            (by, state, frame) = (found.identity, found.state, found.frame);
-            break;
-        }
-    }
+    let (by, state, frame) =
+        who(tgid, tid, |found| {
+            // SAFETY: the pointer comes from the map and was checked. Volatile: see `who`.
+            let found = unsafe { found.read_volatile() };
+            (found.identity, found.state, found.frame)
+        })
+        .unwrap_or((NOBODY, 0, 0));
     let actor = next_number();
     let _ = ACTOR_NUMBERS.insert(&ObjectKey { object, tgid, reserved: 0 }, &actor, 0);
     let mut what = CAUSE_NONE;
     let mut cause = 0;
     if by.flags & NESTED != 0 {
-        if begins_request(tgid, frame) != 0 {
+        // A protocol begins with a request here.
+        if is_called(tgid, frame, REQUEST_RECEIVED.0, REQUEST_RECEIVED.1) != 0 {
             what = CAUSE_NEXT;
         }
     // SAFETY: the pointer comes from the map and was checked; only this thread uses its entry.
@@ -164,22 +165,22 @@ extern "C" fn new_actor(tgid: u32, tid: u32, object: u64) -> u32 {
         what = input.what;
         cause = input.inode;
     }
-    let time = report(tgid, tid, actor, by, what, cause);
+    report(tgid, tid, actor, by, what, cause);
     #[cfg(feature = "propagate")]
-    crate::propagate::lineage::made(tgid, tid, actor, time, &by, what, cause);
-    #[cfg(not(feature = "propagate"))]
-    let _ = time;
+    if what == CAUSE_NONE && by.actor == 0 && is_called(tgid, frame, CONNECTION_MADE.0, CONNECTION_MADE.1) != 0 {
+        crate::propagate::lineage::made_by_connection(tid, actor);
+    }
     0
 }
 
-/// Gives when.
 #[inline(always)]
-fn report(tgid: u32, tid: u32, actor: u64, by: Identity, what: u32, cause: u64) -> u64 {
+fn report(tgid: u32, tid: u32, actor: u64, by: Identity, what: u32, cause: u64) {
     // SAFETY: the helper has no preconditions.
     let time = unsafe { bpf_ktime_get_ns() };
     let by = Identity { losses: losses(), ..by };
+    #[cfg(feature = "propagate")]
+    crate::propagate::lineage::made(tgid, tid, actor, time, &by, what, cause);
     send(ActorRecord { kind: Kind::Actor as u32, tgid, tid, what, actor, time, by, cause });
-    time
 }
 
 /// Whether the thread is still in the callback of its event loop in which it got this input: in the same
@@ -221,10 +222,10 @@ fn name_of(python: &Python, actors: &Actors, frame: u64, offset: u32) -> (u64, u
     (word(name), word(name + 8))
 }
 
-/// Whether a protocol begins with a request here.
+/// Whether one of the newest frames is that of a function with this name, in two words.
 #[unsafe(no_mangle)]
 #[inline(never)]
-extern "C" fn begins_request(tgid: u32, newest: u64) -> u32 {
+extern "C" fn is_called(tgid: u32, newest: u64, first: u64, second: u64) -> u32 {
     // SAFETY: as in `is_same_callback`.
     let (Some(python), Some(actors)) = (unsafe { PYTHONS.get(&tgid) }, unsafe { ACTORS.get(&tgid) }) else {
         return 0;
@@ -234,7 +235,7 @@ extern "C" fn begins_request(tgid: u32, newest: u64) -> u32 {
         if at == 0 {
             break;
         }
-        if name_of(python, actors, at, actors.code_name) == REQUEST_RECEIVED {
+        if name_of(python, actors, at, actors.code_name) == (first, second) {
             return 1;
         }
         at = word(at + u64::from(python.frame_back));
@@ -271,28 +272,45 @@ extern "C" fn is_in_protocol(tgid: u32, newest: u64, base: u64) -> u32 {
     u32::from(data || buffer)
 }
 
-/// A number that is given once: what the clock says, and the processor. Not a count, which two threads could get at once
-/// where probes in user code can be preempted.
+/// A number that is given once: what the clock says, and the processor. Not a count, which two threads could get
+/// at once where probes in user code can be interrupted.
 #[inline(always)]
 pub fn next_number() -> u64 {
     // SAFETY: the helpers have no preconditions.
     unsafe { bpf_ktime_get_ns() << 10 | u64::from(bpf_get_smp_processor_id() & 0x3ff) }
 }
 
-/// Who acts. Nobody, if another program has looked for somebody on this processor meanwhile: those on functions and on
-/// messages may be preempted.
+/// Nothing is known.
+pub const NOBODY: Identity = Identity { actor: 0, lane: 0, flags: 0, losses: 0 };
+
+/// Who acts, for programs that may be preempted: those on functions and on messages. Gives what `take` takes of it;
+/// `None` if nothing is known, or somebody else was looked for on this processor again and again.
 #[inline(always)]
-pub fn who(tgid: u32, tid: u32) -> Option<Found> {
-    let found = FOUND.get_ptr(0)?;
-    // SAFETY: the pointer comes from the map and was checked. Volatile, here and below: others write to it.
-    let turn = unsafe { (&raw const (*found).turn).read_volatile() };
-    identify(tgid, tid);
-    // SAFETY: as above.
-    let (now, last) = unsafe { (found.read_volatile(), (&raw const (*found).turn).read_volatile()) };
-    if last == turn + 1 { Some(now) } else { None }
+pub fn who<T>(tgid: u32, tid: u32, take: impl Fn(*const Found) -> T) -> Option<T> {
+    for _ in 0..TRIES {
+        let turn = identify(tgid, tid);
+        let found = FOUND.get_ptr(0)?;
+        if turn == 0 {
+            return None;
+        }
+        let taken = take(found);
+        // SAFETY: the pointer comes from the map and was checked; the value is this CPU's. Volatile, because another
+        // thread may write it between.
+        if unsafe { (&raw const (*found).turn).read_volatile() } == turn {
+            return Some(taken);
+        }
+    }
+    None
 }
 
-/// Finds out who acts, into [`FOUND`]: 1 if that is known. Only for programs that can't be preempted; see [`who`].
+/// Of what [`who`] found: the identity.
+#[inline(always)]
+pub fn identity(found: *const Found) -> Identity {
+    // SAFETY: the pointer comes from the map and was checked. Volatile, as above.
+    unsafe { (&raw const (*found).identity).read_volatile() }
+}
+
+/// Finds out who acts, into [`FOUND`]; gives the turn there, 0 if nobody is.
 ///
 /// A function of its own for the verifier's sake: see [`crate::stack::report_stack`].
 #[unsafe(no_mangle)]
@@ -300,13 +318,9 @@ pub fn who(tgid: u32, tid: u32) -> Option<Found> {
 pub extern "C" fn identify(tgid: u32, tid: u32) -> u32 {
     let Some(found) = FOUND.get_ptr_mut(0) else { return 0 };
     // SAFETY: the pointer comes from the map and was checked; the value is this CPU's.
-    unsafe {
-        (*found).turn += 1;
-        (*found).identity = NOBODY;
-        (*found).state = 0;
-        (*found).frame = 0;
-        (*found).future = 0;
-    }
+    let turn = unsafe { (*found).turn.wrapping_add(1) | 1 };
+    // SAFETY: as above.
+    unsafe { *found = Found { identity: NOBODY, state: 0, frame: 0, future: 0, turn, reserved: 0 } };
     // SAFETY: as in `is_same_callback`.
     let (Some(python), Some(actors)) = (unsafe { PYTHONS.get(&tgid) }, unsafe { ACTORS.get(&tgid) }) else {
         return 0;
@@ -331,13 +345,10 @@ pub extern "C" fn identify(tgid: u32, tid: u32) -> u32 {
     } else if actors.item_type != 0 || actors.worker_code != 0 || actors.future_type != 0 {
         actor = handed_over(tgid, frame);
     }
-    // SAFETY: as above.
-    unsafe {
-        (*found).identity = Identity { actor, lane, flags, losses: 0 };
-        (*found).state = state;
-        (*found).frame = frame;
-    }
-    1
+    let identity = Identity { actor, lane, flags, losses: 0 };
+    // SAFETY: as above. The turn is left as it is, whoever has taken one since.
+    unsafe { ((*found).identity, (*found).state, (*found).frame) = (identity, state, frame) };
+    turn
 }
 
 /// The number of a task; one that was made before the probes came gets it now.
@@ -676,7 +687,7 @@ pub extern "C" fn waits(tgid: u32, tid: u32) -> u32 {
     if let Some(found) = FOUND.get_ptr_mut(0) {
         // SAFETY: the pointer comes from the map and was checked; the value is this CPU's. What was looked for between
         // may have to be looked for again: `FRAME` is used below.
-        unsafe { (*found).turn += 1 };
+        unsafe { (*found).turn = (*found).turn.wrapping_add(2) };
     }
     let waiting_lane = lane_of(tgid, state, frame);
     // SAFETY: as in `is_same_callback`.
