@@ -21,13 +21,8 @@ use tracekit_tests::work::{Python, SERVERS, Server, Upstream, server};
 /// What could be known and is not yet: kinds of calls that need not have a parent under these servers. Everything else
 /// that is knowable must be right, and nothing may be wrong. The list only ever gets shorter.
 const NOT_YET: &[(&str, &[&str])] = &[
-    ("gunicorn sync, Flask", &["contextpool"]),
-    ("gunicorn gthread, Flask", &["contextpool"]),
-    ("gunicorn gevent, Flask", ALL),
-    ("gunicorn eventlet, Flask", ALL),
     ("gunicorn uvicorn worker, FastAPI", ALL),
     ("gunicorn gthread, Flask async views", ALL),
-    ("waitress, Flask", ALL),
     ("uvicorn asyncio, FastAPI", ALL),
     ("uvicorn uvloop, FastAPI", ALL),
     ("uvicorn uvloop, 2 workers, FastAPI", ALL),

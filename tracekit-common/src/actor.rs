@@ -12,6 +12,10 @@ pub struct Actors {
     pub item_type: u64,
     /// The code of `WorkerThread.run` of anyio, which runs what a task waits for.
     pub worker_code: u64,
+    /// `waitress.channel.HTTPChannel`: a connection that is handed to a thread once for each of its requests.
+    pub channel_type: u64,
+    /// `greenlet.greenlet`, if it is known where a thread keeps its current one.
+    pub greenlet_type: u64,
     /// `PyThreadState.context`
     pub context: u32,
     /// `PyThreadState.datastack_chunk` (3.11+)
@@ -36,22 +40,35 @@ pub struct Actors {
     pub worker_future: u32,
     /// `FutureObj.fut_callback0`
     pub future_callback: u32,
+    /// Where the table of a thread's local variables has those of `greenlet._greenlet`, in bytes.
+    pub greenlet_module: u32,
+    /// Where its `ThreadState *` is among them.
+    pub greenlet_slot: u32,
 }
+
+/// Where the C library's descriptor of a thread has the table of its local variables: the same in glibc and musl on
+/// x86-64 (`tcbhead_t.dtv`, `struct pthread.dtv`).
+pub const THREAD_TABLE: u64 = 8;
 
 /// Flag: `PyDictKeysObject` as it was to 3.10.
 pub const SIZED_KEYS: u32 = 1;
 
-/// Key of a task or of handed-over work: an object of a process.
+/// Key of an actor: an object of a process, or a thread.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[repr(C)]
 pub struct ObjectKey {
-    /// Its address.
+    /// Its address, or the thread's id.
     pub object: u64,
     /// Thread group (process).
     pub tgid: u32,
-    /// Zero.
-    pub reserved: u32,
+    /// [`OBJECT`], [`THREAD`]
+    pub sort: u32,
 }
+
+/// It is an object.
+pub const OBJECT: u32 = 0;
+/// It is a thread.
+pub const THREAD: u32 = 1;
 
 /// What a thread did last that may be the reason for what it does next.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -77,11 +94,12 @@ pub struct LastInput {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 #[repr(C)]
 pub struct Identity {
-    /// The task, or the work that was handed over: a number that no other gets; 0 if it is neither.
+    /// The task, or the work that was handed over, or the greenlet or thread itself: a number that no other gets; 0 if
+    /// it is not known.
     pub actor: u64,
     /// The stack on which it happens, of the thread or of a greenlet in it; 0 if not known.
     pub lane: u64,
-    /// [`KNOWN`], [`IN_WAITING_LANE`], [`WAITS_ELSEWHERE`], [`IN_TASK`]
+    /// [`KNOWN`], [`IN_WAITING_LANE`], [`WAITS_ELSEWHERE`], [`IN_TASK`], [`IN_GREENLET`]
     pub flags: u32,
     /// Zero.
     pub reserved: u32,
@@ -95,8 +113,13 @@ pub const IN_WAITING_LANE: u32 = 2;
 pub const WAITS_ELSEWHERE: u32 = 4;
 /// The actor is the task that the thread runs.
 pub const IN_TASK: u32 = 8;
+/// It happens in a greenlet, which is not the one with which its thread began.
+pub const IN_GREENLET: u32 = 16;
 
-/// There is a new actor.
+/// Bit of a [lane](Identity::lane): the rest is the number of a greenlet.
+pub const GREENLET_LANE: u64 = 1 << 63;
+
+/// There is a new actor, or one has ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(C)]
 pub struct ActorRecord {
@@ -106,7 +129,7 @@ pub struct ActorRecord {
     pub tgid: u32,
     /// Thread that made it.
     pub tid: u32,
-    /// [`CAUSE_NONE`], [`CAUSE_READ`], [`CAUSE_ACCEPT`]: what `cause` is.
+    /// [`CAUSE_NONE`], [`CAUSE_READ`], [`CAUSE_ACCEPT`], [`CAUSE_AFTER`]: what `cause` is; or [`LASTING`], [`ENDED`].
     pub what: u32,
     /// Its number.
     pub actor: u64,
@@ -114,8 +137,8 @@ pub struct ActorRecord {
     pub time: u64,
     /// Who made it.
     pub by: Identity,
-    /// The socket that the thread has read from or accepted in the same callback of its event loop; 0 if it
-    /// has not.
+    /// The socket that the thread has read from or accepted in the same callback of its event loop, or the number of
+    /// another actor; 0 if there is none.
     pub cause: u64,
 }
 
@@ -125,8 +148,14 @@ pub const CAUSE_NONE: u32 = 0;
 pub const CAUSE_READ: u32 = 1;
 /// A socket that was accepted.
 pub const CAUSE_ACCEPT: u32 = 2;
+/// An actor: the request that the new one acts for is the next one on the same connection.
+pub const CAUSE_AFTER: u32 = 3;
+/// No cause: the new actor is a thread or a greenlet, and says when it ends.
+pub const LASTING: u32 = 4;
+/// No cause: the actor, which was a thread or a greenlet, has ended. Nothing is said of `by`.
+pub const ENDED: u32 = 5;
 
-const _: () = assert!(size_of::<Actors>() == 24 + 12 * 4);
+const _: () = assert!(size_of::<Actors>() == 40 + 14 * 4);
 const _: () = assert!(size_of::<ObjectKey>() == 16);
 const _: () = assert!(size_of::<LastInput>() == 48);
 const _: () = assert!(size_of::<Identity>() == 24);

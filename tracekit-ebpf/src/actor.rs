@@ -11,14 +11,16 @@ use aya_ebpf::{
 use tracekit_common::{
     ABSENT,
     actor::{
-        ActorRecord, Actors, CAUSE_NONE, CAUSE_READ, IN_TASK, IN_WAITING_LANE, Identity, KNOWN, LastInput,
-        ObjectKey, SIZED_KEYS, WAITS_ELSEWHERE,
+        ActorRecord, Actors, CAUSE_AFTER, CAUSE_NONE, CAUSE_READ, ENDED, GREENLET_LANE, IN_GREENLET, IN_TASK,
+        IN_WAITING_LANE, Identity, KNOWN, LASTING, LastInput, OBJECT, ObjectKey, SIZED_KEYS, THREAD,
+        WAITS_ELSEWHERE,
     },
     event::Kind,
     python::Python,
 };
 
 use crate::{
+    greenlet::running_greenlet,
     maps::{ACTOR_NUMBERS, ACTORS, COUNTERS, FOUND, FRAME, INPUTS, PYTHONS, send},
     process::selected,
     python::{known_running, running},
@@ -29,7 +31,9 @@ use crate::{
 /// those that were removed.
 const TASK_ENTRIES: u64 = 8;
 /// Frames that are visited in search of handed-over work, and of a protocol's method.
-const FRAMES: usize = 64;
+const FRAMES: usize = 128;
+/// In a frame is work that was handed over, but its number is not known.
+const NOT_NUMBERED: u64 = u64::MAX;
 const CALLBACK_FRAMES: usize = 32;
 /// Chunks of a stack, and frames of a greenlet or thread before 3.11.
 const CHUNKS: usize = 16;
@@ -88,48 +92,101 @@ pub fn item_put_arm64(ctx: ProbeContext) -> u32 {
 /// # Safety
 /// `offset` must be that of a register in `struct pt_regs` of this architecture.
 #[inline(always)]
-unsafe fn register(ctx: &ProbeContext, offset: usize) -> u64 {
+pub unsafe fn register(ctx: &ProbeContext, offset: usize) -> u64 {
     // SAFETY: the caller's duty; the verifier checks it.
     unsafe { aya_ebpf::EbpfContext::as_ptr(ctx).byte_add(offset).cast::<u64>().read_volatile() }
 }
 
 #[inline(always)]
-fn made(task: u64) -> u32 {
+fn made(object: u64) -> u32 {
     let ids = bpf_get_current_pid_tgid();
     let (tgid, tid) = ((ids >> 32) as u32, ids as u32);
-    if selected(tgid) { new_actor(tgid, tid, task) } else { 0 }
+    if selected(tgid) { new_actor(tgid, tid, object, CAUSE_NONE, OBJECT) } else { 0 }
 }
 
 #[inline(always)]
 fn put(arguments: u64) -> u32 {
     let ids = bpf_get_current_pid_tgid();
     let (tgid, tid) = ((ids >> 32) as u32, ids as u32);
-    if !selected(tgid) {
-        return 0;
-    }
-    // SAFETY: the value is not removed while this runs; one that is replaced is of the same process.
-    let Some(actors) = (unsafe { ACTORS.get(&tgid) }) else { return 0 };
-    let item = word(arguments);
-    if actors.item_type == 0 || word(item + u64::from(actors.object_type)) != actors.item_type {
-        return 0;
-    }
-    new_actor(tgid, tid, item)
+    if selected(tgid) { handed(tgid, tid, word(arguments)) } else { 0 }
 }
 
-/// Gives a new task or a new piece of work its number, and reports who made it.
+/// An object was put into a queue, which may be work for another thread.
+#[inline(always)]
+pub fn handed(tgid: u32, tid: u32, object: u64) -> u32 {
+    // SAFETY: the value is not removed while this runs; one that is replaced is of the same process.
+    let Some(actors) = (unsafe { ACTORS.get(&tgid) }) else { return 0 };
+    let kind = word(object + u64::from(actors.object_type));
+    if kind == 0 {
+        0
+    } else if kind == actors.item_type {
+        new_actor(tgid, tid, object, CAUSE_NONE, OBJECT)
+    } else if kind == actors.channel_type {
+        new_actor(tgid, tid, object, CAUSE_AFTER, OBJECT)
+    } else {
+        0
+    }
+}
+
+/// A thread has started another one of its process.
+#[inline(always)]
+pub fn thread_started(tgid: u32, child: u32) {
+    // Of processes without an interpreter nobody asks.
+    if ACTORS.get_ptr(&tgid).is_some() {
+        let tid = bpf_get_current_pid_tgid() as u32;
+        new_actor(tgid, tid, u64::from(child), LASTING, THREAD);
+    }
+}
+
+/// A thread or a greenlet has ended.
 #[unsafe(no_mangle)]
 #[inline(never)]
-extern "C" fn new_actor(tgid: u32, tid: u32, object: u64) -> u32 {
+pub extern "C" fn actor_ended(tgid: u32, tid: u32, object: u64, sort: u32) -> u32 {
+    let key = ObjectKey { object, tgid, sort };
+    let Some(number) = ACTOR_NUMBERS.get_ptr(&key) else { return 0 };
+    // SAFETY: the pointer comes from the map and was checked.
+    let actor = unsafe { *number };
+    let _ = ACTOR_NUMBERS.remove(&key);
+    let by = Identity { actor: 0, lane: 0, flags: 0, reserved: 0 };
+    // SAFETY: the helper has no preconditions.
+    let time = unsafe { bpf_ktime_get_ns() };
+    send(ActorRecord { kind: Kind::Actor as u32, tgid, tid, what: ENDED, actor, time, by, cause: 0 });
+    0
+}
+
+/// Gives a new actor its number, and reports who made it. `what` as in [`ActorRecord`]: with [`CAUSE_NONE`] its
+/// cause is looked for, with [`CAUSE_AFTER`] it follows the last one of the same object.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn new_actor(tgid: u32, tid: u32, object: u64, what: u32, sort: u32) -> u32 {
     identify(tgid, tid);
     let Some(found) = FOUND.get_ptr(0) else { return 0 };
     // SAFETY: the pointer comes from the map and was checked; the value is this CPU's.
     let Found { identity: by, state, frame } = unsafe { *found };
     let actor = next_number();
-    let _ = ACTOR_NUMBERS.insert(&ObjectKey { object, tgid, reserved: 0 }, &actor, 0);
-    let mut what = CAUSE_NONE;
+    let key = ObjectKey { object, tgid, sort };
+    let mut what = what;
     let mut cause = 0;
-    // SAFETY: the pointer comes from the map and was checked; only this thread uses its entry.
-    if by.flags & IN_TASK == 0
+    if what == CAUSE_AFTER {
+        if let Some(last) = ACTOR_NUMBERS.get_ptr(&key) {
+            // SAFETY: the pointer comes from the map and was checked.
+            cause = unsafe { *last };
+        }
+        // Who has just read from a connection hands that one over.
+        // SAFETY: only this thread uses its entry.
+        if let Some(input) = unsafe { INPUTS.get(&tid) }
+            && input.inode != 0
+            && input.what == CAUSE_READ
+        {
+            what = CAUSE_READ;
+            cause = input.inode;
+        }
+        if cause == 0 {
+            what = CAUSE_NONE;
+        }
+    } else if what == CAUSE_NONE
+        && by.flags & IN_TASK == 0
+        // SAFETY: as above.
         && let Some(input) = unsafe { INPUTS.get(&tid) }
         && input.inode != 0
         && is_same_callback(tgid, state, frame, input) != 0
@@ -137,6 +194,7 @@ extern "C" fn new_actor(tgid: u32, tid: u32, object: u64) -> u32 {
         what = input.what;
         cause = input.inode;
     }
+    let _ = ACTOR_NUMBERS.insert(&key, &actor, 0);
     // SAFETY: the helper has no preconditions.
     let time = unsafe { bpf_ktime_get_ns() };
     send(ActorRecord { kind: Kind::Actor as u32, tgid, tid, what, actor, time, by, cause });
@@ -227,23 +285,40 @@ pub extern "C" fn identify(tgid: u32, tid: u32) -> u32 {
     {
         flags |= if input.waiting_lane == lane { IN_WAITING_LANE } else { WAITS_ELSEWHERE };
     }
+    if lane & GREENLET_LANE != 0 {
+        flags |= IN_GREENLET;
+    }
     let task = current_task(tgid, state);
     let mut actor = 0;
     if task != 0 {
         actor = number_of(tgid, task);
         flags |= IN_TASK;
-    } else if actors.item_type != 0 || actors.worker_code != 0 {
+    } else if actors.item_type != 0 || actors.worker_code != 0 || actors.channel_type != 0 {
         actor = handed_over(tgid, frame);
+    }
+    if actor == NOT_NUMBERED {
+        actor = 0;
+    } else if actor == 0 {
+        actor = if flags & IN_GREENLET != 0 { lane & !GREENLET_LANE } else { number_of_thread(tgid, tid) };
     }
     // SAFETY: as above.
     unsafe { *found = Found { identity: Identity { actor, lane, flags, reserved: 0 }, state, frame } };
     1
 }
 
-/// The number of a task; one that was made before the probes came gets it now.
+/// The number of a thread, 0 if it was there before the probes.
+#[inline(always)]
+fn number_of_thread(tgid: u32, tid: u32) -> u64 {
+    ACTOR_NUMBERS.get_ptr(&ObjectKey { object: u64::from(tid), tgid, sort: THREAD }).map_or(0, |number| {
+        // SAFETY: the pointer comes from the map and was checked.
+        unsafe { *number }
+    })
+}
+
+/// The number of a task or greenlet; one that was made before the probes came gets it now.
 #[inline(always)]
 fn number_of(tgid: u32, object: u64) -> u64 {
-    let key = ObjectKey { object, tgid, reserved: 0 };
+    let key = ObjectKey { object, tgid, sort: OBJECT };
     if let Some(number) = ACTOR_NUMBERS.get_ptr(&key) {
         // SAFETY: the pointer comes from the map and was checked.
         return unsafe { *number };
@@ -304,6 +379,12 @@ extern "C" fn current_task(tgid: u32, state: u64) -> u64 {
 extern "C" fn lane_of(tgid: u32, state: u64, frame: u64) -> u64 {
     // SAFETY: as in `is_same_callback`.
     let Some(actors) = (unsafe { ACTORS.get(&tgid) }) else { return 0 };
+    if actors.greenlet_type != 0 {
+        let greenlet = running_greenlet(tgid, state);
+        if greenlet != 0 {
+            return number_of(tgid, greenlet) | GREENLET_LANE;
+        }
+    }
     if actors.chunk != ABSENT {
         // `_PyStackChunk.previous`: Include/cpython/pystate.h
         let mut chunk = word(state + u64::from(actors.chunk));
@@ -342,7 +423,7 @@ extern "C" fn oldest_frame(tgid: u32, frame: u64) -> u64 {
     0
 }
 
-/// The number of the work that was handed to this thread: in one of its frames is the item that an executor's
+/// The number of the work that was handed to this thread, 0 if there is none: in one of its frames is the item that an executor's
 /// queue has given it, or the future for which a task waits that has asked anyio for a thread.
 #[unsafe(no_mangle)]
 #[inline(never)]
@@ -357,15 +438,16 @@ extern "C" fn handed_over(tgid: u32, newest: u64) -> u64 {
             break;
         }
         let first = word(at + u64::from(actors.frame_locals)) & python.code_mask;
-        if first != 0 && word(first + u64::from(actors.object_type)) == actors.item_type {
-            let key = ObjectKey { object: first, tgid, reserved: 0 };
-            return ACTOR_NUMBERS.get_ptr(&key).map_or(0, |number| {
+        let kind = word(first + u64::from(actors.object_type));
+        if first != 0 && kind != 0 && (kind == actors.item_type || kind == actors.channel_type) {
+            let key = ObjectKey { object: first, tgid, sort: OBJECT };
+            return ACTOR_NUMBERS.get_ptr(&key).map_or(NOT_NUMBERED, |number| {
                 // SAFETY: the pointer comes from the map and was checked.
                 unsafe { *number }
             });
         }
         let code = word(at + u64::from(python.frame_code)) & python.code_mask;
-        if code == actors.worker_code {
+        if code == actors.worker_code && code != 0 {
             return waiting_task(python, actors, tgid, at);
         }
         at = word(at + u64::from(python.frame_back));
@@ -380,17 +462,17 @@ fn waiting_task(python: &Python, actors: &Actors, tgid: u32, frame: u64) -> u64 
     let future = word(at) & python.code_mask;
     let callback = word(future + u64::from(actors.future_callback));
     if future == 0 || callback == 0 {
-        return 0;
+        return NOT_NUMBERED;
     }
     // `TaskWakeupMethWrapper.ww_task`, or `PyCFunctionObject.m_self`: one of the two is a task's address.
     let head = u64::from(actors.object_type) + 8;
-    let mut key = ObjectKey { object: word(callback + head), tgid, reserved: 0 };
+    let mut key = ObjectKey { object: word(callback + head), tgid, sort: OBJECT };
     if let Some(number) = ACTOR_NUMBERS.get_ptr(&key) {
         // SAFETY: the pointer comes from the map and was checked.
         return unsafe { *number };
     }
     key.object = word(callback + head + 8);
-    ACTOR_NUMBERS.get_ptr(&key).map_or(0, |number| {
+    ACTOR_NUMBERS.get_ptr(&key).map_or(NOT_NUMBERED, |number| {
         // SAFETY: the pointer comes from the map and was checked.
         unsafe { *number }
     })

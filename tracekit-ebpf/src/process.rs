@@ -6,9 +6,13 @@ use aya_ebpf::{
     macros::raw_tracepoint,
     programs::RawTracePointContext,
 };
-use tracekit_common::event::{Kind, PROCESS_EXEC, PROCESS_EXIT, PROCESS_FORK, ProcessRecord};
+use tracekit_common::{
+    actor::THREAD,
+    event::{Kind, PROCESS_EXEC, PROCESS_EXIT, PROCESS_FORK, ProcessRecord},
+};
 
 use crate::{
+    actor::{actor_ended, thread_started},
     layout::{FOLLOW_ALL, TASK_PID, TASK_TGID},
     maps::{ACTORS, ENTERED, INPUTS, PYTHONS, SELECTED, THREADS, send},
     read::kernel,
@@ -35,6 +39,9 @@ pub fn process_fork(ctx: RawTracePointContext) -> i32 {
     let Some(flags) = SELECTED.get_ptr(&parent_tgid) else { return 0 };
     let Some(tgid) = kernel::<u32>(child, TASK_TGID.load()) else { return 0 };
     if tgid == parent_tgid {
+        if let Some(tid) = kernel::<u32>(child, TASK_PID.load()) {
+            thread_started(tgid, tid);
+        }
         return 0;
     }
     // SAFETY: the pointer comes from the map and was checked.
@@ -78,6 +85,7 @@ pub fn process_exit(ctx: RawTracePointContext) -> i32 {
     let _ = ENTERED.remove(&tid);
     let _ = THREADS.remove(&tid);
     let _ = INPUTS.remove(&tid);
+    actor_ended(tgid, tid, u64::from(tid), THREAD);
     if tid == tgid {
         let _ = SELECTED.remove(&tgid);
         let _ = PYTHONS.remove(&tgid);

@@ -286,6 +286,10 @@ impl Parts {
                 tracing::trace!(?new, "actor");
                 self.correlator.made(&new);
             }
+            Record::ActorEnded { tgid, actor } => {
+                let Self { correlator, spans, .. } = self;
+                correlator.actor_ended(tgid, actor, |span| spans.submit(span));
+            }
         }
     }
 

@@ -5,6 +5,9 @@
 //! protocol made a task, or the connection for which a server made one. Where that is not known, the one that
 //! writes the answer shows it afterwards.
 //!
+//! Threads and greenlets are actors too. One that was started for a request and has ended has worked for that request
+//! alone; one that lives on may serve others, so that nothing is known of it before it ends.
+//!
 //! Whatever is not known for sure is nobody's: no parent is better than a wrong one.
 
 use std::{
@@ -23,6 +26,8 @@ const MAX_LINE: usize = 64;
 const MAX_OPEN: usize = 256;
 /// Nanoseconds for which an actor is expected to turn out to act for a request.
 const UNSETTLED_NANOS: u64 = 60_000_000_000;
+/// Nanoseconds after its request's end in which a thread or greenlet must end, or it lives on.
+const LASTS_NANOS: u64 = 5_000_000_000;
 
 /// One request that a process has read.
 #[derive(Debug, Clone, PartialEq)]
@@ -51,6 +56,20 @@ struct Actor {
     /// When, nanoseconds of `CLOCK_MONOTONIC`.
     born: u64,
     acts_for: ActsFor,
+    life: Life,
+}
+
+/// What is known of how long an actor acts for the same.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Life {
+    /// Always: a task, or work.
+    Whole,
+    /// A thread or a greenlet, of which nothing is known before it ends. Since when its request is answered.
+    Runs { over: Option<u64> },
+    /// It was one, and did nothing else.
+    Ended,
+    /// It is one that serves others too, or may.
+    LivesOn,
 }
 
 #[derive(Debug, Clone)]
@@ -86,6 +105,8 @@ pub struct Actors {
     actors: HashMap<ActorId, Actor>,
     /// Those whose maker did not act for anybody yet.
     unsettled: HashSet<ActorId>,
+    /// Threads and greenlets that may end.
+    running: HashSet<ActorId>,
     connections: HashMap<ConnectionId, Requests>,
 }
 
@@ -99,8 +120,12 @@ impl Actors {
         let caused = match new.cause {
             Cause::Accept(id) => ActsFor::Connection(id),
             Cause::Read(id) => self.read_for(id).map_or(ActsFor::Unknown, ActsFor::Request),
-            Cause::None => ActsFor::Unknown,
+            Cause::After(number) => {
+                self.following((new.tgid, number)).map_or(ActsFor::Unknown, ActsFor::Request)
+            }
+            Cause::None | Cause::Lasting => ActsFor::Unknown,
         };
+        let lasting = new.cause == Cause::Lasting;
         let mut maker = None;
         let acts_for = if !matches!(caused, ActsFor::Unknown) {
             caused
@@ -115,7 +140,8 @@ impl Actors {
                         requests.open.front().cloned().map_or(ActsFor::Unknown, ActsFor::Request)
                     }
                     // Between two requests: it may act for either.
-                    Some(requests) if requests.last.is_some() => ActsFor::Unknown,
+                    Some(requests) if lasting || requests.last.is_some() => ActsFor::Unknown,
+                    None if lasting => ActsFor::Unknown,
                     _ => ActsFor::Connection(id),
                 },
                 ActsFor::Unknown => {
@@ -128,10 +154,46 @@ impl Actors {
             ActsFor::Unknown
         };
         let id = (new.tgid, new.actor);
-        if maker.is_some() {
+        let life = if !lasting {
+            Life::Whole
+        } else if maker.is_some() || matches!(acts_for, ActsFor::Request(_)) {
+            self.running.insert(id);
+            Life::Runs { over: None }
+        } else {
+            Life::LivesOn
+        };
+        if maker.is_some() && !lasting {
             self.unsettled.insert(id);
         }
-        self.actors.insert(id, Actor { maker, born: new.time, acts_for });
+        self.actors.insert(id, Actor { maker, born: new.time, acts_for, life });
+    }
+
+    /// The request behind the one for which an actor acts.
+    fn following(&self, id: ActorId) -> Option<Arc<Served>> {
+        let ActsFor::Request(request) = self.of(id) else { return None };
+        let (connection, ordinal) = request.exchange;
+        let open = &self.connections.get(&connection)?.open;
+        open.iter().find(|open| open.exchange.1 > ordinal).cloned()
+    }
+
+    /// A thread or greenlet has ended: whether it may be known now for which request it has acted.
+    pub fn actor_ended(&mut self, id: ActorId) -> bool {
+        if !self.running.remove(&id) {
+            return false;
+        }
+        if let Some(actor) = self.actors.get_mut(&id) {
+            actor.life = Life::Ended;
+        }
+        true
+    }
+
+    /// A thread or greenlet serves requests itself.
+    pub fn serves(&mut self, id: ActorId) {
+        if self.running.remove(&id)
+            && let Some(actor) = self.actors.get_mut(&id)
+        {
+            actor.life = Life::LivesOn;
+        }
     }
 
     /// The request of this connection for which something is made by who has read it.
@@ -154,14 +216,38 @@ impl Actors {
 
     fn of(&self, id: ActorId) -> ActsFor {
         let (tgid, mut number) = id;
+        let mut lasting = false;
         for _ in 0..MAX_LINE {
             let Some(actor) = self.actors.get(&(tgid, number)) else { return ActsFor::Unknown };
+            match actor.life {
+                Life::Whole => {}
+                Life::Ended => lasting = true,
+                Life::Runs { .. } | Life::LivesOn => return ActsFor::Unknown,
+            }
             match (&actor.acts_for, actor.maker) {
                 (ActsFor::Unknown, Some(maker)) => number = maker,
+                // For which of its requests?
+                (ActsFor::Connection(_), _) if lasting => return ActsFor::Unknown,
                 (known, _) => return known.clone(),
             }
         }
         ActsFor::Unknown
+    }
+
+    /// It is known for which request the actor acts if a thread or greenlet ends.
+    #[must_use]
+    pub fn waits_for_end(&self, id: ActorId) -> bool {
+        let (tgid, mut number) = id;
+        for _ in 0..MAX_LINE {
+            let Some(actor) = self.actors.get(&(tgid, number)) else { return false };
+            match (&actor.acts_for, actor.life, actor.maker) {
+                (_, Life::LivesOn, _) => return false,
+                (ActsFor::Request(_), Life::Runs { .. }, _) => return true,
+                (ActsFor::Unknown, _, Some(maker)) => number = maker,
+                _ => return false,
+            }
+        }
+        false
     }
 
     /// The request for which an actor acts now.
@@ -177,7 +263,11 @@ impl Actors {
     /// It may still turn out for which request the actor acts.
     #[must_use]
     pub fn may_be_known_later(&self, id: ActorId) -> bool {
-        self.actors.contains_key(&id) && matches!(self.of(id), ActsFor::Unknown)
+        match self.actors.get(&id).map(|actor| actor.life) {
+            Some(Life::Whole) => matches!(self.of(id), ActsFor::Unknown),
+            Some(Life::Runs { .. }) => self.waits_for_end(id),
+            _ => false,
+        }
     }
 
     /// A request that is not answered yet.
@@ -233,7 +323,11 @@ impl Actors {
         for _ in 0..MAX_LINE {
             // Who was there before the connection may act for others too, and of who was there before the
             // probes nothing is known.
-            let Some(actor) = self.actors.get_mut(&(tgid, number)).filter(|actor| actor.born >= opened)
+            // Threads and greenlets that answer may go on with another connection.
+            let Some(actor) = self
+                .actors
+                .get_mut(&(tgid, number))
+                .filter(|actor| actor.born >= opened && actor.life == Life::Whole)
             else {
                 break;
             };
@@ -287,6 +381,7 @@ impl Actors {
     pub fn process_gone(&mut self, tgid: u32) {
         self.actors.retain(|id, _| id.0 != tgid);
         self.unsettled.retain(|id| id.0 != tgid);
+        self.running.retain(|id| id.0 != tgid);
         self.connections.retain(|id, _| id.tgid != tgid);
     }
 
@@ -295,6 +390,23 @@ impl Actors {
         let actors = &self.actors;
         self.unsettled.retain(|id| {
             actors.get(id).is_some_and(|actor| now.saturating_sub(actor.born) < UNSETTLED_NANOS)
+        });
+        let (actors, connections) = (&mut self.actors, &self.connections);
+        self.running.retain(|id| {
+            let Some(actor) = actors.get_mut(id) else { return false };
+            let Life::Runs { over } = &mut actor.life else { return false };
+            if let ActsFor::Request(request) = &actor.acts_for {
+                let open = connections.get(&request.exchange.0).map(|requests| &requests.open);
+                if !open.is_some_and(|open| open.iter().any(|open| open.exchange == request.exchange)) {
+                    over.get_or_insert(now);
+                }
+            }
+            let lives_on = over.is_some_and(|over| now.saturating_sub(over) > LASTS_NANOS)
+                || now.saturating_sub(actor.born) > UNSETTLED_NANOS;
+            if lives_on {
+                actor.life = Life::LivesOn;
+            }
+            !lives_on
         });
     }
 
@@ -306,6 +418,7 @@ impl Actors {
         self.actors.retain(|_, actor| actor.born >= oldest_kept);
         let actors = &self.actors;
         self.unsettled.retain(|id| actors.contains_key(id));
+        self.running.retain(|id| actors.contains_key(id));
     }
 }
 

@@ -7,7 +7,7 @@
 
 use std::{collections::HashMap, sync::Arc};
 
-use tracekit_common::actor::{IN_TASK, Identity, KNOWN, WAITS_ELSEWHERE};
+use tracekit_common::actor::{IN_GREENLET, IN_TASK, IN_WAITING_LANE, Identity, KNOWN, WAITS_ELSEWHERE};
 use tracekit_protocol::{Begin, End, Event, Outcome, Request, Role};
 
 use super::{
@@ -129,11 +129,41 @@ impl Correlator {
         }
     }
 
-    /// A task was made, or work handed over.
+    /// A task, thread or greenlet was made, or work handed over.
     pub fn made(&mut self, new: &NewActor) {
         let lane = self.lane(new.tgid, new.tid, &new.by);
         let request = if new.by.flags & IN_TASK != 0 { None } else { self.served(lane) };
         self.actors.made(new, request);
+    }
+
+    /// A thread or greenlet has ended. Spans whose parent is known by that go to `emit`.
+    pub fn actor_ended(&mut self, tgid: u32, actor: u64, mut emit: impl FnMut(Span)) {
+        if !self.actors.actor_ended((tgid, actor)) {
+            return;
+        }
+        for (exchange, open) in &mut self.open {
+            if exchange.0.tgid == tgid
+                && let Some(actor) = open.actor
+                && let Some(served) = self.actors.request_of(actor)
+            {
+                open.actor = None;
+                if open.begin >= served.begin {
+                    open.cause(&served);
+                }
+            }
+        }
+        for mut held in std::mem::take(&mut self.held) {
+            if held.actor.0 != tgid || self.actors.may_be_known_later(held.actor) {
+                self.held.push(held);
+                continue;
+            }
+            if let Some(served) = self.actors.request_of(held.actor)
+                && held.begin >= served.begin
+            {
+                held.caused_by(&served);
+            }
+            emit(held.span);
+        }
     }
 
     /// The request that a thread or greenlet has read and not answered, if that is one at a time.
@@ -185,8 +215,9 @@ impl Correlator {
         for held in std::mem::take(&mut self.held) {
             // Only who answers a request that was there before the call tells for which request that was.
             let waits = now.is_some_and(|now| now.saturating_sub(held.since) < HELD_NANOS)
-                && oldest.get(&held.actor.0).is_some_and(|begin| *begin <= held.begin)
-                && self.actors.may_be_known_later(held.actor);
+                && (self.actors.waits_for_end(held.actor)
+                    || oldest.get(&held.actor.0).is_some_and(|begin| *begin <= held.begin)
+                        && self.actors.may_be_known_later(held.actor));
             if waits {
                 self.held.push(held);
             } else {
@@ -205,8 +236,7 @@ impl Correlator {
     #[must_use]
     pub fn serving(&self, tgid: u32, tid: u32) -> Option<((ConnectionId, u64), SpanRef)> {
         let request = self.served((tgid, tid, 0))?;
-        let span =
-            SpanRef { trace_id: request.trace_id, span_id: request.span_id, sampled: request.sampled };
+        let span = SpanRef { trace_id: request.trace_id, span_id: request.span_id, sampled: request.sampled };
         Some((request.exchange, span))
     }
 
@@ -232,7 +262,8 @@ impl Correlator {
     /// Where something happens. If only the thread is known, or was when it read, that has to do.
     fn lane(&self, tgid: u32, tid: u32, by: &Identity) -> Lane {
         let lane = (tgid, tid, by.lane);
-        if by.lane != 0 && !self.lanes.contains_key(&lane) && self.lanes.contains_key(&(tgid, tid, 0)) {
+        let thread_will_do = by.lane != 0 && by.flags & IN_GREENLET == 0;
+        if thread_will_do && !self.lanes.contains_key(&lane) && self.lanes.contains_key(&(tgid, tid, 0)) {
             return (tgid, tid, 0);
         }
         lane
@@ -313,17 +344,20 @@ impl Correlator {
         }
         // A thread whose event loop is on another stack switches between greenlets, each of which serves one
         // request at a time.
-        let greenlet = connection.by.flags & (KNOWN | WAITS_ELSEWHERE) == KNOWN | WAITS_ELSEWHERE
-            && connection.by.lane != 0;
+        let flags = connection.by.flags;
+        let known_as_one = flags & IN_GREENLET != 0;
+        let greenlet = connection.by.lane != 0
+            && (known_as_one || flags & (KNOWN | WAITS_ELSEWHERE) == KNOWN | WAITS_ELSEWHERE);
+        self.actors.serves((lane.0, connection.by.actor));
         let event_loop = connection.nonblocking && !greenlet && env.has_event_loop(lane.0);
         let serving = self.lanes.entry(lane).or_default();
-        if greenlet && serving.open.is_empty() {
+        if greenlet && !known_as_one && serving.open.is_empty() {
             // What was there before was on another stack at the same address.
             serving.interleaves = false;
         }
         serving.interleaves |= event_loop;
         if serving.open.iter().any(|(other, _)| *other != connection.id) {
-            if connection.nonblocking && !greenlet {
+            if connection.nonblocking && (!greenlet || flags & IN_WAITING_LANE != 0) {
                 // Another connection's request is unanswered: this thread does several at once.
                 serving.interleaves = true;
             } else {
