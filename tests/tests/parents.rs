@@ -329,6 +329,7 @@ fn attach_and_detach(server: &str, python: Python) -> Result<()> {
             let all = verdict.sum(|_, _| true);
             eprintln!("{name}, agent {index}: {all}; {} requests, {} calls", verdict.served, all.all());
             ensure!(all.wrong == 0, "wrong parents:\n{}", verdict.examples.join("\n"));
+            ensure!(all.orphaned == 0, "{} calls whose request was not exported", all.orphaned);
             ensure!(verdict.served > 0, "agent {index} saw no request");
             ensure!(verdict.doubled == 0, "{} requests with several server spans", verdict.doubled);
         }

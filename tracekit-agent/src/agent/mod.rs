@@ -162,8 +162,7 @@ impl Agent {
         // What was in the ring buffer when the signal came.
         self.drain();
         self.count_losses();
-        let Parts { correlator, spans, .. } = &mut self.parts;
-        correlator.release(None, |span| spans.submit(span));
+        self.parts.stopped();
         Ended::Stopped
     }
 
@@ -325,6 +324,17 @@ impl Parts {
         correlator.release(Some(monotonic_nanos()), |span| spans.submit(span));
         connections
             .settle_quiet(monotonic_nanos().saturating_sub(QUIET_NANOS), emit(correlator, world, spans));
+    }
+
+    /// Hands out what will not be seen to its end.
+    fn stopped(&mut self) {
+        let Self { connections, correlator, world, spans, .. } = self;
+        correlator.release(None, |span| spans.submit(span));
+        connections.stopped(monotonic_nanos(), |connection, event| {
+            if let Some(span) = correlator.stopped(connection, &event, world) {
+                spans.submit(span);
+            }
+        });
     }
 
     fn process(&mut self, event: ProcessEvent) {

@@ -5,6 +5,8 @@
 //! event loop), it is the request for which the task acts that sends ([`super::actors`]); that may be known only
 //! when the task answers, so that spans wait for it. What is not known is left out, never guessed.
 
+mod ends;
+
 use std::{collections::HashMap, sync::Arc};
 
 use tracekit_common::actor::{IN_GREENLET, IN_TASK, IN_WAITING_LANE, Identity, KNOWN, WAITS_ELSEWHERE};
@@ -72,6 +74,10 @@ struct Open {
     actor: Option<ActorId>,
     /// Where the application made this call.
     caller: Option<Arc<Caller>>,
+    /// The request for which this call was made.
+    cause: Option<ExchangeId>,
+    /// Of this request, which is served: spans of its calls were exported.
+    has_children: bool,
 }
 
 type ExchangeId = (ConnectionId, u64);
@@ -136,36 +142,6 @@ impl Correlator {
         self.actors.made(new, request);
     }
 
-    /// A thread or greenlet has ended. Spans whose parent is known by that go to `emit`.
-    pub fn actor_ended(&mut self, tgid: u32, actor: u64, mut emit: impl FnMut(Span)) {
-        if !self.actors.actor_ended((tgid, actor)) {
-            return;
-        }
-        for (exchange, open) in &mut self.open {
-            if exchange.0.tgid == tgid
-                && let Some(actor) = open.actor
-                && let Some(served) = self.actors.request_of(actor)
-            {
-                open.actor = None;
-                if open.begin >= served.begin {
-                    open.cause(&served);
-                }
-            }
-        }
-        for mut held in std::mem::take(&mut self.held) {
-            if held.actor.0 != tgid || self.actors.may_be_known_later(held.actor) {
-                self.held.push(held);
-                continue;
-            }
-            if let Some(served) = self.actors.request_of(held.actor)
-                && held.begin >= served.begin
-            {
-                held.caused_by(&served);
-            }
-            emit(held.span);
-        }
-    }
-
     /// The request that a thread or greenlet has read and not answered, if that is one at a time.
     fn served(&self, lane: Lane) -> Option<Arc<Served>> {
         let request = self.lanes.get(&lane).filter(|serving| !serving.interleaves);
@@ -191,6 +167,7 @@ impl Correlator {
                 }
             }
         }
+        let mut has_child = false;
         for mut held in std::mem::take(&mut self.held) {
             if held.actor.0 != tgid || self.actors.may_be_known_later(held.actor) {
                 self.held.push(held);
@@ -200,8 +177,12 @@ impl Correlator {
                 && held.begin >= request.begin
             {
                 held.caused_by(&request);
+                has_child = true;
             }
             emit(held.span);
+        }
+        if has_child {
+            self.has_child(Some(request.exchange));
         }
     }
 
@@ -381,35 +362,22 @@ impl Correlator {
                 }
             }
         }
-        let mut described = self.describe(connection, &end)?;
-        if let Some(caller) = &open.caller {
-            attributes::code(&mut described.attributes, caller);
-        }
-        let start = env.unix_nanos(end.start);
-        let span = Span {
-            trace_id: open.trace_id,
-            span_id: open.span_id,
-            parent_span_id: open.parent,
-            parent_is_remote: open.parent_is_remote,
-            trace_state: open.trace_state,
-            sampled: open.sampled,
-            name: described.name,
-            kind: match end.role {
-                Role::Server => SpanKind::Server,
-                Role::Client => SpanKind::Client,
-            },
-            start_unix_nano: start,
-            end_unix_nano: env.unix_nanos(end.end).max(start),
-            status: described.status,
-            attributes: described.attributes,
-            resource: env.resource(connection.id.tgid),
+        let described = match self.describe(connection, &end) {
+            None if open.has_children => self.incomplete(connection, &end)?,
+            described => described?,
         };
-        match open.actor {
+        let (actor, begin, since) = (open.actor, open.begin, end.end);
+        let cause = open.cause;
+        let span = finished(open, described, connection, &end, env);
+        match actor {
             Some(actor) if self.actors.may_be_known_later(actor) && self.held.len() < MAX_HELD => {
-                self.held.push(Held { span, actor, begin: open.begin, since: end.end });
+                self.held.push(Held { span, actor, begin, since });
                 None
             }
-            _ => Some(span),
+            _ => {
+                self.has_child(cause);
+                Some(span)
+            }
         }
     }
 
@@ -430,6 +398,7 @@ impl Correlator {
 
 impl Open {
     fn cause(&mut self, cause: &Served) {
+        self.cause = Some(cause.exchange);
         self.trace_id = cause.trace_id;
         self.parent = Some(cause.span_id);
         self.trace_state.clone_from(&cause.trace_state);
@@ -446,6 +415,38 @@ impl Held {
     }
 }
 
+/// The span of what has ended.
+fn finished(
+    open: Open,
+    mut described: Described,
+    connection: &Connection,
+    end: &End,
+    env: &impl Environment,
+) -> Span {
+    if let Some(caller) = &open.caller {
+        attributes::code(&mut described.attributes, caller);
+    }
+    let start = env.unix_nanos(end.start);
+    Span {
+        trace_id: open.trace_id,
+        span_id: open.span_id,
+        parent_span_id: open.parent,
+        parent_is_remote: open.parent_is_remote,
+        trace_state: open.trace_state,
+        sampled: open.sampled,
+        name: described.name,
+        kind: match end.role {
+            Role::Server => SpanKind::Server,
+            Role::Client => SpanKind::Client,
+        },
+        start_unix_nano: start,
+        end_unix_nano: env.unix_nanos(end.end).max(start),
+        status: described.status,
+        attributes: described.attributes,
+        resource: env.resource(connection.id.tgid),
+    }
+}
+
 fn root(lane: Lane, begin: u64, env: &impl Environment) -> Open {
     let trace_id = new_trace_id();
     Open {
@@ -459,6 +460,8 @@ fn root(lane: Lane, begin: u64, env: &impl Environment) -> Open {
         begin,
         actor: None,
         caller: None,
+        cause: None,
+        has_children: false,
     }
 }
 
