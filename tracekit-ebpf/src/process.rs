@@ -13,10 +13,13 @@ use tracekit_common::{
 
 use crate::{
     actor::{actor_ended, thread_started},
-    layout::{FOLLOW_ALL, TASK_PID, TASK_TGID},
+    layout::{FOLLOW_ALL, SIGNAL_FLAGS, TASK_PID, TASK_SIGNAL, TASK_TGID},
     maps::{ACTORS, ENTERED, INPUTS, PYTHONS, SELECTED, THREADS, send},
     read::kernel,
 };
+
+/// The whole process ends: include/linux/sched/signal.h
+const SIGNAL_GROUP_EXIT: u32 = 4;
 
 /// Selected?
 #[inline(always)]
@@ -85,7 +88,11 @@ pub fn process_exit(ctx: RawTracePointContext) -> i32 {
     let _ = ENTERED.remove(&tid);
     let _ = THREADS.remove(&tid);
     let _ = INPUTS.remove(&tid);
-    actor_ended(tgid, tid, u64::from(tid), THREAD);
+    // One that ends with its process might have gone on.
+    let signal: u64 = kernel(task, TASK_SIGNAL.load()).unwrap_or(0);
+    if kernel::<u32>(signal, SIGNAL_FLAGS.load()).is_some_and(|flags| flags & SIGNAL_GROUP_EXIT == 0) {
+        actor_ended(tgid, tid, u64::from(tid), THREAD);
+    }
     if tid == tgid {
         let _ = SELECTED.remove(&tgid);
         let _ = PYTHONS.remove(&tgid);

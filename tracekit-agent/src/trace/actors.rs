@@ -64,8 +64,9 @@ struct Actor {
 enum Life {
     /// Always: a task, or work.
     Whole,
-    /// A thread or a greenlet, of which nothing is known before it ends. Since when its request is answered.
-    Runs { over: Option<u64> },
+    /// A thread or a greenlet, of which nothing is known before it ends. Since when its request is answered, and
+    /// whether somebody waits for its end.
+    Runs { over: Option<u64>, awaited: bool },
     /// It was one, and did nothing else.
     Ended,
     /// It is one that serves others too, or may.
@@ -127,7 +128,8 @@ impl Actors {
         };
         let lasting = new.cause == Cause::Lasting;
         let mut maker = None;
-        let acts_for = if !matches!(caused, ActsFor::Unknown) {
+        // Who hands a connection over has acted for another of its requests.
+        let acts_for = if matches!(new.cause, Cause::After(_)) || !matches!(caused, ActsFor::Unknown) {
             caused
         } else if let Some(request) = lane {
             ActsFor::Request(request)
@@ -158,7 +160,7 @@ impl Actors {
             Life::Whole
         } else if maker.is_some() || matches!(acts_for, ActsFor::Request(_)) {
             self.running.insert(id);
-            Life::Runs { over: None }
+            Life::Runs { over: None, awaited: false }
         } else {
             Life::LivesOn
         };
@@ -176,15 +178,25 @@ impl Actors {
         open.iter().find(|open| open.exchange.1 > ordinal).cloned()
     }
 
-    /// A thread or greenlet has ended: whether it may be known now for which request it has acted.
+    /// A thread or greenlet has ended: whether somebody waited for that.
     pub fn actor_ended(&mut self, id: ActorId) -> bool {
-        if !self.running.remove(&id) {
-            return false;
+        let Some(actor) = self.actors.get_mut(&id).filter(|_| self.running.remove(&id)) else { return false };
+        let awaited = matches!(actor.life, Life::Runs { awaited: true, .. });
+        actor.life = Life::Ended;
+        awaited
+    }
+
+    /// Somebody waits for it to be known for which request the actor acts.
+    pub fn awaited(&mut self, id: ActorId) {
+        let (tgid, mut number) = id;
+        for _ in 0..MAX_LINE {
+            let Some(actor) = self.actors.get_mut(&(tgid, number)) else { break };
+            if let Life::Runs { awaited, .. } = &mut actor.life {
+                *awaited = true;
+            }
+            let Some(maker) = actor.maker else { break };
+            number = maker;
         }
-        if let Some(actor) = self.actors.get_mut(&id) {
-            actor.life = Life::Ended;
-        }
-        true
     }
 
     /// A thread or greenlet serves requests itself.
@@ -394,7 +406,7 @@ impl Actors {
         let (actors, connections) = (&mut self.actors, &self.connections);
         self.running.retain(|id| {
             let Some(actor) = actors.get_mut(id) else { return false };
-            let Life::Runs { over } = &mut actor.life else { return false };
+            let Life::Runs { over, .. } = &mut actor.life else { return false };
             if let ActsFor::Request(request) = &actor.acts_for {
                 let open = connections.get(&request.exchange.0).map(|requests| &requests.open);
                 if !open.is_some_and(|open| open.iter().any(|open| open.exchange == request.exchange)) {
@@ -541,6 +553,67 @@ mod tests {
         actors.made(&new(1, 0, 101, Cause::None), Some(request_of_lane));
         actors.ended((CONNECTION, 0));
         assert_eq!(request(&actors, 1), Some((CONNECTION, 0)));
+    }
+
+    #[test]
+    fn a_thread_acts_for_the_request_that_started_it_if_it_ends_soon() {
+        let mut actors = Actors::default();
+        let request_of_lane = served(CONNECTION, 0, 100);
+        actors.began(Arc::clone(&request_of_lane));
+        for (thread, by) in [(1, 0), (2, 0), (3, 1)] {
+            let lane = (by == 0).then(|| Arc::clone(&request_of_lane));
+            actors.made(&new(thread, by, 101, Cause::Lasting), lane);
+        }
+        // What the first one has handed over.
+        actors.made(&new(4, 1, 102, Cause::None), None);
+        assert_eq!([1, 2, 3, 4].map(|actor| request(&actors, actor)), [None; 4]);
+        assert_eq!([1, 2, 3, 4].map(|actor| actors.waits_for_end((1, actor))), [true; 4]);
+        actors.awaited((1, 4));
+        actors.ended((CONNECTION, 0));
+        actors.tick(200);
+        assert!(actors.actor_ended((1, 1)), "its work waits");
+        assert_eq!(
+            [1, 3, 4].map(|actor| request(&actors, actor)),
+            [Some((CONNECTION, 0)), None, Some((CONNECTION, 0))]
+        );
+        assert!(!actors.actor_ended((1, 3)), "nobody waits");
+        assert_eq!(request(&actors, 3), Some((CONNECTION, 0)));
+        // The other one lives on.
+        actors.tick(201 + LASTS_NANOS);
+        assert!(!actors.may_be_known_later((1, 2)) && !actors.actor_ended((1, 2)));
+        assert_eq!(request(&actors, 2), None);
+    }
+
+    #[test]
+    fn threads_that_serve_are_nobodys() {
+        let mut actors = Actors::default();
+        let request_of_lane = served(CONNECTION, 0, 100);
+        actors.began(Arc::clone(&request_of_lane));
+        actors.made(&new(1, 0, 101, Cause::Lasting), Some(request_of_lane));
+        actors.made(&new(2, 0, 101, Cause::Lasting), None);
+        actors.serves((1, 1));
+        assert_eq!(actors.answers((1, 2), CONNECTION, 50), None);
+        assert!(!actors.actor_ended((1, 1)) && !actors.actor_ended((1, 2)));
+        assert_eq!([1, 2].map(|actor| request(&actors, actor)), [None; 2]);
+        assert_eq!([1, 2].map(|actor| actors.may_be_known_later((1, actor))), [false; 2]);
+    }
+
+    #[test]
+    fn a_connection_that_is_handed_over_again_is_for_its_next_request() {
+        let mut actors = Actors::default();
+        for id in 0..3 {
+            actors.began(served(CONNECTION, id, 100));
+        }
+        actors.made(&new(1, 0, 101, Cause::Read(CONNECTION)), None);
+        actors.made(&new(2, 1, 102, Cause::After(1)), None);
+        // Whether the answers were seen by then or not.
+        actors.ended((CONNECTION, 0));
+        actors.ended((CONNECTION, 1));
+        actors.made(&new(3, 2, 103, Cause::After(2)), None);
+        actors.made(&new(4, 3, 104, Cause::After(3)), None);
+        actors.made(&new(5, 0, 104, Cause::After(99)), None);
+        let found = [1, 2, 3, 4, 5].map(|actor| request(&actors, actor).map(|(_, ordinal)| ordinal));
+        assert_eq!(found, [Some(0), Some(1), Some(2), None, None]);
     }
 
     #[test]

@@ -291,6 +291,7 @@ impl Correlator {
                     let actor = (tgid, by.actor);
                     cause = self.actors.request_of(actor);
                     if cause.is_none() && self.actors.may_be_known_later(actor) {
+                        self.actors.awaited(actor);
                         open.actor = Some(actor);
                     }
                 }
@@ -490,7 +491,7 @@ mod tests {
     use super::*;
     use crate::probes::record::{Cause, Endpoint};
 
-    struct Env {
+    pub(super) struct Env {
         event_loop: bool,
     }
 
@@ -509,9 +510,9 @@ mod tests {
         }
     }
 
-    const SYNC: Env = Env { event_loop: false };
+    pub(super) const SYNC: Env = Env { event_loop: false };
 
-    fn connection(inode: u64, nonblocking: bool) -> Connection {
+    pub(super) fn connection(inode: u64, nonblocking: bool) -> Connection {
         let ends = Some((Endpoint::Unix(None), Endpoint::Unix(None)));
         Connection {
             id: ConnectionId { tgid: 1, inode },
@@ -523,11 +524,11 @@ mod tests {
         }
     }
 
-    fn begin(id: u64, role: Role, tid: u32) -> Event {
+    pub(super) fn begin(id: u64, role: Role, tid: u32) -> Event {
         Event::Begin(Begin { id, role, start: 1, tid, traceparent: None, tracestate: None })
     }
 
-    fn end(id: u64, role: Role) -> Event {
+    pub(super) fn end(id: u64, role: Role) -> Event {
         let request = Request::Http(Http { method: "GET".into(), status: Some(200), ..Http::default() });
         let outcome = Outcome::Complete;
         Event::End(Box::new(End { id, role, start: 1, first_response_byte: None, end: 2, outcome, request }))
