@@ -128,8 +128,9 @@ impl Actors {
         };
         let lasting = new.cause == Cause::Lasting;
         let mut maker = None;
-        // Who hands a connection over has acted for another of its requests.
-        let acts_for = if matches!(new.cause, Cause::After(_)) || !matches!(caused, ActsFor::Unknown) {
+        // Who reads, or hands a connection over again, has acted for another request until then.
+        let another = matches!(new.cause, Cause::Read(_) | Cause::After(_));
+        let acts_for = if another || !matches!(caused, ActsFor::Unknown) {
             caused
         } else if let Some(request) = lane {
             ActsFor::Request(request)
