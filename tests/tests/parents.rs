@@ -20,19 +20,7 @@ use tracekit_tests::work::{Python, SERVERS, Server, Upstream, server};
 
 /// What could be known and is not yet: kinds of calls that need not have a parent under these servers. Everything else
 /// that is knowable must be right, and nothing may be wrong. The list only ever gets shorter.
-const NOT_YET: &[(&str, &[&str])] = &[
-    ("gunicorn uvicorn worker, FastAPI", ALL),
-    ("gunicorn gthread, Flask async views", ALL),
-    ("uvicorn asyncio, FastAPI", ALL),
-    ("uvicorn uvloop, FastAPI", ALL),
-    ("uvicorn uvloop, 2 workers, FastAPI", ALL),
-    ("uvicorn uvloop, Django async views", ALL),
-    ("hypercorn, FastAPI", ALL),
-    ("daphne, Django async views", ALL),
-    ("aiohttp", ALL),
-    ("Tornado", ALL),
-    ("Sanic", ALL),
-];
+const NOT_YET: &[(&str, &[&str])] = &[];
 
 const ALL: &[&str] = &[
     "nested",

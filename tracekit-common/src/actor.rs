@@ -10,12 +10,15 @@ pub struct Actors {
     pub current_tasks: u64,
     /// `concurrent.futures.thread._WorkItem`: what executors hand to their threads.
     pub item_type: u64,
-    /// The code of `WorkerThread.run` of anyio, which runs what a task waits for.
+    /// The code of `WorkerThread.run` of anyio, which runs what a task waits for. Not known before anyio's part for
+    /// asyncio is loaded, which is when it is needed first: until then it is known by its name.
     pub worker_code: u64,
     /// `waitress.channel.HTTPChannel`: a connection that is handed to a thread once for each of its requests.
     pub channel_type: u64,
     /// `greenlet.greenlet`, if it is known where a thread keeps its current one.
     pub greenlet_type: u64,
+    /// The type `_asyncio.Future`.
+    pub future_type: u64,
     /// `PyThreadState.context`
     pub context: u32,
     /// `PyThreadState.datastack_chunk` (3.11+)
@@ -32,12 +35,12 @@ pub struct Actors {
     pub object_type: u32,
     /// `PyCodeObject.co_name`
     pub code_name: u32,
+    /// `PyCodeObject.co_qualname` (3.11+); `co_name` before
+    pub code_qualname: u32,
     /// `sizeof(PyASCIIObject)`
     pub str_ascii: u32,
     /// `localsplus`, `f_localsplus`
     pub frame_locals: u32,
-    /// Which of the variables of `worker_code` is its `future`.
-    pub worker_future: u32,
     /// `FutureObj.fut_callback0`
     pub future_callback: u32,
     /// Where the table of a thread's local variables has those of `greenlet._greenlet`, in bytes.
@@ -88,6 +91,13 @@ pub struct LastInput {
     pub what: u32,
     /// Zero.
     pub reserved: u32,
+    /// Work that it does of which it is not known who waits for it: its number, the future that is waited for, and the
+    /// socket on which it has sent. No number, no such work.
+    pub unsettled: u64,
+    /// See `unsettled`.
+    pub unsettled_future: u64,
+    /// See `unsettled`.
+    pub unsettled_inode: u64,
 }
 
 /// Who acts.
@@ -99,10 +109,11 @@ pub struct Identity {
     pub actor: u64,
     /// The stack on which it happens, of the thread or of a greenlet in it; 0 if not known.
     pub lane: u64,
-    /// [`KNOWN`], [`IN_WAITING_LANE`], [`WAITS_ELSEWHERE`], [`IN_TASK`], [`IN_GREENLET`]
+    /// [`KNOWN`], [`IN_WAITING_LANE`], [`WAITS_ELSEWHERE`], [`IN_TASK`], [`IN_GREENLET`], [`NESTED`]
     pub flags: u32,
-    /// Zero.
-    pub reserved: u32,
+    /// When a record was lost last, for which the ring buffer had no room: the lower half of nanoseconds of
+    /// `CLOCK_MONOTONIC`. Another number than before says that something was lost since.
+    pub losses: u32,
 }
 
 /// The identity was looked for.
@@ -115,11 +126,13 @@ pub const WAITS_ELSEWHERE: u32 = 4;
 pub const IN_TASK: u32 = 8;
 /// It happens in a greenlet, which is not the one with which its thread began.
 pub const IN_GREENLET: u32 = 16;
+/// It runs in another context than its own, which it has entered.
+pub const NESTED: u32 = 32;
 
-/// Bit of a [lane](Identity::lane): the rest is the number of a greenlet.
+/// Bit of a [lane](Identity::lane): the rest is the number of a greenlet. No number has it.
 pub const GREENLET_LANE: u64 = 1 << 63;
 
-/// There is a new actor, or one has ended.
+/// There is a new actor, or it is known since who made one, or one has ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(C)]
 pub struct ActorRecord {
@@ -129,7 +142,8 @@ pub struct ActorRecord {
     pub tgid: u32,
     /// Thread that made it.
     pub tid: u32,
-    /// [`CAUSE_NONE`], [`CAUSE_READ`], [`CAUSE_ACCEPT`], [`CAUSE_AFTER`]: what `cause` is; or [`LASTING`], [`ENDED`].
+    /// [`CAUSE_NONE`], [`CAUSE_READ`], [`CAUSE_ACCEPT`], [`CAUSE_AFTER`]: what `cause` is; or [`LASTING`], [`ENDED`],
+    /// [`CAUSE_NEXT`].
     pub what: u32,
     /// Its number.
     pub actor: u64,
@@ -154,10 +168,12 @@ pub const CAUSE_AFTER: u32 = 3;
 pub const LASTING: u32 = 4;
 /// No cause: the actor, which was a thread or a greenlet, has ended. Nothing is said of `by`.
 pub const ENDED: u32 = 5;
+/// Its maker has answered a request, and with that a protocol has begun with the one behind it.
+pub const CAUSE_NEXT: u32 = 6;
 
-const _: () = assert!(size_of::<Actors>() == 40 + 14 * 4);
+const _: () = assert!(size_of::<Actors>() == 48 + 14 * 4);
 const _: () = assert!(size_of::<ObjectKey>() == 16);
-const _: () = assert!(size_of::<LastInput>() == 48);
+const _: () = assert!(size_of::<LastInput>() == 72);
 const _: () = assert!(size_of::<Identity>() == 24);
 const _: () = assert!(size_of::<ActorRecord>() == 64);
 

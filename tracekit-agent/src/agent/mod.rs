@@ -243,6 +243,7 @@ impl Parts {
             Record::Data(data) => {
                 self.hits_before(data.returned);
                 let Self { probes, connections, correlator, world, pythons, spans, .. } = self;
+                correlator.losses(data.by.losses);
                 tracing::trace!(id = ?data.id, tid = data.tid, direction = ?data.direction, by = ?data.by, "data");
                 if data.direction == Direction::Outbound
                     && let Some(caller) = pythons.sends(data.tid)
@@ -252,7 +253,7 @@ impl Parts {
                 if data.direction == Direction::Outbound
                     && let Some(connection) = connections.get(data.id)
                 {
-                    correlator.wrote(connection, &data.by, |span| spans.submit(span));
+                    correlator.wrote(connection, &data.by, data.returned, |span| spans.submit(span));
                 }
                 let mut emit = emit(correlator, world, spans);
                 let verdict = connections.data(&data, |connection, event| {
@@ -283,7 +284,8 @@ impl Parts {
             Record::Process(event) => self.process(event),
             Record::Actor(new) => {
                 tracing::trace!(?new, "actor");
-                self.correlator.made(&new);
+                self.correlator.losses(new.by.losses);
+                self.correlator.made(&new, |span| self.spans.submit(span));
             }
             Record::ActorEnded { tgid, actor } => {
                 let Self { correlator, spans, .. } = self;

@@ -6,7 +6,7 @@ use std::{
 };
 
 use tracekit_common::actor::{
-    ActorRecord, CAUSE_ACCEPT, CAUSE_AFTER, CAUSE_NONE, CAUSE_READ, ENDED, Identity, LASTING,
+    ActorRecord, CAUSE_ACCEPT, CAUSE_AFTER, CAUSE_NEXT, CAUSE_NONE, CAUSE_READ, ENDED, Identity, LASTING,
 };
 use tracekit_common::event::{
     CLOSE_LOCAL, CLOSE_LOCAL_WRITE, CLOSE_REMOTE, CloseRecord, ConnectionRecord, DataRecord, INBOUND, Kind,
@@ -134,7 +134,7 @@ pub struct Data<'a> {
     pub by: Identity,
 }
 
-/// A task, thread or greenlet was made, or work handed over.
+/// A task, thread or greenlet was made, or work handed over; or it is known since who did that.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct NewActor {
     /// Process.
@@ -164,6 +164,8 @@ pub enum Cause {
     After(u64),
     /// It is a thread or a greenlet, which says when it ends.
     Lasting,
+    /// The maker has answered its request, and a protocol has begun with the one behind it.
+    Next,
 }
 
 /// A process forked, executed or exited.
@@ -252,6 +254,7 @@ fn actor(record: &ActorRecord) -> Option<Record<'static>> {
             CAUSE_ACCEPT => Cause::Accept(id),
             CAUSE_AFTER => Cause::After(record.cause),
             LASTING => Cause::Lasting,
+            CAUSE_NEXT => Cause::Next,
             _ => return None,
         },
     }))

@@ -15,7 +15,7 @@ use super::layout::DictLayout;
 use super::memory::MemorySource as _;
 use super::object::access::Objects;
 use super::object::budget::{AccessError, Budget};
-use super::reader::{LocalKind, Reader};
+use super::reader::Reader;
 use super::runtime::Target;
 
 /// What looking through `sys.modules` may cost.
@@ -84,6 +84,7 @@ fn offsets(target: &Target) -> Option<Actors> {
         worker_code: 0,
         channel_type: 0,
         greenlet_type: 0,
+        future_type: 0,
         context: small(task.context)?,
         chunk: optional(task.chunk)?,
         running_task: optional(task.running_task)?,
@@ -92,9 +93,9 @@ fn offsets(target: &Target) -> Option<Actors> {
         flags: if layout.dict == DictLayout::Sized { SIZED_KEYS } else { 0 },
         object_type: small(layout.object_type)?,
         code_name: small(layout.code.name)?,
+        code_qualname: small(layout.code.qualname)?,
         str_ascii: small(layout.object.str_ascii)?,
         frame_locals: small(layout.frame.locals)?,
-        worker_future: 0,
         future_callback: small(task.future_callback)?,
         greenlet_module: 0,
         greenlet_slot: 0,
@@ -146,6 +147,7 @@ impl Modules<'_, '_, '_> {
     fn fill(&self, handles: &mut Handles) {
         let actors = &mut handles.actors;
         if let Some(task) = self.member("_asyncio", "Task") {
+            actors.future_type = self.member("_asyncio", "Future").unwrap_or(0);
             handles.task_init = self.function(task, self.target.layout.task.tp_init);
             if actors.running_task == ABSENT {
                 actors.current_tasks = self.member("_asyncio", "_current_tasks").unwrap_or(0);
@@ -176,9 +178,7 @@ impl Modules<'_, '_, '_> {
             actors.greenlet_type = greenlet;
             (actors.greenlet_module, actors.greenlet_slot) = place;
         }
-        if let Some((code, future)) = self.worker() {
-            (actors.worker_code, actors.worker_future) = (code, future);
-        }
+        actors.worker_code = self.worker().unwrap_or(0);
     }
 
     /// What a module has under this name.
@@ -222,15 +222,12 @@ impl Modules<'_, '_, '_> {
         Some((memory.c_string(name, MAX_NAME).ok()?, memory.u64(row.wrapping_add(8)).ok()?))
     }
 
-    /// The code of `WorkerThread.run` of anyio, and which of its variables is the future.
-    fn worker(&self) -> Option<(u64, u32)> {
+    /// The code of `WorkerThread.run` of anyio.
+    fn worker(&self) -> Option<u64> {
         let Target { memory, layout, .. } = self.target;
         let worker = self.member("anyio._backends._asyncio", "WorkerThread")?;
         let dict = memory.u64(worker.wrapping_add(layout.object.tp_dict)).ok()?;
         let run = self.objects.dict_entry(dict, "run").ok()??;
-        let code = memory.u64(run.wrapping_add(layout.object.function_code)).ok()?;
-        let locals = &self.objects.reader.code(code).ok()?.locals;
-        let future = locals.iter().position(|(name, kind)| name == "future" && *kind == LocalKind::Fast)?;
-        Some((code, u32::try_from(future).ok()?))
+        memory.u64(run.wrapping_add(layout.object.function_code)).ok().filter(|code| *code != 0)
     }
 }

@@ -115,6 +115,8 @@ pub struct Correlator {
     statements: Statements,
     /// See [`Correlator::quiet`].
     quiet: Vec<ConnectionId>,
+    /// See [`Correlator::losses`].
+    losses: u32,
 }
 
 impl Correlator {
@@ -135,11 +137,27 @@ impl Correlator {
         }
     }
 
-    /// A task, thread or greenlet was made, or work handed over.
-    pub fn made(&mut self, new: &NewActor) {
+    /// A task, thread or greenlet was made, or work handed over. Spans whose parent is known by that go to `emit`.
+    pub fn made(&mut self, new: &NewActor, emit: impl FnMut(Span)) {
         let lane = self.lane(new.tgid, new.tid, &new.by);
         let request = if new.by.flags & IN_TASK != 0 { None } else { self.served(lane) };
-        self.actors.made(new, request);
+        if self.actors.made(new, request)
+            && let Some(request) = self.actors.request_of((new.tgid, new.actor))
+        {
+            self.settled(new.tgid, &request, emit);
+        }
+    }
+
+    /// Notes how many records were lost so far, as a record says: what was known of requests that are in flight may be
+    /// over since.
+    pub fn losses(&mut self, losses: u32) {
+        if self.losses != losses {
+            self.losses = losses;
+            self.actors.lost();
+            for serving in self.lanes.values_mut() {
+                serving.open.clear();
+            }
+        }
     }
 
     /// The request that a thread or greenlet has read and not answered, if that is one at a time.
@@ -148,13 +166,20 @@ impl Correlator {
         request.and_then(|serving| self.actors.open(*serving.open.first()?))
     }
 
-    /// Somebody writes on this connection. Spans whose parent is known by that go to `emit`.
-    pub fn wrote(&mut self, connection: &Connection, by: &Identity, mut emit: impl FnMut(Span)) {
+    /// Somebody writes on this connection; `time` in nanoseconds of `CLOCK_MONOTONIC`. Spans whose parent is known by
+    /// that go to `emit`.
+    pub fn wrote(&mut self, connection: &Connection, by: &Identity, time: u64, emit: impl FnMut(Span)) {
         let (id, tgid) = (connection.id, connection.id.tgid);
-        if by.actor == 0 {
-            return;
+        if by.actor != 0
+            && let Some(request) = self.actors.answers((tgid, by.actor), id, connection.opened)
+        {
+            self.settled(tgid, &request, emit);
         }
-        let Some(request) = self.actors.answers((tgid, by.actor), id, connection.opened) else { return };
+        self.actors.wrote(id, by.actor, time);
+    }
+
+    /// Some actors of a process have turned out to act for this request.
+    fn settled(&mut self, tgid: u32, request: &Served, mut emit: impl FnMut(Span)) {
         // What its actors do later may be for another request.
         for (exchange, open) in &mut self.open {
             if exchange.0.tgid == tgid
@@ -162,7 +187,7 @@ impl Correlator {
                 && let Some(served) = self.actors.request_of(actor)
             {
                 open.actor = None;
-                if served == request && open.begin >= served.begin {
+                if *served == *request && open.begin >= served.begin {
                     open.cause(&served);
                 }
             }
@@ -173,10 +198,10 @@ impl Correlator {
                 self.held.push(held);
                 continue;
             }
-            if self.actors.request_of(held.actor).is_some_and(|served| served == request)
+            if self.actors.request_of(held.actor).is_some_and(|served| *served == *request)
                 && held.begin >= request.begin
             {
-                held.caused_by(&request);
+                held.caused_by(request);
                 has_child = true;
             }
             emit(held.span);
@@ -597,10 +622,10 @@ mod tests {
     fn call_of_unknown_task(correlator: &mut Correlator) -> (Connection, Option<Span>) {
         let env = Env { event_loop: true };
         let server = Connection { opened: 0, ..connection(1, true) };
-        let task = Identity { actor: 5, lane: 9, flags: KNOWN | IN_TASK, reserved: 0 };
+        let task = Identity { actor: 5, lane: 9, flags: KNOWN | IN_TASK, losses: 0 };
         let made =
             NewActor { tgid: 1, tid: 7, actor: 5, time: 1, by: Identity::default(), cause: Cause::None };
-        correlator.made(&made);
+        correlator.made(&made, |_| {});
         correlator.event(&server, begin(1, Role::Server, 7), &env);
         let client = Connection { by: task, ..connection(3, true) };
         correlator.event(&client, begin(1, Role::Client, 7), &env);
@@ -614,12 +639,51 @@ mod tests {
         let (server, early) = call_of_unknown_task(&mut correlator);
         assert_eq!(early, None);
         let mut spans = Vec::new();
-        let task = Identity { actor: 5, lane: 9, flags: KNOWN | IN_TASK, reserved: 0 };
-        correlator.wrote(&server, &task, |span| spans.push(span));
+        let task = Identity { actor: 5, lane: 9, flags: KNOWN | IN_TASK, losses: 0 };
+        correlator.wrote(&server, &task, 2, |span| spans.push(span));
         let request = correlator.event(&server, end(1, Role::Server), &Env { event_loop: true }).unwrap();
         assert_eq!(spans.len(), 1);
         assert_eq!(spans.first().unwrap().parent_span_id, Some(request.span_id));
         assert_eq!(spans.first().unwrap().trace_id, request.trace_id);
+    }
+
+    #[test]
+    fn a_span_waits_until_it_is_known_whose_work_it_is() {
+        let mut correlator = Correlator::default();
+        let (_, early) = call_of_unknown_task(&mut correlator);
+        assert_eq!(early, None);
+        let made = |actor: u64, by: u64, cause: Cause| {
+            let by = Identity { actor: by, ..Identity::default() };
+            NewActor { tgid: 1, tid: 7, actor, time: 1, by, cause }
+        };
+        let mut spans = Vec::new();
+        correlator
+            .made(&made(6, 0, Cause::Read(ConnectionId { tgid: 1, inode: 1 })), |span| spans.push(span));
+        correlator.made(&made(5, 6, Cause::None), |span| spans.push(span));
+        let server = connection(1, true);
+        let request = correlator.event(&server, end(1, Role::Server), &Env { event_loop: true }).unwrap();
+        let parents: Vec<_> = spans.iter().map(|span| span.parent_span_id).collect();
+        assert_eq!(parents, [Some(request.span_id)]);
+    }
+
+    #[test]
+    fn a_thread_may_serve_another_request_after_a_loss() {
+        let mut correlator = Correlator::default();
+        let (server, client) = (connection(1, false), connection(2, false));
+        let call = |correlator: &mut Correlator, id: u64| {
+            correlator.event(&client, begin(id, Role::Client, 7), &SYNC);
+            correlator.event(&client, end(id, Role::Client), &SYNC).unwrap().parent_span_id
+        };
+        correlator.event(&server, begin(1, Role::Server, 7), &SYNC);
+        correlator.losses(0);
+        assert!(call(&mut correlator, 1).is_some());
+        // Its end was lost, or that of its answer, and the begin of the next one.
+        correlator.losses(8);
+        assert_eq!(call(&mut correlator, 2), None);
+        // What has begun since is known.
+        correlator.event(&server, begin(2, Role::Server, 7), &SYNC);
+        correlator.losses(8);
+        assert!(call(&mut correlator, 3).is_some());
     }
 
     #[test]
@@ -639,7 +703,7 @@ mod tests {
         let mut correlator = Correlator::default();
         let env = Env { event_loop: true };
         let of = |inode: u64, lane: u64| Connection {
-            by: Identity { actor: 0, lane, flags: KNOWN | WAITS_ELSEWHERE, reserved: 0 },
+            by: Identity { actor: 0, lane, flags: KNOWN | WAITS_ELSEWHERE, losses: 0 },
             ..connection(inode, true)
         };
         correlator.event(&of(1, 100), begin(1, Role::Server, 7), &env);

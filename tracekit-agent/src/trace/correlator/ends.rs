@@ -84,13 +84,13 @@ mod tests {
     use crate::probes::record::{Cause, NewActor};
     use crate::trace::span::Value;
 
-    const THREAD: Identity = Identity { actor: 5, lane: 0, flags: KNOWN, reserved: 0 };
+    const THREAD: Identity = Identity { actor: 5, lane: 0, flags: KNOWN, losses: 0 };
 
     /// A request, the thread that it has started, and a call which that has made.
     fn call_of_thread(correlator: &mut Correlator) -> Option<Span> {
         correlator.event(&connection(1, false), begin(1, Role::Server, 7), &SYNC);
         let by = Identity { flags: KNOWN, ..Identity::default() };
-        correlator.made(&NewActor { tgid: 1, tid: 7, actor: 5, time: 1, by, cause: Cause::Lasting });
+        correlator.made(&NewActor { tgid: 1, tid: 7, actor: 5, time: 1, by, cause: Cause::Lasting }, |_| {});
         let client = Connection { by: THREAD, ..connection(2, false) };
         correlator.event(&client, begin(1, Role::Client, 8), &SYNC);
         correlator.event(&client, end(1, Role::Client), &SYNC)
@@ -125,7 +125,7 @@ mod tests {
     fn greenlets_are_lanes_by_their_number() {
         let mut correlator = Correlator::default();
         let of = |inode: u64, lane: u64| Connection {
-            by: Identity { actor: lane, lane, flags: KNOWN | IN_GREENLET, reserved: 0 },
+            by: Identity { actor: lane, lane, flags: KNOWN | IN_GREENLET, losses: 0 },
             ..connection(inode, true)
         };
         for lane in [1, 2] {
