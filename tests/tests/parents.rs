@@ -22,24 +22,6 @@ use tracekit_tests::work::{Python, SERVERS, Server, Upstream, server};
 /// that is knowable must be right, and nothing may be wrong. The list only ever gets shorter.
 const NOT_YET: &[(&str, &[&str])] = &[];
 
-const ALL: &[&str] = &[
-    "nested",
-    "stream",
-    "gather",
-    "task",
-    "taskgroup",
-    "anyio",
-    "deep",
-    "background",
-    "after",
-    "websocket",
-    "threadpool",
-    "tothread",
-    "anyiothread",
-    "contextpool",
-    "leaf",
-];
-
 /// Servers that are met on both interpreters in every run: where tracing from outside goes wrong first.
 const ON_BOTH: &[&str] = &["gunicorn gevent, Flask", "uvicorn uvloop, FastAPI"];
 
