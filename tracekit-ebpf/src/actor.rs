@@ -52,6 +52,9 @@ const DATA_RECEIVED: (u64, u64) = (u64::from_le_bytes(*b"data_rec"), u64::from_l
 const BUFFER_UPDATED: (u64, u64) = (u64::from_le_bytes(*b"buffer_u"), u64::from_le_bytes(*b"pdated\0\0"));
 /// `requestReceived` of Twisted: called for each request, with whose last byte or with the answer to the one before.
 const REQUEST_RECEIVED: (u64, u64) = (u64::from_le_bytes(*b"requestR"), u64::from_le_bytes(*b"eceived\0"));
+/// `connection_made` of protocols: called for each connection.
+#[cfg(feature = "propagate")]
+const CONNECTION_MADE: (u64, u64) = (u64::from_le_bytes(*b"connecti"), u64::from_le_bytes(*b"on_made\0"));
 /// `WorkerThread.run` of anyio.
 const WORKER_RUN: (u64, u64) = (u64::from_le_bytes(*b"WorkerTh"), u64::from_le_bytes(*b"read.run"));
 /// What of the second word is the string and its end.
@@ -173,25 +176,13 @@ pub extern "C" fn actor_ended(tgid: u32, tid: u32, object: u64, sort: u32) -> u3
 #[unsafe(no_mangle)]
 #[inline(never)]
 pub extern "C" fn new_actor(tgid: u32, tid: u32, object: u64, what: u32, sort: u32) -> u32 {
-    let mut by = NOBODY;
-    let mut state = 0;
-    let mut frame = 0;
-    for _ in 0..TRIES {
-        let turn = identify(tgid, tid);
-        let Some(found) = FOUND.get_ptr(0) else { return 0 };
-        // SAFETY: the pointer comes from the map and was checked; the value is this CPU's. Volatile, because another
-        // thread may write it between.
-        let now = unsafe { found.read_volatile() };
-        // SAFETY: as above.
-        let interrupted = unsafe { (&raw const (*found).turn).read_volatile() } != turn;
-        if turn == 0 {
-            break;
-        }
-        if !interrupted {
-            (by, state, frame) = (now.identity, now.state, now.frame);
-            break;
-        }
-    }
+    let (by, state, frame) =
+        who(tgid, tid, |found| {
+            // SAFETY: the pointer comes from the map and was checked. Volatile: see `who`.
+            let found = unsafe { found.read_volatile() };
+            (found.identity, found.state, found.frame)
+        })
+        .unwrap_or((NOBODY, 0, 0));
     let actor = next_number();
     let key = ObjectKey { object, tgid, sort };
     let mut what = what;
@@ -210,13 +201,11 @@ pub extern "C" fn new_actor(tgid: u32, tid: u32, object: u64, what: u32, sort: u
             what = CAUSE_READ;
             cause = input.inode;
         }
-        if cause == 0 {
-            what = CAUSE_NONE;
-        }
     } else if what != CAUSE_NONE {
         // Nothing is looked for.
     } else if by.flags & NESTED != 0 {
-        if begins_request(tgid, frame) != 0 {
+        // A protocol begins with a request here.
+        if is_called(tgid, frame, REQUEST_RECEIVED.0, REQUEST_RECEIVED.1) != 0 {
             what = CAUSE_NEXT;
         }
     // SAFETY: the pointer comes from the map and was checked; only this thread uses its entry.
@@ -230,6 +219,10 @@ pub extern "C" fn new_actor(tgid: u32, tid: u32, object: u64, what: u32, sort: u
     }
     let _ = ACTOR_NUMBERS.insert(&key, &actor, 0);
     report(tgid, tid, actor, by, what, cause);
+    #[cfg(feature = "propagate")]
+    if what == CAUSE_NONE && by.actor == 0 && is_called(tgid, frame, CONNECTION_MADE.0, CONNECTION_MADE.1) != 0 {
+        crate::propagate::lineage::made_by_connection(tid, actor);
+    }
     0
 }
 
@@ -238,6 +231,8 @@ fn report(tgid: u32, tid: u32, actor: u64, by: Identity, what: u32, cause: u64) 
     // SAFETY: the helper has no preconditions.
     let time = unsafe { bpf_ktime_get_ns() };
     let by = Identity { losses: losses(), ..by };
+    #[cfg(feature = "propagate")]
+    crate::propagate::lineage::made(tgid, tid, actor, time, &by, what, cause);
     send(ActorRecord { kind: Kind::Actor as u32, tgid, tid, what, actor, time, by, cause });
 }
 
@@ -280,10 +275,10 @@ fn name_of(python: &Python, actors: &Actors, frame: u64, offset: u32) -> (u64, u
     (word(name), word(name + 8))
 }
 
-/// Whether a protocol begins with a request here.
+/// Whether one of the newest frames is that of a function with this name, in two words.
 #[unsafe(no_mangle)]
 #[inline(never)]
-extern "C" fn begins_request(tgid: u32, newest: u64) -> u32 {
+extern "C" fn is_called(tgid: u32, newest: u64, first: u64, second: u64) -> u32 {
     // SAFETY: as in `is_same_callback`.
     let (Some(python), Some(actors)) = (unsafe { PYTHONS.get(&tgid) }, unsafe { ACTORS.get(&tgid) }) else {
         return 0;
@@ -293,7 +288,7 @@ extern "C" fn begins_request(tgid: u32, newest: u64) -> u32 {
         if at == 0 {
             break;
         }
-        if name_of(python, actors, at, actors.code_name) == REQUEST_RECEIVED {
+        if name_of(python, actors, at, actors.code_name) == (first, second) {
             return 1;
         }
         at = word(at + u64::from(python.frame_back));
@@ -330,10 +325,10 @@ extern "C" fn is_in_protocol(tgid: u32, newest: u64, base: u64) -> u32 {
     u32::from(data || buffer)
 }
 
-/// A number that no other actor gets: what the clock says, and the processor. Not a count, which two threads could get
+/// A number that is given once: what the clock says, and the processor. Not a count, which two threads could get
 /// at once where probes in user code can be interrupted.
 #[inline(always)]
-fn next_number() -> u64 {
+pub fn next_number() -> u64 {
     // SAFETY: the helpers have no preconditions.
     let number = unsafe { bpf_ktime_get_ns() << 10 | u64::from(bpf_get_smp_processor_id() & 0x3ff) };
     // A lane has its highest bit for something else: the same number comes again after a hundred days.
@@ -342,6 +337,33 @@ fn next_number() -> u64 {
 
 /// Nothing is known.
 pub const NOBODY: Identity = Identity { actor: 0, lane: 0, flags: 0, losses: 0 };
+
+/// Who acts, for programs that may be preempted: those on functions and on messages. Gives what `take` takes of it;
+/// `None` if nothing is known, or somebody else was looked for on this processor again and again.
+#[inline(always)]
+pub fn who<T>(tgid: u32, tid: u32, take: impl Fn(*const Found) -> T) -> Option<T> {
+    for _ in 0..TRIES {
+        let turn = identify(tgid, tid);
+        let found = FOUND.get_ptr(0)?;
+        if turn == 0 {
+            return None;
+        }
+        let taken = take(found);
+        // SAFETY: the pointer comes from the map and was checked; the value is this CPU's. Volatile, because another
+        // thread may write it between.
+        if unsafe { (&raw const (*found).turn).read_volatile() } == turn {
+            return Some(taken);
+        }
+    }
+    None
+}
+
+/// Of what [`who`] found: the identity.
+#[inline(always)]
+pub fn identity(found: *const Found) -> Identity {
+    // SAFETY: the pointer comes from the map and was checked. Volatile, as above.
+    unsafe { (&raw const (*found).identity).read_volatile() }
+}
 
 /// Finds out who acts, into [`FOUND`]; gives the turn there, 0 if nobody is.
 ///

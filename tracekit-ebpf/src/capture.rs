@@ -7,6 +7,8 @@ use tracekit_common::{
     map::{ACCEPTED, IGNORE, Loss, SENDING},
 };
 
+#[cfg(feature = "propagate")]
+use crate::propagate::request;
 use crate::{
     actor::{NOBODY, forget_input, note_input, reader, sender},
     bounds::{advanced, bounded},
@@ -100,6 +102,8 @@ impl Call {
         }
         let turned = state.flags & SENDING == 0;
         let mut by = NOBODY;
+        #[cfg(feature = "propagate")]
+        let fresh = offset == 0 || !turned;
         if self.direction == INBOUND {
             state.flags &= !SENDING;
             if server {
@@ -121,6 +125,13 @@ impl Call {
         let buffer = BUFFER.get_ptr_mut(0)?.cast::<u8>();
         let captured = capture_bytes(payload.vector, payload.count, payload.address, self.length);
         let (head, tail) = (captured as u32, (captured >> 32) as u32);
+        #[cfg(feature = "propagate")]
+        if self.direction == INBOUND {
+            let nonblocking = socket.flags() & O_NONBLOCK != 0;
+            request::received(self, key, fresh, nonblocking, head, &by);
+        } else {
+            request::sent(key, head, by.actor);
+        }
         // SAFETY: the helper has no preconditions.
         let returned = unsafe { bpf_ktime_get_ns() };
         let record = DataRecord {

@@ -59,7 +59,7 @@ pub fn item_appended_arm64(ctx: ProbeContext) -> u32 {
 
 /// Process and thread, if the process is selected.
 #[inline(always)]
-fn who() -> Option<(u32, u32)> {
+fn selected_caller() -> Option<(u32, u32)> {
     let ids = bpf_get_current_pid_tgid();
     let (tgid, tid) = ((ids >> 32) as u32, ids as u32);
     selected(tgid).then_some((tgid, tid))
@@ -67,17 +67,17 @@ fn who() -> Option<(u32, u32)> {
 
 #[inline(always)]
 fn made(greenlet: u64) -> u32 {
-    who().map_or(0, |(tgid, tid)| new_actor(tgid, tid, greenlet, LASTING, OBJECT))
+    selected_caller().map_or(0, |(tgid, tid)| new_actor(tgid, tid, greenlet, LASTING, OBJECT))
 }
 
 #[inline(always)]
 fn gone(greenlet: u64) -> u32 {
-    who().map_or(0, |(tgid, tid)| actor_ended(tgid, tid, greenlet, OBJECT))
+    selected_caller().map_or(0, |(tgid, tid)| actor_ended(tgid, tid, greenlet, OBJECT))
 }
 
 #[inline(always)]
 fn appended(item: u64) -> u32 {
-    who().map_or(0, |(tgid, tid)| handed(tgid, tid, item))
+    selected_caller().map_or(0, |(tgid, tid)| handed(tgid, tid, item))
 }
 
 /// The greenlet that the thread runs; 0 if that is the one with which it began, or none.

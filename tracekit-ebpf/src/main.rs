@@ -25,6 +25,8 @@ mod greenlet;
 mod layout;
 mod maps;
 mod process;
+#[cfg(feature = "propagate")]
+mod propagate;
 mod python;
 mod read;
 mod socket;

@@ -5,9 +5,11 @@ use aya_ebpf::{
     macros::raw_tracepoint,
     programs::RawTracePointContext,
 };
+#[cfg(feature = "propagate")]
+use tracekit_common::syscall::WATCH;
 use tracekit_common::{
     actor::CAUSE_ACCEPT,
-    event::{CLOSE_LOCAL, CLOSE_LOCAL_WRITE, CLOSE_REMOTE, CloseRecord, INBOUND, Kind, OUTBOUND},
+    event::{CLOSE_LOCAL, CLOSE_LOCAL_WRITE, CLOSE_REMOTE, CloseRecord, INBOUND, Kind, OUTBOUND, UNSEEN},
     map::ACCEPTED,
     syscall::{
         ACCEPT, CLOSE, DUP, DUP2, FCNTL, READ, READV, RECVFROM, RECVMSG, SENDFILE, SENDMMSG, SENDMSG, SENDTO,
@@ -69,7 +71,10 @@ pub fn sys_enter(ctx: RawTracePointContext) -> i32 {
         return 0;
     }
     // SAFETY: the helper has no preconditions.
-    let now = unsafe { bpf_ktime_get_ns() };
+    let mut now = unsafe { bpf_ktime_get_ns() };
+    if class > SENDMSG && class <= SPLICE {
+        now |= UNSEEN;
+    }
     match class {
         WRITE..=SPLICE => match ENTERED.get_ptr_mut(&tid) {
             // SAFETY: the pointer comes from the map and was checked; only this thread uses its entry.
@@ -82,12 +87,38 @@ pub fn sys_enter(ctx: RawTracePointContext) -> i32 {
             let _ = ended(ctx.arg(0), class, tgid, tid, now);
         }
         WAIT => {
+            #[cfg(feature = "propagate")]
+            {
+                crate::propagate::request::loops(tgid);
+                crate::propagate::lineage::waits(tid);
+            }
             waits(tgid, tid);
+        }
+        #[cfg(feature = "propagate")]
+        WATCH => {
+            let _ = watched(ctx.arg(0), tgid, tid);
         }
         _ => {}
     }
     0
 }
+
+/// A descriptor is added to those of an `epoll` instance.
+#[cfg(feature = "propagate")]
+#[inline(always)]
+fn watched(regs: u64, tgid: u32, tid: u32) -> Option<()> {
+    let operation: u64 = kernel(regs, REGS_ARG1.load())?;
+    let descriptor: u64 = kernel(regs, REGS_ARG2.load())?;
+    if operation as u32 == EPOLL_CTL_ADD {
+        let key = socket::of_descriptor(descriptor as u32)?.key(tgid);
+        crate::propagate::lineage::watched(tid, &key);
+    }
+    Some(())
+}
+
+/// `EPOLL_CTL_ADD`: include/uapi/linux/eventpoll.h
+#[cfg(feature = "propagate")]
+const EPOLL_CTL_ADD: u32 = 1;
 
 #[inline(always)]
 fn ended(regs: u64, class: u32, tgid: u32, tid: u32, time: u64) -> Option<()> {
@@ -108,6 +139,8 @@ fn ended(regs: u64, class: u32, tgid: u32, tid: u32, time: u64) -> Option<()> {
             return None;
         }
         let _ = CONNECTIONS.remove(&key);
+        #[cfg(feature = "propagate")]
+        crate::propagate::lineage::closed(&key);
     }
     let reason = if class == SHUTDOWN && second == SHUT_WR { CLOSE_LOCAL_WRITE } else { CLOSE_LOCAL };
     send(CloseRecord { kind: Kind::Close as u32, tgid, inode: key.inode, time, tid, reason });
@@ -155,7 +188,7 @@ fn transferred(regs: u64, returned: i64, tgid: u32, tid: u32) -> Option<()> {
     let length = returned as u64;
     let entered = if write {
         // SAFETY: the pointer comes from the map and was checked.
-        ENTERED.get_ptr(&tid).map_or(0, |time| unsafe { *time })
+        ENTERED.get_ptr(&tid).map_or(0, |time| unsafe { *time } & !UNSEEN)
     } else {
         0
     };
@@ -221,6 +254,8 @@ fn accepted(fd: u32, tgid: u32, tid: u32) -> Option<()> {
     let state = socket.state(&socket.key(tgid))?;
     // SAFETY: the pointer comes from the map and was checked; nobody else has the descriptor yet.
     unsafe { (*state).flags |= ACCEPTED };
+    #[cfg(feature = "propagate")]
+    crate::propagate::lineage::accepted(socket.key(tgid));
     identify(tgid, tid);
     note_input(tgid, tid, socket.inode, CAUSE_ACCEPT)
 }

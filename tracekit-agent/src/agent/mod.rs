@@ -63,6 +63,8 @@ pub struct AgentConfig {
     pub services: ServiceMap,
     /// Which traces are exported.
     pub sampler: Sampler,
+    /// Services whose outgoing requests are left as they are.
+    pub propagate_not: Vec<String>,
     /// Told which processes are traced.
     pub breakpoints: Arc<Registry>,
     /// Also processes that start later; otherwise those that run now, and their children.
@@ -105,6 +107,7 @@ impl Agent {
             pythons: Pythons::default(),
             spans,
             counters,
+            propagate_not: config.propagate_not,
             breakpoints: config.breakpoints,
             debugger,
             hits: Waiting::default(),
@@ -141,6 +144,7 @@ impl Agent {
                 self.parts.world.tick();
                 let started = self.parts.pythons.tick(&mut self.parts.probes);
                 self.parts.started(started);
+                self.parts.probes.tick();
                 self.count_losses();
                 self.parts.breakpoints.tick(Timestamp::now());
                 self.parts.settle_quiet();
@@ -230,6 +234,8 @@ struct Parts {
     breakpoints: Arc<Registry>,
     debugger: Debugger,
     hits: Waiting,
+    /// Services whose outgoing requests are left as they are.
+    propagate_not: Vec<String>,
 }
 
 impl Parts {
@@ -291,6 +297,8 @@ impl Parts {
                 let Self { correlator, spans, .. } = self;
                 correlator.actor_ended(tgid, actor, |span| spans.submit(span));
             }
+            Record::Chosen(id, chosen) => self.connections.chosen(id, chosen),
+            Record::NotHttp(cookie) => self.probes.leave_alone(cookie),
         }
     }
 
@@ -376,7 +384,9 @@ impl Parts {
                 Change::Selected(inspected) => {
                     let pid = inspected.pid();
                     self.world.add(&inspected);
-                    match self.probes.select(pid) {
+                    let service = self.world.service_name(pid);
+                    let propagate = !self.propagate_not.iter().any(|name| name == service);
+                    match self.probes.select_with(pid, propagate) {
                         Ok(()) => {
                             let can_be_read = self.pythons.add(&inspected, &mut self.probes);
                             let service = self.world.service_name(pid);
