@@ -20,31 +20,7 @@ use tracekit_tests::work::{Python, SERVERS, Server, Upstream, server};
 
 /// What could be known and is not yet: kinds of calls that need not have a parent under these servers. Everything else
 /// that is knowable must be right, and nothing may be wrong. The list only ever gets shorter.
-const NOT_YET: &[(&str, &[&str])] = &[
-    ("gunicorn sync, Flask", &["contextpool"]),
-    ("gunicorn gthread, Flask", &["contextpool"]),
-    ("gunicorn gevent, Flask", ALL),
-    ("gunicorn eventlet, Flask", ALL),
-    ("waitress, Flask", ALL),
-];
-
-const ALL: &[&str] = &[
-    "nested",
-    "stream",
-    "gather",
-    "task",
-    "taskgroup",
-    "anyio",
-    "deep",
-    "background",
-    "after",
-    "websocket",
-    "threadpool",
-    "tothread",
-    "anyiothread",
-    "contextpool",
-    "leaf",
-];
+const NOT_YET: &[(&str, &[&str])] = &[];
 
 /// Servers that are met on both interpreters in every run: where tracing from outside goes wrong first.
 const ON_BOTH: &[&str] = &["gunicorn gevent, Flask", "uvicorn uvloop, FastAPI"];
@@ -325,6 +301,7 @@ fn attach_and_detach(server: &str, python: Python) -> Result<()> {
             let all = verdict.sum(|_, _| true);
             eprintln!("{name}, agent {index}: {all}; {} requests, {} calls", verdict.served, all.all());
             ensure!(all.wrong == 0, "wrong parents:\n{}", verdict.examples.join("\n"));
+            ensure!(all.orphaned == 0, "{} calls whose request was not exported", all.orphaned);
             ensure!(verdict.served > 0, "agent {index} saw no request");
             ensure!(verdict.doubled == 0, "{} requests with several server spans", verdict.doubled);
         }

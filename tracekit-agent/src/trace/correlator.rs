@@ -5,9 +5,11 @@
 //! event loop), it is the request for which the task acts that sends ([`super::actors`]); that may be known only
 //! when the task answers, so that spans wait for it. What is not known is left out, never guessed.
 
+mod ends;
+
 use std::{collections::HashMap, sync::Arc};
 
-use tracekit_common::actor::{IN_TASK, Identity, KNOWN, WAITS_ELSEWHERE};
+use tracekit_common::actor::{IN_GREENLET, IN_TASK, IN_WAITING_LANE, Identity, KNOWN, WAITS_ELSEWHERE};
 use tracekit_protocol::{Begin, End, Event, Outcome, Request, Role};
 
 use super::{
@@ -74,6 +76,10 @@ struct Open {
     sent: bool,
     /// Where the application made this call.
     caller: Option<Arc<Caller>>,
+    /// The request for which this call was made.
+    cause: Option<ExchangeId>,
+    /// Of this request, which is served: spans of its calls were exported.
+    has_children: bool,
 }
 
 type ExchangeId = (ConnectionId, u64);
@@ -135,7 +141,7 @@ impl Correlator {
         }
     }
 
-    /// A task was made, or work handed over. Spans whose parent is known by that go to `emit`.
+    /// A task, thread or greenlet was made, or work handed over. Spans whose parent is known by that go to `emit`.
     pub fn made(&mut self, new: &NewActor, emit: impl FnMut(Span)) {
         let lane = self.lane(new.tgid, new.tid, &new.by);
         let request = if new.by.flags & IN_TASK != 0 { None } else { self.served(lane) };
@@ -190,6 +196,7 @@ impl Correlator {
                 }
             }
         }
+        let mut has_child = false;
         for mut held in std::mem::take(&mut self.held) {
             if held.actor.0 != tgid || self.actors.may_be_known_later(held.actor) {
                 self.held.push(held);
@@ -199,8 +206,12 @@ impl Correlator {
                 && held.begin >= request.begin
             {
                 held.caused_by(request);
+                has_child = true;
             }
             emit(held.span);
+        }
+        if has_child {
+            self.has_child(Some(request.exchange));
         }
     }
 
@@ -214,8 +225,9 @@ impl Correlator {
         for held in std::mem::take(&mut self.held) {
             // Only who answers a request that was there before the call tells for which request that was.
             let waits = now.is_some_and(|now| now.saturating_sub(held.since) < HELD_NANOS)
-                && oldest.get(&held.actor.0).is_some_and(|begin| *begin <= held.begin)
-                && self.actors.may_be_known_later(held.actor);
+                && (self.actors.waits_for_end(held.actor)
+                    || oldest.get(&held.actor.0).is_some_and(|begin| *begin <= held.begin)
+                        && self.actors.may_be_known_later(held.actor));
             if waits {
                 self.held.push(held);
             } else {
@@ -261,7 +273,8 @@ impl Correlator {
     /// Where something happens. If only the thread is known, or was when it read, that has to do.
     fn lane(&self, tgid: u32, tid: u32, by: &Identity) -> Lane {
         let lane = (tgid, tid, by.lane);
-        if by.lane != 0 && !self.lanes.contains_key(&lane) && self.lanes.contains_key(&(tgid, tid, 0)) {
+        let thread_will_do = by.lane != 0 && by.flags & IN_GREENLET == 0;
+        if thread_will_do && !self.lanes.contains_key(&lane) && self.lanes.contains_key(&(tgid, tid, 0)) {
             return (tgid, tid, 0);
         }
         lane
@@ -309,6 +322,7 @@ impl Correlator {
                     let actor = (tgid, by.actor);
                     cause = self.actors.request_of(actor);
                     if cause.is_none() && self.actors.may_be_known_later(actor) {
+                        self.actors.awaited(actor);
                         open.actor = Some(actor);
                     }
                 }
@@ -343,17 +357,20 @@ impl Correlator {
         }
         // A thread whose event loop is on another stack switches between greenlets, each of which serves one
         // request at a time.
-        let greenlet = connection.by.flags & (KNOWN | WAITS_ELSEWHERE) == KNOWN | WAITS_ELSEWHERE
-            && connection.by.lane != 0;
+        let flags = connection.by.flags;
+        let known_as_one = flags & IN_GREENLET != 0;
+        let greenlet = connection.by.lane != 0
+            && (known_as_one || flags & (KNOWN | WAITS_ELSEWHERE) == KNOWN | WAITS_ELSEWHERE);
+        self.actors.serves((lane.0, connection.by.actor));
         let event_loop = connection.nonblocking && !greenlet && env.has_event_loop(lane.0);
         let serving = self.lanes.entry(lane).or_default();
-        if greenlet && serving.open.is_empty() {
+        if greenlet && !known_as_one && serving.open.is_empty() {
             // What was there before was on another stack at the same address.
             serving.interleaves = false;
         }
         serving.interleaves |= event_loop;
         if serving.open.iter().any(|(other, _)| *other != connection.id) {
-            if connection.nonblocking && !greenlet {
+            if connection.nonblocking && (!greenlet || flags & IN_WAITING_LANE != 0) {
                 // Another connection's request is unanswered: this thread does several at once.
                 serving.interleaves = true;
             } else {
@@ -377,35 +394,22 @@ impl Correlator {
                 }
             }
         }
-        let mut described = self.describe(connection, &end)?;
-        if let Some(caller) = &open.caller {
-            attributes::code(&mut described.attributes, caller);
-        }
-        let start = env.unix_nanos(end.start);
-        let span = Span {
-            trace_id: open.trace_id,
-            span_id: open.span_id,
-            parent_span_id: open.parent,
-            parent_is_remote: open.parent_is_remote,
-            trace_state: open.trace_state,
-            sampled: open.sampled,
-            name: described.name,
-            kind: match end.role {
-                Role::Server => SpanKind::Server,
-                Role::Client => SpanKind::Client,
-            },
-            start_unix_nano: start,
-            end_unix_nano: env.unix_nanos(end.end).max(start),
-            status: described.status,
-            attributes: described.attributes,
-            resource: env.resource(connection.id.tgid),
+        let described = match self.describe(connection, &end) {
+            None if open.has_children => self.incomplete(connection, &end)?,
+            described => described?,
         };
-        match open.actor {
+        let (actor, begin, since, sent) = (open.actor, open.begin, end.end, open.sent);
+        let cause = open.cause;
+        let span = finished(open, described, connection, &end, env);
+        match actor {
             Some(actor) if self.actors.may_be_known_later(actor) && self.held.len() < MAX_HELD => {
-                self.held.push(Held { span, sent: open.sent, actor, begin: open.begin, since: end.end });
+                self.held.push(Held { span, sent, actor, begin, since });
                 None
             }
-            _ => Some(span),
+            _ => {
+                self.has_child(cause);
+                Some(span)
+            }
         }
     }
 
@@ -430,6 +434,7 @@ impl Open {
             // The other end has been told of another trace: the kernel side knew less.
             return;
         }
+        self.cause = Some(cause.exchange);
         self.trace_id = cause.trace_id;
         self.parent = Some(cause.span_id);
         self.trace_state.clone_from(&cause.trace_state);
@@ -446,6 +451,38 @@ impl Held {
         self.span.parent_span_id = Some(cause.span_id);
         self.span.trace_state.clone_from(&cause.trace_state);
         self.span.sampled = cause.sampled;
+    }
+}
+
+/// The span of what has ended.
+fn finished(
+    open: Open,
+    mut described: Described,
+    connection: &Connection,
+    end: &End,
+    env: &impl Environment,
+) -> Span {
+    if let Some(caller) = &open.caller {
+        attributes::code(&mut described.attributes, caller);
+    }
+    let start = env.unix_nanos(end.start);
+    Span {
+        trace_id: open.trace_id,
+        span_id: open.span_id,
+        parent_span_id: open.parent,
+        parent_is_remote: open.parent_is_remote,
+        trace_state: open.trace_state,
+        sampled: open.sampled,
+        name: described.name,
+        kind: match end.role {
+            Role::Server => SpanKind::Server,
+            Role::Client => SpanKind::Client,
+        },
+        start_unix_nano: start,
+        end_unix_nano: env.unix_nanos(end.end).max(start),
+        status: described.status,
+        attributes: described.attributes,
+        resource: env.resource(connection.id.tgid),
     }
 }
 
@@ -477,6 +514,8 @@ fn root(lane: Lane, begin: u64, env: &impl Environment) -> Open {
         actor: None,
         sent: false,
         caller: None,
+        cause: None,
+        has_children: false,
     }
 }
 
@@ -505,7 +544,7 @@ mod tests {
     use super::*;
     use crate::probes::record::{Cause, Endpoint};
 
-    struct Env {
+    pub(super) struct Env {
         event_loop: bool,
     }
 
@@ -524,9 +563,9 @@ mod tests {
         }
     }
 
-    const SYNC: Env = Env { event_loop: false };
+    pub(super) const SYNC: Env = Env { event_loop: false };
 
-    fn connection(inode: u64, nonblocking: bool) -> Connection {
+    pub(super) fn connection(inode: u64, nonblocking: bool) -> Connection {
         let ends = Some((Endpoint::Unix(None), Endpoint::Unix(None)));
         Connection {
             id: ConnectionId { tgid: 1, inode },
@@ -539,11 +578,11 @@ mod tests {
         }
     }
 
-    fn begin(id: u64, role: Role, tid: u32) -> Event {
+    pub(super) fn begin(id: u64, role: Role, tid: u32) -> Event {
         Event::Begin(Begin { id, role, start: 1, tid, traceparent: None, tracestate: None })
     }
 
-    fn end(id: u64, role: Role) -> Event {
+    pub(super) fn end(id: u64, role: Role) -> Event {
         let request = Request::Http(Http { method: "GET".into(), status: Some(200), ..Http::default() });
         let outcome = Outcome::Complete;
         Event::End(Box::new(End { id, role, start: 1, first_response_byte: None, end: 2, outcome, request }))
