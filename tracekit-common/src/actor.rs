@@ -13,6 +13,10 @@ pub struct Actors {
     /// The code of `WorkerThread.run` of anyio, which runs what a task waits for. Not known before anyio's part for
     /// asyncio is loaded, which is when it is needed first: until then it is known by its name.
     pub worker_code: u64,
+    /// `waitress.channel.HTTPChannel`: a connection that is handed to a thread once for each of its requests.
+    pub channel_type: u64,
+    /// `greenlet.greenlet`, if it is known where a thread keeps its current one.
+    pub greenlet_type: u64,
     /// The type `_asyncio.Future`.
     pub future_type: u64,
     /// `PyThreadState.context`
@@ -39,22 +43,35 @@ pub struct Actors {
     pub frame_locals: u32,
     /// `FutureObj.fut_callback0`
     pub future_callback: u32,
+    /// Where the table of a thread's local variables has those of `greenlet._greenlet`, in bytes.
+    pub greenlet_module: u32,
+    /// Where its `ThreadState *` is among them.
+    pub greenlet_slot: u32,
 }
+
+/// Where the C library's descriptor of a thread has the table of its local variables: the same in glibc and musl on
+/// x86-64 (`tcbhead_t.dtv`, `struct pthread.dtv`).
+pub const THREAD_TABLE: u64 = 8;
 
 /// Flag: `PyDictKeysObject` as it was to 3.10.
 pub const SIZED_KEYS: u32 = 1;
 
-/// Key of a task or of handed-over work: an object of a process.
+/// Key of an actor: an object of a process, or a thread.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[repr(C)]
 pub struct ObjectKey {
-    /// Its address.
+    /// Its address, or the thread's id.
     pub object: u64,
     /// Thread group (process).
     pub tgid: u32,
-    /// Zero.
-    pub reserved: u32,
+    /// [`OBJECT`], [`THREAD`]
+    pub sort: u32,
 }
+
+/// It is an object.
+pub const OBJECT: u32 = 0;
+/// It is a thread.
+pub const THREAD: u32 = 1;
 
 /// What a thread did last that may be the reason for what it does next.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -87,11 +104,12 @@ pub struct LastInput {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 #[repr(C)]
 pub struct Identity {
-    /// The task, or the work that was handed over: a number that no other gets; 0 if it is neither.
+    /// The task, or the work that was handed over, or the greenlet or thread itself: a number that no other gets; 0 if
+    /// it is not known.
     pub actor: u64,
     /// The stack on which it happens, of the thread or of a greenlet in it; 0 if not known.
     pub lane: u64,
-    /// [`KNOWN`], [`IN_WAITING_LANE`], [`WAITS_ELSEWHERE`], [`IN_TASK`], [`NESTED`]
+    /// [`KNOWN`], [`IN_WAITING_LANE`], [`WAITS_ELSEWHERE`], [`IN_TASK`], [`IN_GREENLET`], [`NESTED`]
     pub flags: u32,
     /// When a record was lost last, for which the ring buffer had no room: the lower half of nanoseconds of
     /// `CLOCK_MONOTONIC`. Another number than before says that something was lost since.
@@ -106,10 +124,15 @@ pub const IN_WAITING_LANE: u32 = 2;
 pub const WAITS_ELSEWHERE: u32 = 4;
 /// The actor is the task that the thread runs.
 pub const IN_TASK: u32 = 8;
+/// It happens in a greenlet, which is not the one with which its thread began.
+pub const IN_GREENLET: u32 = 16;
 /// It runs in another context than its own, which it has entered.
-pub const NESTED: u32 = 16;
+pub const NESTED: u32 = 32;
 
-/// There is a new actor, or it is known since who made one.
+/// Bit of a [lane](Identity::lane): the rest is the number of a greenlet. No number has it.
+pub const GREENLET_LANE: u64 = 1 << 63;
+
+/// There is a new actor, or it is known since who made one, or one has ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(C)]
 pub struct ActorRecord {
@@ -119,7 +142,8 @@ pub struct ActorRecord {
     pub tgid: u32,
     /// Thread that made it.
     pub tid: u32,
-    /// [`CAUSE_NONE`], [`CAUSE_READ`], [`CAUSE_ACCEPT`]: what `cause` is; or [`CAUSE_NEXT`].
+    /// [`CAUSE_NONE`], [`CAUSE_READ`], [`CAUSE_ACCEPT`], [`CAUSE_AFTER`]: what `cause` is; or [`LASTING`], [`ENDED`],
+    /// [`CAUSE_NEXT`].
     pub what: u32,
     /// Its number.
     pub actor: u64,
@@ -127,8 +151,8 @@ pub struct ActorRecord {
     pub time: u64,
     /// Who made it.
     pub by: Identity,
-    /// The socket that the thread has read from or accepted in the same callback of its event loop; 0 if it
-    /// has not.
+    /// The socket that the thread has read from or accepted in the same callback of its event loop, or the number of
+    /// another actor; 0 if there is none.
     pub cause: u64,
 }
 
@@ -138,10 +162,16 @@ pub const CAUSE_NONE: u32 = 0;
 pub const CAUSE_READ: u32 = 1;
 /// A socket that was accepted.
 pub const CAUSE_ACCEPT: u32 = 2;
+/// An actor: the request that the new one acts for is the next one on the same connection.
+pub const CAUSE_AFTER: u32 = 3;
+/// No cause: the new actor is a thread or a greenlet, and says when it ends.
+pub const LASTING: u32 = 4;
+/// No cause: the actor, which was a thread or a greenlet, has ended. Nothing is said of `by`.
+pub const ENDED: u32 = 5;
 /// Its maker has answered a request, and with that a protocol has begun with the one behind it.
-pub const CAUSE_NEXT: u32 = 3;
+pub const CAUSE_NEXT: u32 = 6;
 
-const _: () = assert!(size_of::<Actors>() == 32 + 12 * 4);
+const _: () = assert!(size_of::<Actors>() == 48 + 14 * 4);
 const _: () = assert!(size_of::<ObjectKey>() == 16);
 const _: () = assert!(size_of::<LastInput>() == 72);
 const _: () = assert!(size_of::<Identity>() == 24);

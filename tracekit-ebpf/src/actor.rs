@@ -11,14 +11,16 @@ use aya_ebpf::{
 use tracekit_common::{
     ABSENT,
     actor::{
-        ActorRecord, Actors, CAUSE_NEXT, CAUSE_NONE, CAUSE_READ, IN_TASK, IN_WAITING_LANE, Identity, KNOWN,
-        LastInput, NESTED, ObjectKey, SIZED_KEYS, WAITS_ELSEWHERE,
+        ActorRecord, Actors, CAUSE_AFTER, CAUSE_NEXT, CAUSE_NONE, CAUSE_READ, ENDED, GREENLET_LANE,
+        IN_GREENLET, IN_TASK, IN_WAITING_LANE, Identity, KNOWN, LASTING, LastInput, NESTED, OBJECT, ObjectKey,
+        SIZED_KEYS, THREAD, WAITS_ELSEWHERE,
     },
     event::Kind,
     python::Python,
 };
 
 use crate::{
+    greenlet::running_greenlet,
     maps::{ACTOR_NUMBERS, ACTORS, FOUND, FRAME, INPUTS, PYTHONS, losses, send},
     process::selected,
     python::{known_running, running},
@@ -32,6 +34,8 @@ use crate::{
 const TASK_ENTRIES: u64 = 8;
 /// Frames that are visited in search of handed-over work, of a protocol's method, and of the begin of a request.
 const FRAMES: usize = 64;
+/// In a frame is work that was handed over, but its number is not known.
+const NOT_NUMBERED: u64 = u64::MAX;
 const CALLBACK_FRAMES: usize = 32;
 const REQUEST_FRAMES: usize = 16;
 /// Contexts that are looked at: that in which a thread is, and those from which it has entered that.
@@ -110,38 +114,70 @@ pub fn item_put_arm64(ctx: ProbeContext) -> u32 {
 /// # Safety
 /// `offset` must be that of a register in `struct pt_regs` of this architecture.
 #[inline(always)]
-unsafe fn register(ctx: &ProbeContext, offset: usize) -> u64 {
+pub unsafe fn register(ctx: &ProbeContext, offset: usize) -> u64 {
     // SAFETY: the caller's duty; the verifier checks it.
     unsafe { aya_ebpf::EbpfContext::as_ptr(ctx).byte_add(offset).cast::<u64>().read_volatile() }
 }
 
 #[inline(always)]
-fn made(task: u64) -> u32 {
+fn made(object: u64) -> u32 {
     let ids = bpf_get_current_pid_tgid();
     let (tgid, tid) = ((ids >> 32) as u32, ids as u32);
-    if selected(tgid) { new_actor(tgid, tid, task) } else { 0 }
+    if selected(tgid) { new_actor(tgid, tid, object, CAUSE_NONE, OBJECT) } else { 0 }
 }
 
 #[inline(always)]
 fn put(arguments: u64) -> u32 {
     let ids = bpf_get_current_pid_tgid();
     let (tgid, tid) = ((ids >> 32) as u32, ids as u32);
-    if !selected(tgid) {
-        return 0;
-    }
-    // SAFETY: the value is not removed while this runs; one that is replaced is of the same process.
-    let Some(actors) = (unsafe { ACTORS.get(&tgid) }) else { return 0 };
-    let item = word(arguments);
-    if actors.item_type == 0 || word(item + u64::from(actors.object_type)) != actors.item_type {
-        return 0;
-    }
-    new_actor(tgid, tid, item)
+    if selected(tgid) { handed(tgid, tid, word(arguments)) } else { 0 }
 }
 
-/// Gives a new task or a new piece of work its number, and reports who made it.
+/// An object was put into a queue, which may be work for another thread.
+#[inline(always)]
+pub fn handed(tgid: u32, tid: u32, object: u64) -> u32 {
+    // SAFETY: the value is not removed while this runs; one that is replaced is of the same process.
+    let Some(actors) = (unsafe { ACTORS.get(&tgid) }) else { return 0 };
+    let kind = word(object + u64::from(actors.object_type));
+    if kind == 0 {
+        0
+    } else if kind == actors.item_type {
+        new_actor(tgid, tid, object, CAUSE_NONE, OBJECT)
+    } else if kind == actors.channel_type {
+        new_actor(tgid, tid, object, CAUSE_AFTER, OBJECT)
+    } else {
+        0
+    }
+}
+
+/// A thread has started another one of its process.
+#[inline(always)]
+pub fn thread_started(tgid: u32, child: u32) {
+    // Of processes without an interpreter nobody asks.
+    if ACTORS.get_ptr(&tgid).is_some() {
+        let tid = bpf_get_current_pid_tgid() as u32;
+        new_actor(tgid, tid, u64::from(child), LASTING, THREAD);
+    }
+}
+
+/// A thread or a greenlet has ended.
 #[unsafe(no_mangle)]
 #[inline(never)]
-extern "C" fn new_actor(tgid: u32, tid: u32, object: u64) -> u32 {
+pub extern "C" fn actor_ended(tgid: u32, tid: u32, object: u64, sort: u32) -> u32 {
+    let key = ObjectKey { object, tgid, sort };
+    let Some(number) = ACTOR_NUMBERS.get_ptr(&key) else { return 0 };
+    // SAFETY: the pointer comes from the map and was checked.
+    let actor = unsafe { *number };
+    let _ = ACTOR_NUMBERS.remove(&key);
+    report(tgid, tid, actor, NOBODY, ENDED, 0);
+    0
+}
+
+/// Gives a new actor its number, and reports who made it. `what` as in [`ActorRecord`]: with [`CAUSE_NONE`] its
+/// cause is looked for, with [`CAUSE_AFTER`] it follows the last one of the same object.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn new_actor(tgid: u32, tid: u32, object: u64, what: u32, sort: u32) -> u32 {
     let (by, state, frame) =
         who(tgid, tid, |found| {
             // SAFETY: the pointer comes from the map and was checked. Volatile: see `who`.
@@ -150,10 +186,26 @@ extern "C" fn new_actor(tgid: u32, tid: u32, object: u64) -> u32 {
         })
         .unwrap_or((NOBODY, 0, 0));
     let actor = next_number();
-    let _ = ACTOR_NUMBERS.insert(&ObjectKey { object, tgid, reserved: 0 }, &actor, 0);
-    let mut what = CAUSE_NONE;
+    let key = ObjectKey { object, tgid, sort };
+    let mut what = what;
     let mut cause = 0;
-    if by.flags & NESTED != 0 {
+    if what == CAUSE_AFTER {
+        if let Some(last) = ACTOR_NUMBERS.get_ptr(&key) {
+            // SAFETY: the pointer comes from the map and was checked.
+            cause = unsafe { *last };
+        }
+        // Who has just read from a connection hands that one over.
+        // SAFETY: only this thread uses its entry.
+        if let Some(input) = unsafe { INPUTS.get(&tid) }
+            && input.inode != 0
+            && input.what == CAUSE_READ
+        {
+            what = CAUSE_READ;
+            cause = input.inode;
+        }
+    } else if what != CAUSE_NONE {
+        // Nothing is looked for.
+    } else if by.flags & NESTED != 0 {
         // A protocol begins with a request here.
         if is_called(tgid, frame, REQUEST_RECEIVED.0, REQUEST_RECEIVED.1) != 0 {
             what = CAUSE_NEXT;
@@ -169,6 +221,7 @@ extern "C" fn new_actor(tgid: u32, tid: u32, object: u64) -> u32 {
     }
     // Right before the record: what it does later, it may do for who stands there.
     report_stack(tgid, tid);
+    let _ = ACTOR_NUMBERS.insert(&key, &actor, 0);
     report(tgid, tid, actor, by, what, cause);
     #[cfg(feature = "propagate")]
     if what == CAUSE_NONE && by.actor == 0 && is_called(tgid, frame, CONNECTION_MADE.0, CONNECTION_MADE.1) != 0 {
@@ -281,7 +334,9 @@ extern "C" fn is_in_protocol(tgid: u32, newest: u64, base: u64) -> u32 {
 #[inline(always)]
 pub fn next_number() -> u64 {
     // SAFETY: the helpers have no preconditions.
-    unsafe { bpf_ktime_get_ns() << 10 | u64::from(bpf_get_smp_processor_id() & 0x3ff) }
+    let number = unsafe { bpf_ktime_get_ns() << 10 | u64::from(bpf_get_smp_processor_id() & 0x3ff) };
+    // A lane has its highest bit for something else: the same number comes again after a hundred days.
+    number & !GREENLET_LANE
 }
 
 /// Nothing is known.
@@ -338,6 +393,9 @@ pub extern "C" fn identify(tgid: u32, tid: u32) -> u32 {
     {
         flags |= if input.waiting_lane == lane { IN_WAITING_LANE } else { WAITS_ELSEWHERE };
     }
+    if lane & GREENLET_LANE != 0 {
+        flags |= IN_GREENLET;
+    }
     let task = current_task(tgid, state);
     let mut actor = 0;
     if task != 0 {
@@ -346,8 +404,13 @@ pub extern "C" fn identify(tgid: u32, tid: u32) -> u32 {
         if task & 1 != 0 {
             flags |= NESTED;
         }
-    } else if actors.item_type != 0 || actors.worker_code != 0 || actors.future_type != 0 {
+    } else if actors.item_type | actors.worker_code | actors.future_type | actors.channel_type != 0 {
         actor = handed_over(tgid, frame);
+    }
+    if actor == NOT_NUMBERED {
+        actor = 0;
+    } else if actor == 0 {
+        actor = if flags & IN_GREENLET != 0 { lane & !GREENLET_LANE } else { number_of_thread(tgid, tid) };
     }
     let identity = Identity { actor, lane, flags, losses: 0 };
     // SAFETY: as above. The turn is left as it is, whoever has taken one since.
@@ -355,10 +418,19 @@ pub extern "C" fn identify(tgid: u32, tid: u32) -> u32 {
     turn
 }
 
-/// The number of a task; one that was made before the probes came gets it now.
+/// The number of a thread, 0 if it was there before the probes.
+#[inline(always)]
+fn number_of_thread(tgid: u32, tid: u32) -> u64 {
+    ACTOR_NUMBERS.get_ptr(&ObjectKey { object: u64::from(tid), tgid, sort: THREAD }).map_or(0, |number| {
+        // SAFETY: the pointer comes from the map and was checked.
+        unsafe { *number }
+    })
+}
+
+/// The number of a task or greenlet; one that was made before the probes came gets it now.
 #[inline(always)]
 fn number_of(tgid: u32, object: u64) -> u64 {
-    let key = ObjectKey { object, tgid, reserved: 0 };
+    let key = ObjectKey { object, tgid, sort: OBJECT };
     if let Some(number) = ACTOR_NUMBERS.get_ptr(&key) {
         // SAFETY: the pointer comes from the map and was checked.
         return unsafe { *number };
@@ -437,6 +509,12 @@ extern "C" fn task_in(tgid: u32, state: u64, context: u64) -> u64 {
 extern "C" fn lane_of(tgid: u32, state: u64, frame: u64) -> u64 {
     // SAFETY: as in `is_same_callback`.
     let Some(actors) = (unsafe { ACTORS.get(&tgid) }) else { return 0 };
+    if actors.greenlet_type != 0 {
+        let greenlet = running_greenlet(tgid, state);
+        if greenlet != 0 {
+            return number_of(tgid, greenlet) | GREENLET_LANE;
+        }
+    }
     if actors.chunk != ABSENT {
         // `_PyStackChunk.previous`: Include/cpython/pystate.h
         let mut chunk = word(state + u64::from(actors.chunk));
@@ -475,9 +553,9 @@ extern "C" fn oldest_frame(tgid: u32, frame: u64) -> u64 {
     0
 }
 
-/// The number of the work that was handed to this thread: in one of its frames is the item that an executor's
-/// queue has given it, or the future for which a task waits that has asked anyio for a thread. That future is noted in
-/// [`FOUND`]: 0 and a future, if the task does not wait yet.
+/// The number of the work that was handed to this thread, 0 if there is none: in one of its frames is the item that an
+/// executor's queue has given it, or the future for which a task waits that has asked anyio for a thread. That future is
+/// noted in [`FOUND`]: no number and a future, if the task does not wait yet.
 #[unsafe(no_mangle)]
 #[inline(never)]
 extern "C" fn handed_over(tgid: u32, newest: u64) -> u64 {
@@ -491,9 +569,10 @@ extern "C" fn handed_over(tgid: u32, newest: u64) -> u64 {
             break;
         }
         let first = word(at + u64::from(actors.frame_locals)) & python.code_mask;
-        if first != 0 && word(first + u64::from(actors.object_type)) == actors.item_type {
-            let key = ObjectKey { object: first, tgid, reserved: 0 };
-            return ACTOR_NUMBERS.get_ptr(&key).map_or(0, |number| {
+        let kind = word(first + u64::from(actors.object_type));
+        if first != 0 && kind != 0 && (kind == actors.item_type || kind == actors.channel_type) {
+            let key = ObjectKey { object: first, tgid, sort: OBJECT };
+            return ACTOR_NUMBERS.get_ptr(&key).map_or(NOT_NUMBERED, |number| {
                 // SAFETY: the pointer comes from the map and was checked.
                 unsafe { *number }
             });
@@ -542,17 +621,17 @@ extern "C" fn worker_future(tgid: u32, frame: u64) -> u64 {
 fn waiting_task(actors: &Actors, tgid: u32, future: u64) -> u64 {
     let callback = word(future + u64::from(actors.future_callback));
     if future == 0 || callback == 0 {
-        return 0;
+        return NOT_NUMBERED;
     }
     // `TaskWakeupMethWrapper.ww_task`, or `PyCFunctionObject.m_self`: one of the two is a task's address.
     let head = u64::from(actors.object_type) + 8;
-    let mut key = ObjectKey { object: word(callback + head), tgid, reserved: 0 };
+    let mut key = ObjectKey { object: word(callback + head), tgid, sort: OBJECT };
     if let Some(number) = ACTOR_NUMBERS.get_ptr(&key) {
         // SAFETY: the pointer comes from the map and was checked.
         return unsafe { *number };
     }
     key.object = word(callback + head + 8);
-    ACTOR_NUMBERS.get_ptr(&key).map_or(0, |number| {
+    ACTOR_NUMBERS.get_ptr(&key).map_or(NOT_NUMBERED, |number| {
         // SAFETY: the pointer comes from the map and was checked.
         unsafe { *number }
     })

@@ -29,6 +29,10 @@ offsets! {
     TASK_FILES,
     /// `struct task_struct`: `thread_pid`
     TASK_THREAD_PID,
+    /// `struct task_struct`: `signal`
+    TASK_SIGNAL,
+    /// `struct signal_struct`: `flags`
+    SIGNAL_FLAGS,
     /// `struct pid`: `level`
     PID_LEVEL,
     /// `struct pid`: `numbers`

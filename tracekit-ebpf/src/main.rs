@@ -5,7 +5,7 @@
 //!   and the Python stacks from which they do ([`stack`], [`python`]);
 //! * `sched_process_fork`, `sched_process_exec`, `sched_process_exit`: which processes are selected
 //!   ([`process`]);
-//! * probes on two functions of C modules of the interpreter, for who acts ([`actor`]).
+//! * probes on functions of C modules of the interpreter, for who acts ([`actor`], [`greenlet`]).
 //!
 //! And a perf event program on hardware watchpoints: lines at which there is a breakpoint ([`watchpoint`]).
 //!
@@ -21,6 +21,7 @@
 mod actor;
 mod bounds;
 mod capture;
+mod greenlet;
 mod layout;
 mod maps;
 mod process;

@@ -6,13 +6,20 @@ use aya_ebpf::{
     macros::raw_tracepoint,
     programs::RawTracePointContext,
 };
-use tracekit_common::event::{Kind, PROCESS_EXEC, PROCESS_EXIT, PROCESS_FORK, ProcessRecord};
+use tracekit_common::{
+    actor::THREAD,
+    event::{Kind, PROCESS_EXEC, PROCESS_EXIT, PROCESS_FORK, ProcessRecord},
+};
 
 use crate::{
-    layout::{FOLLOW_ALL, TASK_PID, TASK_TGID},
+    actor::{actor_ended, thread_started},
+    layout::{FOLLOW_ALL, SIGNAL_FLAGS, TASK_PID, TASK_SIGNAL, TASK_TGID},
     maps::{ACTORS, ENTERED, INPUTS, PYTHONS, SELECTED, THREADS, send},
     read::kernel,
 };
+
+/// The whole process ends: include/linux/sched/signal.h
+const SIGNAL_GROUP_EXIT: u32 = 4;
 
 /// Selected?
 #[inline(always)]
@@ -35,6 +42,9 @@ pub fn process_fork(ctx: RawTracePointContext) -> i32 {
     let Some(flags) = SELECTED.get_ptr(&parent_tgid) else { return 0 };
     let Some(tgid) = kernel::<u32>(child, TASK_TGID.load()) else { return 0 };
     if tgid == parent_tgid {
+        if let Some(tid) = kernel::<u32>(child, TASK_PID.load()) {
+            thread_started(tgid, tid);
+        }
         return 0;
     }
     // SAFETY: the pointer comes from the map and was checked.
@@ -78,6 +88,11 @@ pub fn process_exit(ctx: RawTracePointContext) -> i32 {
     let _ = ENTERED.remove(&tid);
     let _ = THREADS.remove(&tid);
     let _ = INPUTS.remove(&tid);
+    // One that ends with its process might have gone on.
+    let signal: u64 = kernel(task, TASK_SIGNAL.load()).unwrap_or(0);
+    if kernel::<u32>(signal, SIGNAL_FLAGS.load()).is_some_and(|flags| flags & SIGNAL_GROUP_EXIT == 0) {
+        actor_ended(tgid, tid, u64::from(tid), THREAD);
+    }
     if tid == tgid {
         let _ = SELECTED.remove(&tgid);
         let _ = PYTHONS.remove(&tgid);

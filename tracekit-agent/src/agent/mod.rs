@@ -170,8 +170,7 @@ impl Agent {
         // What was in the ring buffer when the signal came.
         self.drain();
         self.count_losses();
-        let Parts { correlator, spans, .. } = &mut self.parts;
-        correlator.release(None, |span| spans.submit(span));
+        self.parts.stopped();
         Ended::Stopped
     }
 
@@ -299,6 +298,10 @@ impl Parts {
                 self.pythons.made(&new, &mut self.probes);
                 self.correlator.made(&new, |span| self.spans.submit(span));
             }
+            Record::ActorEnded { tgid, actor } => {
+                let Self { correlator, spans, .. } = self;
+                correlator.actor_ended(tgid, actor, |span| spans.submit(span));
+            }
             Record::Chosen(id, chosen) => self.connections.chosen(id, chosen),
             Record::NotHttp(cookie) => self.probes.leave_alone(cookie),
         }
@@ -336,6 +339,17 @@ impl Parts {
         correlator.release(Some(monotonic_nanos()), |span| spans.submit(span));
         connections
             .settle_quiet(monotonic_nanos().saturating_sub(QUIET_NANOS), emit(correlator, world, spans));
+    }
+
+    /// Hands out what will not be seen to its end.
+    fn stopped(&mut self) {
+        let Self { connections, correlator, world, spans, .. } = self;
+        correlator.release(None, |span| spans.submit(span));
+        connections.stopped(monotonic_nanos(), |connection, event| {
+            if let Some(span) = correlator.stopped(connection, &event, world) {
+                spans.submit(span);
+            }
+        });
     }
 
     fn process(&mut self, event: ProcessEvent) {

@@ -174,7 +174,13 @@ impl Pythons {
         if watched.told != Some(found) {
             watched.told = Some(found);
             tracing::debug!(pid, ?found, "actors");
-            let functions = [(Function::TaskInit, found.task_init), (Function::QueuePut, found.queue_put)];
+            let functions = [
+                (Function::TaskInit, found.task_init),
+                (Function::QueuePut, found.queue_put),
+                (Function::DequeAppend, found.deque_append),
+                (Function::GreenletInit, found.greenlet_init),
+                (Function::GreenletDealloc, found.greenlet_dealloc),
+            ];
             for (function, address) in functions {
                 let Some(address) = address else { continue };
                 let start = target.memory.bytes(address, PROBED_BYTES).unwrap_or_default();

@@ -223,6 +223,14 @@ impl Connections {
         }
     }
 
+    /// Nothing more will be seen: ends what is in flight everywhere.
+    pub fn stopped(&mut self, time: u64, mut emit: impl FnMut(&Connection, Event)) {
+        let ids: Vec<_> = self.followed.keys().copied().collect();
+        for id in ids {
+            self.closed(id, Close::Local, time, id.tgid, &mut emit);
+        }
+    }
+
     /// Connections followed now.
     #[must_use]
     pub fn len(&self) -> usize {

@@ -17,6 +17,12 @@ pub enum Function {
     TaskInit,
     /// Puts an item into a queue: the first of an array of arguments, which is its second argument.
     QueuePut,
+    /// Puts an item into a queue: its second argument.
+    DequeAppend,
+    /// Initialises a greenlet: its first argument.
+    GreenletInit,
+    /// Frees a greenlet: its first argument.
+    GreenletDealloc,
 }
 
 impl Function {
@@ -25,6 +31,9 @@ impl Function {
         match self {
             Self::TaskInit => "task_made_x86_64",
             Self::QueuePut => "item_put_x86_64",
+            Self::DequeAppend => "item_appended_x86_64",
+            Self::GreenletInit => "greenlet_made_x86_64",
+            Self::GreenletDealloc => "greenlet_gone_x86_64",
         }
     }
 
@@ -33,6 +42,9 @@ impl Function {
         match self {
             Self::TaskInit => "task_made_arm64",
             Self::QueuePut => "item_put_arm64",
+            Self::DequeAppend => "item_appended_arm64",
+            Self::GreenletInit => "greenlet_made_arm64",
+            Self::GreenletDealloc => "greenlet_gone_arm64",
         }
     }
 }

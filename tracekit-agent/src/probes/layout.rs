@@ -10,6 +10,8 @@ const MEMBERS: &[(&str, &str, &str, bool)] = &[
     ("TASK_PID", "task_struct", "pid", true),
     ("TASK_FILES", "task_struct", "files", true),
     ("TASK_THREAD_PID", "task_struct", "thread_pid", true),
+    ("TASK_SIGNAL", "task_struct", "signal", false),
+    ("SIGNAL_FLAGS", "signal_struct", "flags", false),
     ("PID_LEVEL", "pid", "level", true),
     ("PID_NUMBERS", "pid", "numbers", true),
     ("FILES_FDT", "files_struct", "fdt", true),

@@ -5,7 +5,9 @@ use std::{
     path::PathBuf,
 };
 
-use tracekit_common::actor::{ActorRecord, CAUSE_ACCEPT, CAUSE_NEXT, CAUSE_NONE, CAUSE_READ, Identity};
+use tracekit_common::actor::{
+    ActorRecord, CAUSE_ACCEPT, CAUSE_AFTER, CAUSE_NEXT, CAUSE_NONE, CAUSE_READ, ENDED, Identity, LASTING,
+};
 use tracekit_common::event::{
     CLOSE_LOCAL, CLOSE_LOCAL_WRITE, CLOSE_REMOTE, CloseRecord, ConnectionRecord, DataRecord, INBOUND, Kind,
     NONBLOCKING, OUTBOUND, PROCESS_EXEC, PROCESS_EXIT, PROCESS_FORK, ProcessRecord, UNCOUNTED, UNIX_PATH,
@@ -65,6 +67,13 @@ pub enum Record<'a> {
     Process(ProcessEvent),
     /// Somebody new acts.
     Actor(NewActor),
+    /// A thread or a greenlet has ended.
+    ActorEnded {
+        /// Process.
+        tgid: u32,
+        /// Its number.
+        actor: u64,
+    },
     /// The Python stack of a thread, from which it does what its next record says.
     Stack(Stack),
     /// The kernel side has chosen ids for a request.
@@ -147,7 +156,7 @@ pub struct Data<'a> {
     pub by: Identity,
 }
 
-/// A task was made, or work handed over; or it is known since who did that.
+/// A task, thread or greenlet was made, or work handed over; or it is known since who did that.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct NewActor {
     /// Process.
@@ -164,15 +173,19 @@ pub struct NewActor {
     pub cause: Cause,
 }
 
-/// Why an event loop called back.
+/// Why there is a new actor, besides who made it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Cause {
     /// Not known.
     None,
-    /// It has read from this connection.
+    /// An event loop has read from this connection, and called back.
     Read(ConnectionId),
     /// It has accepted this connection.
     Accept(ConnectionId),
+    /// For the request behind the one that this actor acts for, on the same connection.
+    After(u64),
+    /// It is a thread or a greenlet, which says when it ends.
+    Lasting,
     /// The maker has answered its request, and a protocol has begun with the one behind it.
     Next,
 }
@@ -249,6 +262,9 @@ pub fn decode(bytes: &[u8]) -> Option<Record<'_>> {
 }
 
 fn actor(record: &ActorRecord) -> Option<Record<'static>> {
+    if record.what == ENDED {
+        return Some(Record::ActorEnded { tgid: record.tgid, actor: record.actor });
+    }
     let id = ConnectionId { tgid: record.tgid, inode: record.cause };
     Some(Record::Actor(NewActor {
         tgid: record.tgid,
@@ -260,6 +276,8 @@ fn actor(record: &ActorRecord) -> Option<Record<'static>> {
             CAUSE_NONE => Cause::None,
             CAUSE_READ => Cause::Read(id),
             CAUSE_ACCEPT => Cause::Accept(id),
+            CAUSE_AFTER => Cause::After(record.cause),
+            LASTING => Cause::Lasting,
             CAUSE_NEXT => Cause::Next,
             _ => return None,
         },

@@ -1,7 +1,7 @@
 //! What the kernel side is told of asyncio and of executors, so that it can tell who acts.
 //!
 //! Their C modules export no symbols, but their types say where their functions are: `tp_init` of
-//! `_asyncio.Task`, and the method `put` of `_queue.SimpleQueue`. All of that is in `sys.modules`.
+//! `_asyncio.Task`, and the method `put` of the queue that executors use. All of that is in `sys.modules`.
 
 use std::ops::ControlFlow;
 use std::time::Duration;
@@ -9,6 +9,7 @@ use std::time::Duration;
 use tracekit_common::ABSENT;
 use tracekit_common::actor::{Actors, SIZED_KEYS};
 
+use super::greenlets;
 use super::kernel::{main_interpreter, small};
 use super::layout::DictLayout;
 use super::memory::MemorySource as _;
@@ -24,6 +25,12 @@ const TIME: Duration = Duration::from_secs(1);
 const MAX_METHODS: u64 = 64;
 /// Characters of a name of one at most.
 const MAX_NAME: usize = 256;
+/// `sizeof(PyMethodDef)`
+const DEFINITION: u64 = 32;
+/// `METH_FASTCALL`: Include/methodobject.h
+const METH_FASTCALL: u32 = 0x80;
+/// Bytes from `ob_type` to `tp_dealloc`: `ob_size`, `tp_name`, `tp_basicsize` and `tp_itemsize` are between (`PyTypeObject`).
+const TP_DEALLOC: u64 = 40;
 
 /// See the module.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -34,6 +41,12 @@ pub struct Handles {
     pub task_init: Option<u64>,
     /// The function that puts an item into a queue, once `concurrent.futures.thread` is loaded.
     pub queue_put: Option<u64>,
+    /// The function that puts an item into a queue that is written in Python, once there is one.
+    pub deque_append: Option<u64>,
+    /// The function that initialises greenlets, once it is known where threads keep theirs.
+    pub greenlet_init: Option<u64>,
+    /// The function that frees them.
+    pub greenlet_dealloc: Option<u64>,
 }
 
 /// What a process has loaded so far; `None` if it is not known how its interpreter lays that out.
@@ -45,7 +58,14 @@ pub fn find(target: &Target) -> Option<Handles> {
         return None;
     }
     target.memory.forget();
-    let mut handles = Handles { actors: offsets(target)?, task_init: None, queue_put: None };
+    let mut handles = Handles {
+        actors: offsets(target)?,
+        task_init: None,
+        queue_put: None,
+        deque_append: None,
+        greenlet_init: None,
+        greenlet_dealloc: None,
+    };
     let reader = Reader::new(&target.memory, *layout);
     let budget = Budget::new(STEPS, TIME);
     let started = std::time::Instant::now();
@@ -62,6 +82,8 @@ fn offsets(target: &Target) -> Option<Actors> {
         current_tasks: 0,
         item_type: 0,
         worker_code: 0,
+        channel_type: 0,
+        greenlet_type: 0,
         future_type: 0,
         context: small(task.context)?,
         chunk: optional(task.chunk)?,
@@ -75,11 +97,21 @@ fn offsets(target: &Target) -> Option<Actors> {
         str_ascii: small(layout.object.str_ascii)?,
         frame_locals: small(layout.frame.locals)?,
         future_callback: small(task.future_callback)?,
+        greenlet_module: 0,
+        greenlet_slot: 0,
     })
 }
 
 /// Modules that are looked for.
-const MODULES: [&str; 4] = ["_asyncio", "concurrent.futures.thread", "_queue", "anyio._backends._asyncio"];
+const MODULES: [&str; 7] = [
+    "_asyncio",
+    "concurrent.futures.thread",
+    "queue",
+    "anyio._backends._asyncio",
+    "_collections",
+    "waitress.channel",
+    "greenlet._greenlet",
+];
 
 struct Modules<'t, 'r, 'm> {
     objects: Objects<'r, 'm>,
@@ -121,11 +153,30 @@ impl Modules<'_, '_, '_> {
                 actors.current_tasks = self.member("_asyncio", "_current_tasks").unwrap_or(0);
             }
         }
+        // Libraries of greenlets put other queues there: gevent one of Cython, eventlet one of Python.
         if let Some(item) = self.member("concurrent.futures.thread", "_WorkItem")
-            && let Some(queue) = self.member("_queue", "SimpleQueue")
+            && let Some(queue) = self.member("queue", "SimpleQueue")
         {
-            handles.queue_put = self.method(queue, b"put");
-            actors.item_type = if handles.queue_put.is_some() { item } else { 0 };
+            handles.queue_put = self.method(queue, "put");
+            if handles.queue_put.is_none() {
+                handles.deque_append = self.deque_append();
+            }
+            if handles.queue_put.is_some() || handles.deque_append.is_some() {
+                actors.item_type = item;
+            }
+        }
+        if let Some(channel) = self.member("waitress.channel", "HTTPChannel") {
+            handles.deque_append = self.deque_append();
+            actors.channel_type = if handles.deque_append.is_some() { channel } else { 0 };
+        }
+        if let Some(greenlet) = self.member("greenlet._greenlet", "greenlet")
+            && let Some(place) = greenlets::place(self.objects.reader, self.target, greenlet)
+        {
+            let layout = &self.target.layout;
+            handles.greenlet_init = self.function(greenlet, layout.task.tp_init);
+            handles.greenlet_dealloc = self.function(greenlet, layout.object_type + TP_DEALLOC);
+            actors.greenlet_type = greenlet;
+            (actors.greenlet_module, actors.greenlet_slot) = place;
         }
         actors.worker_code = self.worker().unwrap_or(0);
     }
@@ -141,18 +192,34 @@ impl Modules<'_, '_, '_> {
         self.target.memory.u64(kind.wrapping_add(slot)).ok().filter(|function| *function != 0)
     }
 
-    /// The function of a method: `PyMethodDef` has name, function, flags and doc.
-    fn method(&self, kind: u64, wanted: &[u8]) -> Option<u64> {
+    fn deque_append(&self) -> Option<u64> {
+        self.method(self.member("_collections", "deque")?, "append")
+    }
+
+    /// The function of a method.
+    fn method(&self, kind: u64, wanted: &str) -> Option<u64> {
         let Target { memory, layout, .. } = self.target;
         let table = memory.u64(kind.wrapping_add(layout.object.tp_methods)).ok()?;
         for index in 0..if table == 0 { 0 } else { MAX_METHODS } {
-            let row = table.wrapping_add(index * 32);
-            let name = memory.u64(row).ok().filter(|name| *name != 0)?;
-            if memory.c_string(name, MAX_NAME).ok()? == wanted {
-                return memory.u64(row.wrapping_add(8)).ok();
+            let Some(definition) = self.definition(table.wrapping_add(index * DEFINITION)) else { break };
+            if definition.0 == wanted.as_bytes() {
+                return Some(definition.1);
             }
         }
-        None
+        // Methods of Cython are functions, each with a definition of its own (`PyCFunctionObject.m_ml`).
+        let dict = memory.u64(kind.wrapping_add(layout.object.tp_dict)).ok().filter(|dict| *dict != 0)?;
+        let function = self.objects.dict_entry(dict, wanted).ok()??;
+        let row = memory.u64(function.wrapping_add(layout.object_type + 8)).ok()?;
+        let (name, address) = self.definition(row)?;
+        let flags = memory.u32(row.wrapping_add(16)).ok()?;
+        (name == wanted.as_bytes() && flags & METH_FASTCALL != 0).then_some(address)
+    }
+
+    /// Name and function of a `PyMethodDef`, of which flags and documentation follow.
+    fn definition(&self, row: u64) -> Option<(Vec<u8>, u64)> {
+        let memory = &self.target.memory;
+        let name = memory.u64(row).ok().filter(|name| *name != 0)?;
+        Some((memory.c_string(name, MAX_NAME).ok()?, memory.u64(row.wrapping_add(8)).ok()?))
     }
 
     /// The code of `WorkerThread.run` of anyio.

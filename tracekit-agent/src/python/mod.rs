@@ -4,7 +4,7 @@
 //! in a process; `reader` turns addresses into strings, types and code objects (`evidence` tells whether those
 //! that it remembers still hold); `thread` and `frame` walk the stacks; `object` decodes values; `dump` puts
 //! stacks and variables together; `code` enumerates code objects; `kernel` tells the kernel side what it needs
-//! to walk stacks itself, `actors` what it needs to tell tasks apart, and `stack` resolves what it reports. Nothing is written to the process and nothing stops it,
+//! to walk stacks itself, `actors` and `greenlets` what it needs to tell who acts, and `stack` resolves what it reports. Nothing is written to the process and nothing stops it,
 //! so whatever is read may be about to change: types and bounds are checked, everything of a dump is read
 //! twice, `rest` tells which threads ran meanwhile, and what does not hold is marked, not believed.
 
@@ -13,6 +13,7 @@ pub mod code;
 pub mod dump;
 pub mod evidence;
 pub mod frame;
+mod greenlets;
 #[cfg(test)]
 pub(crate) mod hostile;
 pub mod kernel;

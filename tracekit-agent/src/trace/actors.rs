@@ -5,6 +5,9 @@
 //! protocol made a task, or the connection for which a server made one. Where that is not known, the one that
 //! writes the answer shows it afterwards.
 //!
+//! Threads and greenlets are actors too. One that was started for a request and has ended has worked for that request
+//! alone; one that lives on may serve others, so that nothing is known of it before it ends.
+//!
 //! Whatever is not known for sure is nobody's: no parent is better than a wrong one.
 
 use std::{
@@ -23,6 +26,8 @@ const MAX_LINE: usize = 64;
 const MAX_OPEN: usize = 256;
 /// Nanoseconds for which an actor is expected to turn out to act for a request.
 const UNSETTLED_NANOS: u64 = 60_000_000_000;
+/// Nanoseconds after its request's end in which a thread or greenlet must end, or it lives on.
+const LASTS_NANOS: u64 = 5_000_000_000;
 
 /// One request that a process has read.
 #[derive(Debug, Clone, PartialEq)]
@@ -51,6 +56,21 @@ struct Actor {
     /// When, nanoseconds of `CLOCK_MONOTONIC`.
     born: u64,
     acts_for: ActsFor,
+    life: Life,
+}
+
+/// What is known of how long an actor acts for the same.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Life {
+    /// Always: a task, or work.
+    Whole,
+    /// A thread or a greenlet, of which nothing is known before it ends. Since when its request is answered, and
+    /// whether somebody waits for its end.
+    Runs { over: Option<u64>, awaited: bool },
+    /// It was one, and did nothing else.
+    Ended,
+    /// It is one that serves others too, or may.
+    LivesOn,
 }
 
 #[derive(Debug, Clone)]
@@ -143,6 +163,8 @@ pub struct Actors {
     actors: HashMap<ActorId, Actor>,
     /// Those whose maker did not act for anybody yet.
     unsettled: HashSet<ActorId>,
+    /// Threads and greenlets that may end.
+    running: HashSet<ActorId>,
     connections: HashMap<ConnectionId, Requests>,
 }
 
@@ -164,19 +186,77 @@ impl Actors {
         if self.actors.len() >= MAX_ACTORS {
             self.forget_older_half();
         }
+        let lasting = new.cause == Cause::Lasting;
         let (acts_for, maker) = self.acts_for(new, lane);
-        if maker.is_some() {
+        let life = if !lasting {
+            Life::Whole
+        } else if maker.is_some() || matches!(acts_for, ActsFor::Request(_)) {
+            self.running.insert(id);
+            Life::Runs { over: None, awaited: false }
+        } else {
+            Life::LivesOn
+        };
+        if maker.is_some() && !lasting {
             self.unsettled.insert(id);
         }
-        self.actors.insert(id, Actor { maker, born: new.time, acts_for });
+        self.actors.insert(id, Actor { maker, born: new.time, acts_for, life });
         false
+    }
+
+    /// The request behind the one for which an actor acts.
+    fn following(&mut self, id: ActorId) -> Option<Arc<Served>> {
+        let ActsFor::Request(request) = self.of(id) else { return None };
+        let (connection, ordinal) = request.exchange;
+        let requests = self.connections.get_mut(&connection).filter(|requests| !requests.uncertain)?;
+        let next = requests.open.iter_mut().find(|open| open.request.exchange.1 > ordinal)?;
+        next.taken = true;
+        Some(Arc::clone(&next.request))
+    }
+
+    /// A thread or greenlet has ended: whether somebody waited for that.
+    pub fn actor_ended(&mut self, id: ActorId) -> bool {
+        let Some(actor) = self.actors.get_mut(&id).filter(|_| self.running.remove(&id)) else { return false };
+        let awaited = matches!(actor.life, Life::Runs { awaited: true, .. });
+        actor.life = Life::Ended;
+        awaited
+    }
+
+    /// Somebody waits for it to be known for which request the actor acts.
+    pub fn awaited(&mut self, id: ActorId) {
+        let (tgid, mut number) = id;
+        for _ in 0..MAX_LINE {
+            let Some(actor) = self.actors.get_mut(&(tgid, number)) else { break };
+            if let Life::Runs { awaited, .. } = &mut actor.life {
+                *awaited = true;
+            }
+            let Some(maker) = actor.maker else { break };
+            number = maker;
+        }
+    }
+
+    /// A thread or greenlet serves requests itself.
+    pub fn serves(&mut self, id: ActorId) {
+        if self.running.remove(&id)
+            && let Some(actor) = self.actors.get_mut(&id)
+        {
+            actor.life = Life::LivesOn;
+        }
     }
 
     /// For whom a new actor acts, and who made it, if that decides.
     fn acts_for(&mut self, new: &NewActor, lane: Option<Arc<Served>>) -> (ActsFor, Option<u64>) {
+        let lasting = new.cause == Cause::Lasting;
         let caused = match new.cause {
             Cause::Accept(id) => Some(ActsFor::Connection(id)),
-            Cause::Read(id) => self.connections.get_mut(&id).and_then(Requests::read).map(ActsFor::Request),
+            // Who reads, or hands a connection over again, has acted for another request until then.
+            Cause::Read(id) => {
+                let request = self.connections.get_mut(&id).and_then(Requests::read);
+                return (request.map_or(ActsFor::Unknown, ActsFor::Request), None);
+            }
+            Cause::After(number) => {
+                let request = self.following((new.tgid, number));
+                return (request.map_or(ActsFor::Unknown, ActsFor::Request), None);
+            }
             Cause::Next => {
                 let ActsFor::Request(request) = self.of((new.tgid, new.by.actor)) else {
                     return (ActsFor::Unknown, None);
@@ -184,7 +264,7 @@ impl Actors {
                 let next = self.connections.get_mut(&request.exchange.0).and_then(Requests::next);
                 return (next.map_or(ActsFor::Unknown, ActsFor::Request), None);
             }
-            Cause::None => None,
+            Cause::None | Cause::Lasting => None,
         };
         if let Some(known) = caused.or(lane.map(ActsFor::Request)) {
             return (known, None);
@@ -204,7 +284,11 @@ impl Actors {
                     Some(requests)
                         if requests.open.is_empty() && requests.last.is_none() && !requests.uncertain =>
                     {
-                        ActsFor::Connection(id)
+                        if lasting {
+                            ActsFor::Unknown
+                        } else {
+                            ActsFor::Connection(id)
+                        }
                     }
                     Some(requests) => match requests.current().cloned() {
                         Some(request) if !requests.open.is_empty() => {
@@ -215,6 +299,7 @@ impl Actors {
                         }
                         _ => ActsFor::Unknown,
                     },
+                    None if lasting => ActsFor::Unknown,
                     None => ActsFor::Connection(id),
                 };
                 (acts_for, None)
@@ -225,14 +310,38 @@ impl Actors {
 
     fn of(&self, id: ActorId) -> ActsFor {
         let (tgid, mut number) = id;
+        let mut lasting = false;
         for _ in 0..MAX_LINE {
             let Some(actor) = self.actors.get(&(tgid, number)) else { return ActsFor::Unknown };
+            match actor.life {
+                Life::Whole => {}
+                Life::Ended => lasting = true,
+                Life::Runs { .. } | Life::LivesOn => return ActsFor::Unknown,
+            }
             match (&actor.acts_for, actor.maker) {
                 (ActsFor::Unknown, Some(maker)) => number = maker,
+                // For which of its requests?
+                (ActsFor::Connection(_), _) if lasting => return ActsFor::Unknown,
                 (known, _) => return known.clone(),
             }
         }
         ActsFor::Unknown
+    }
+
+    /// It is known for which request the actor acts if a thread or greenlet ends.
+    #[must_use]
+    pub fn waits_for_end(&self, id: ActorId) -> bool {
+        let (tgid, mut number) = id;
+        for _ in 0..MAX_LINE {
+            let Some(actor) = self.actors.get(&(tgid, number)) else { return false };
+            match (&actor.acts_for, actor.life, actor.maker) {
+                (_, Life::LivesOn, _) => return false,
+                (ActsFor::Request(_), Life::Runs { .. }, _) => return true,
+                (ActsFor::Unknown, _, Some(maker)) => number = maker,
+                _ => return false,
+            }
+        }
+        false
     }
 
     /// The request for which an actor acts now.
@@ -248,7 +357,11 @@ impl Actors {
     /// It may still turn out for which request the actor acts.
     #[must_use]
     pub fn may_be_known_later(&self, id: ActorId) -> bool {
-        self.actors.contains_key(&id) && matches!(self.of(id), ActsFor::Unknown)
+        match self.actors.get(&id).map(|actor| actor.life) {
+            Some(Life::Whole) => matches!(self.of(id), ActsFor::Unknown),
+            Some(Life::Runs { .. }) => self.waits_for_end(id),
+            _ => false,
+        }
     }
 
     /// A request that is not answered yet.
@@ -299,6 +412,12 @@ impl Actors {
             requests.last = None;
             requests.uncertain = true;
         }
+        // They may serve others since.
+        for id in self.running.drain() {
+            if let Some(actor) = self.actors.get_mut(&id) {
+                actor.life = Life::LivesOn;
+            }
+        }
     }
 
     /// Somebody writes on a connection, at this time (nanoseconds of `CLOCK_MONOTONIC`); 0 if it is no actor.
@@ -324,7 +443,11 @@ impl Actors {
         for _ in 0..MAX_LINE {
             // Who was there before the connection may act for others too, and of who was there before the
             // probes nothing is known.
-            let Some(actor) = self.actors.get_mut(&(tgid, number)).filter(|actor| actor.born >= opened)
+            // Threads and greenlets that answer may go on with another connection.
+            let Some(actor) = self
+                .actors
+                .get_mut(&(tgid, number))
+                .filter(|actor| actor.born >= opened && actor.life == Life::Whole)
             else {
                 break;
             };
@@ -382,6 +505,7 @@ impl Actors {
     pub fn process_gone(&mut self, tgid: u32) {
         self.actors.retain(|id, _| id.0 != tgid);
         self.unsettled.retain(|id| id.0 != tgid);
+        self.running.retain(|id| id.0 != tgid);
         self.connections.retain(|id, _| id.tgid != tgid);
     }
 
@@ -390,6 +514,24 @@ impl Actors {
         let actors = &self.actors;
         self.unsettled.retain(|id| {
             actors.get(id).is_some_and(|actor| now.saturating_sub(actor.born) < UNSETTLED_NANOS)
+        });
+        let (actors, connections) = (&mut self.actors, &self.connections);
+        self.running.retain(|id| {
+            let Some(actor) = actors.get_mut(id) else { return false };
+            let Life::Runs { over, .. } = &mut actor.life else { return false };
+            if let ActsFor::Request(request) = &actor.acts_for {
+                let open = connections.get(&request.exchange.0).map(|requests| &requests.open);
+                if !open.is_some_and(|open| open.iter().any(|open| open.request.exchange == request.exchange))
+                {
+                    over.get_or_insert(now);
+                }
+            }
+            let lives_on = over.is_some_and(|over| now.saturating_sub(over) > LASTS_NANOS)
+                || now.saturating_sub(actor.born) > UNSETTLED_NANOS;
+            if lives_on {
+                actor.life = Life::LivesOn;
+            }
+            !lives_on
         });
     }
 
@@ -401,6 +543,7 @@ impl Actors {
         self.actors.retain(|_, actor| actor.born >= oldest_kept);
         let actors = &self.actors;
         self.unsettled.retain(|id| actors.contains_key(id));
+        self.running.retain(|id| actors.contains_key(id));
     }
 }
 
@@ -509,6 +652,110 @@ mod tests {
     }
 
     #[test]
+    fn what_is_made_with_an_answer_may_be_for_a_request_that_was_read_before() {
+        let mut actors = Actors::default();
+        actors.began(served(CONNECTION, 0, 100));
+        actors.made(&new(1, 0, 101, Cause::Read(CONNECTION)), None);
+        actors.wrote(CONNECTION, 1, 110);
+        actors.ended((CONNECTION, 0));
+        actors.began(served(CONNECTION, 1, 120));
+        // It was read after the answer was written: nobody can have begun with it then.
+        actors.made(&new(2, 1, 121, Cause::None), None);
+        actors.made(&new(3, 0, 122, Cause::Read(CONNECTION)), None);
+        assert_eq!([2, 3].map(|actor| request(&actors, actor)), [0, 1].map(|id| Some((CONNECTION, id))));
+        // The beginning of a large answer is written, and the rest waits for the client.
+        actors.began(served(CONNECTION, 2, 130));
+        actors.wrote(CONNECTION, 3, 131);
+        actors.made(&new(4, 3, 132, Cause::None), None);
+        assert_eq!(request(&actors, 4), None);
+    }
+
+    #[test]
+    fn what_was_read_while_another_request_is_handled_is_for_who_has_read_it() {
+        let mut actors = Actors::default();
+        actors.began(served(CONNECTION, 0, 100));
+        actors.made(&new(1, 0, 101, Cause::Read(CONNECTION)), None);
+        actors.began(served(CONNECTION, 1, 105));
+        actors.made(&new(2, 0, 106, Cause::Read(CONNECTION)), None);
+        assert_eq!(request(&actors, 2), Some((CONNECTION, 1)));
+        // Of two that were read together nobody knows for which.
+        actors.began(served(CONNECTION, 2, 110));
+        actors.began(served(CONNECTION, 3, 110));
+        actors.made(&new(3, 0, 111, Cause::Read(CONNECTION)), None);
+        assert_eq!(request(&actors, 3), None);
+    }
+
+    #[test]
+    fn a_protocol_begins_with_the_next_request_when_one_is_answered() {
+        let mut actors = Actors::default();
+        actors.began(served(CONNECTION, 0, 100));
+        actors.began(served(CONNECTION, 1, 100));
+        actors.made(&new(1, 0, 101, Cause::Read(CONNECTION)), None);
+        // The answer is still in a buffer of the process.
+        actors.made(&new(2, 1, 102, Cause::Next), None);
+        actors.made(&new(3, 2, 103, Cause::None), None);
+        assert_eq!([1, 2, 3].map(|actor| request(&actors, actor).unwrap().1), [0, 1, 1]);
+        actors.made(&new(4, 1, 104, Cause::Next), None);
+        assert_eq!(request(&actors, 4), None);
+    }
+
+    #[test]
+    fn who_handles_a_connection_may_be_at_the_next_request_when_an_answer_has_begun() {
+        let mut actors = Actors::default();
+        actors.made(&new(1, 0, 90, Cause::Accept(CONNECTION)), None);
+        actors.began(served(CONNECTION, 0, 100));
+        actors.wrote(CONNECTION, 1, 101);
+        assert_eq!(request(&actors, 1), Some((CONNECTION, 0)));
+        actors.began(served(CONNECTION, 1, 102));
+        assert_eq!(request(&actors, 1), None);
+        actors.made(&new(2, 1, 103, Cause::None), None);
+        assert_eq!(request(&actors, 2), None);
+        actors.ended((CONNECTION, 0));
+        assert_eq!(request(&actors, 1), Some((CONNECTION, 1)));
+    }
+
+    #[test]
+    fn it_may_be_known_later_who_has_made_somebody() {
+        let mut actors = Actors::default();
+        actors.began(served(CONNECTION, 0, 100));
+        actors.made(&new(1, 0, 101, Cause::Read(CONNECTION)), None);
+        assert!(!actors.made(&new(2, 0, 102, Cause::None), None));
+        assert!(actors.may_be_known_later((1, 2)));
+        assert!(actors.made(&new(2, 1, 103, Cause::None), None));
+        assert_eq!(request(&actors, 2), Some((CONNECTION, 0)));
+        // That does not change any more.
+        actors.began(served(OTHER, 0, 104));
+        actors.made(&new(3, 0, 105, Cause::Read(OTHER)), None);
+        assert!(!actors.made(&new(2, 3, 106, Cause::None), None));
+        assert_eq!(request(&actors, 2), Some((CONNECTION, 0)));
+    }
+
+    #[test]
+    fn after_a_loss_only_who_acts_for_one_request_is_believed() {
+        let mut actors = Actors::default();
+        actors.made(&new(1, 0, 90, Cause::Accept(CONNECTION)), None);
+        actors.began(served(CONNECTION, 0, 100));
+        actors.made(&new(2, 1, 101, Cause::None), None);
+        // The end of that answer and the next request's begin are lost.
+        actors.lost();
+        actors.made(&new(3, 1, 121, Cause::None), None);
+        actors.made(&new(4, 2, 122, Cause::None), None);
+        actors.made(&new(5, 0, 123, Cause::Read(CONNECTION)), None);
+        // Nor are those believed whose record was lost.
+        actors.made(&new(6, 99, 124, Cause::None), None);
+        let of = |actors: &Actors| [1, 2, 3, 4, 5, 6].map(|actor| request(actors, actor).map(|of| of.1));
+        assert_eq!(of(&actors), [None, Some(0), None, Some(0), None, None]);
+        // A request may be answered that is not the one that seems to be.
+        actors.began(served(CONNECTION, 2, 130));
+        assert_eq!(actors.answers((1, 3), CONNECTION, 50), None);
+        assert_eq!(of(&actors), [None, Some(0), None, Some(0), None, None]);
+        // From the next one on it is known where one begins.
+        actors.ended((CONNECTION, 2));
+        actors.began(served(CONNECTION, 3, 140));
+        assert_eq!(of(&actors), [Some(3), Some(0), None, Some(0), None, None]);
+    }
+
+    #[test]
     fn others_are_nobodys() {
         let mut actors = Actors::default();
         actors.began(served(CONNECTION, 0, 100));
@@ -530,6 +777,67 @@ mod tests {
         actors.made(&new(1, 0, 101, Cause::None), Some(request_of_lane));
         actors.ended((CONNECTION, 0));
         assert_eq!(request(&actors, 1), Some((CONNECTION, 0)));
+    }
+
+    #[test]
+    fn a_thread_acts_for_the_request_that_started_it_if_it_ends_soon() {
+        let mut actors = Actors::default();
+        let request_of_lane = served(CONNECTION, 0, 100);
+        actors.began(Arc::clone(&request_of_lane));
+        for (thread, by) in [(1, 0), (2, 0), (3, 1)] {
+            let lane = (by == 0).then(|| Arc::clone(&request_of_lane));
+            actors.made(&new(thread, by, 101, Cause::Lasting), lane);
+        }
+        // What the first one has handed over.
+        actors.made(&new(4, 1, 102, Cause::None), None);
+        assert_eq!([1, 2, 3, 4].map(|actor| request(&actors, actor)), [None; 4]);
+        assert_eq!([1, 2, 3, 4].map(|actor| actors.waits_for_end((1, actor))), [true; 4]);
+        actors.awaited((1, 4));
+        actors.ended((CONNECTION, 0));
+        actors.tick(200);
+        assert!(actors.actor_ended((1, 1)), "its work waits");
+        assert_eq!(
+            [1, 3, 4].map(|actor| request(&actors, actor)),
+            [Some((CONNECTION, 0)), None, Some((CONNECTION, 0))]
+        );
+        assert!(!actors.actor_ended((1, 3)), "nobody waits");
+        assert_eq!(request(&actors, 3), Some((CONNECTION, 0)));
+        // The other one lives on.
+        actors.tick(201 + LASTS_NANOS);
+        assert!(!actors.may_be_known_later((1, 2)) && !actors.actor_ended((1, 2)));
+        assert_eq!(request(&actors, 2), None);
+    }
+
+    #[test]
+    fn threads_that_serve_are_nobodys() {
+        let mut actors = Actors::default();
+        let request_of_lane = served(CONNECTION, 0, 100);
+        actors.began(Arc::clone(&request_of_lane));
+        actors.made(&new(1, 0, 101, Cause::Lasting), Some(request_of_lane));
+        actors.made(&new(2, 0, 101, Cause::Lasting), None);
+        actors.serves((1, 1));
+        assert_eq!(actors.answers((1, 2), CONNECTION, 50), None);
+        assert!(!actors.actor_ended((1, 1)) && !actors.actor_ended((1, 2)));
+        assert_eq!([1, 2].map(|actor| request(&actors, actor)), [None; 2]);
+        assert_eq!([1, 2].map(|actor| actors.may_be_known_later((1, actor))), [false; 2]);
+    }
+
+    #[test]
+    fn a_connection_that_is_handed_over_again_is_for_its_next_request() {
+        let mut actors = Actors::default();
+        for id in 0..3 {
+            actors.began(served(CONNECTION, id, 100));
+        }
+        actors.made(&new(1, 0, 101, Cause::Read(CONNECTION)), None);
+        actors.made(&new(2, 1, 102, Cause::After(1)), None);
+        // Whether the answers were seen by then or not.
+        actors.ended((CONNECTION, 0));
+        actors.ended((CONNECTION, 1));
+        actors.made(&new(3, 2, 103, Cause::After(2)), None);
+        actors.made(&new(4, 3, 104, Cause::After(3)), None);
+        actors.made(&new(5, 0, 104, Cause::After(99)), None);
+        let found = [1, 2, 3, 4, 5].map(|actor| request(&actors, actor).map(|(_, ordinal)| ordinal));
+        assert_eq!(found, [Some(0), Some(1), Some(2), None, None]);
     }
 
     #[test]

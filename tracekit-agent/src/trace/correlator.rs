@@ -5,9 +5,11 @@
 //! event loop), it is the request for which the task acts that sends ([`super::actors`]); that may be known only
 //! when the task answers, so that spans wait for it. What is not known is left out, never guessed.
 
+mod ends;
+
 use std::{collections::HashMap, sync::Arc, time::Duration};
 
-use tracekit_common::actor::{IN_TASK, Identity, KNOWN, WAITS_ELSEWHERE};
+use tracekit_common::actor::{IN_GREENLET, IN_TASK, IN_WAITING_LANE, Identity, KNOWN, WAITS_ELSEWHERE};
 use tracekit_protocol::{Begin, End, Event, Outcome, Request, Role};
 
 use super::{
@@ -75,6 +77,10 @@ struct Open {
     sent: bool,
     /// Where the application made this call.
     origin: Option<Arc<Origin>>,
+    /// The request for which this call was made.
+    cause: Option<ExchangeId>,
+    /// Of this request, which is served: spans of its calls were exported.
+    has_children: bool,
 }
 
 type ExchangeId = (ConnectionId, u64);
@@ -140,7 +146,7 @@ impl Correlator {
         }
     }
 
-    /// A task was made, or work handed over. Spans whose parent is known by that go to `emit`.
+    /// A task, thread or greenlet was made, or work handed over. Spans whose parent is known by that go to `emit`.
     pub fn made(&mut self, new: &NewActor, emit: impl FnMut(Span)) {
         let lane = self.lane(new.tgid, new.tid, &new.by);
         let request = if new.by.flags & IN_TASK != 0 { None } else { self.served(lane) };
@@ -173,13 +179,12 @@ impl Correlator {
     /// that go to `emit`.
     pub fn wrote(&mut self, connection: &Connection, by: &Identity, time: u64, emit: impl FnMut(Span)) {
         let (id, tgid) = (connection.id, connection.id.tgid);
-        self.actors.wrote(id, by.actor, time);
-        if by.actor == 0 {
-            return;
-        }
-        if let Some(request) = self.actors.answers((tgid, by.actor), id, connection.opened) {
+        if by.actor != 0
+            && let Some(request) = self.actors.answers((tgid, by.actor), id, connection.opened)
+        {
             self.settled(tgid, &request, emit);
         }
+        self.actors.wrote(id, by.actor, time);
     }
 
     /// Some actors of a process have turned out to act for this request.
@@ -196,6 +201,7 @@ impl Correlator {
                 }
             }
         }
+        let mut has_child = false;
         for mut held in std::mem::take(&mut self.held) {
             if held.actor.0 != tgid || self.actors.may_be_known_later(held.actor) {
                 self.held.push(held);
@@ -208,8 +214,12 @@ impl Correlator {
                 if let Some(call) = &held.call {
                     self.repeats.called(request.span_id, call);
                 }
+                has_child = true;
             }
             emit(held.span);
+        }
+        if has_child {
+            self.has_child(Some(request.exchange));
         }
     }
 
@@ -223,8 +233,9 @@ impl Correlator {
         for held in std::mem::take(&mut self.held) {
             // Only who answers a request that was there before the call tells for which request that was.
             let waits = now.is_some_and(|now| now.saturating_sub(held.since) < HELD_NANOS)
-                && oldest.get(&held.actor.0).is_some_and(|begin| *begin <= held.begin)
-                && self.actors.may_be_known_later(held.actor);
+                && (self.actors.waits_for_end(held.actor)
+                    || oldest.get(&held.actor.0).is_some_and(|begin| *begin <= held.begin)
+                        && self.actors.may_be_known_later(held.actor));
             if waits {
                 self.held.push(held);
             } else {
@@ -271,7 +282,8 @@ impl Correlator {
     /// Where something happens. If only the thread is known, or was when it read, that has to do.
     fn lane(&self, tgid: u32, tid: u32, by: &Identity) -> Lane {
         let lane = (tgid, tid, by.lane);
-        if by.lane != 0 && !self.lanes.contains_key(&lane) && self.lanes.contains_key(&(tgid, tid, 0)) {
+        let thread_will_do = by.lane != 0 && by.flags & IN_GREENLET == 0;
+        if thread_will_do && !self.lanes.contains_key(&lane) && self.lanes.contains_key(&(tgid, tid, 0)) {
             return (tgid, tid, 0);
         }
         lane
@@ -320,6 +332,7 @@ impl Correlator {
                     let actor = (tgid, by.actor);
                     cause = self.actors.request_of(actor);
                     if cause.is_none() && self.actors.may_be_known_later(actor) {
+                        self.actors.awaited(actor);
                         open.actor = Some(actor);
                     }
                 }
@@ -354,17 +367,20 @@ impl Correlator {
         }
         // A thread whose event loop is on another stack switches between greenlets, each of which serves one
         // request at a time.
-        let greenlet = connection.by.flags & (KNOWN | WAITS_ELSEWHERE) == KNOWN | WAITS_ELSEWHERE
-            && connection.by.lane != 0;
+        let flags = connection.by.flags;
+        let known_as_one = flags & IN_GREENLET != 0;
+        let greenlet = connection.by.lane != 0
+            && (known_as_one || flags & (KNOWN | WAITS_ELSEWHERE) == KNOWN | WAITS_ELSEWHERE);
+        self.actors.serves((lane.0, connection.by.actor));
         let event_loop = connection.nonblocking && !greenlet && env.has_event_loop(lane.0);
         let serving = self.lanes.entry(lane).or_default();
-        if greenlet && serving.open.is_empty() {
+        if greenlet && !known_as_one && serving.open.is_empty() {
             // What was there before was on another stack at the same address.
             serving.interleaves = false;
         }
         serving.interleaves |= event_loop;
         if serving.open.iter().any(|(other, _)| *other != connection.id) {
-            if connection.nonblocking && !greenlet {
+            if connection.nonblocking && (!greenlet || flags & IN_WAITING_LANE != 0) {
                 // Another connection's request is unanswered: this thread does several at once.
                 serving.interleaves = true;
             } else {
@@ -388,13 +404,15 @@ impl Correlator {
                 }
             }
         }
-        let mut described = self.describe(connection, &end)?;
-        if let Some(origin) = &open.origin {
-            attributes::code(&mut described.attributes, &origin.caller);
-            let took = Duration::from_nanos(end.end.saturating_sub(end.start));
-            if self.insight.slow_call.is_some_and(|limit| took >= limit) {
-                attributes::stacktrace(&mut described.attributes, origin);
-            }
+        let mut described = match self.describe(connection, &end) {
+            None if open.has_children => self.incomplete(connection, &end)?,
+            described => described?,
+        };
+        let took = Duration::from_nanos(end.end.saturating_sub(end.start));
+        if let Some(origin) = &open.origin
+            && self.insight.slow_call.is_some_and(|limit| took >= limit)
+        {
+            attributes::stacktrace(&mut described.attributes, origin);
         }
         let call = Repeated::of(end.role, &described.attributes, open.origin.as_deref());
         if end.role == Role::Server {
@@ -402,38 +420,18 @@ impl Correlator {
         } else if let (Some(parent), Some(call)) = (open.parent, &call) {
             self.repeats.called(parent, call);
         }
-        let start = env.unix_nanos(end.start);
-        let span = Span {
-            trace_id: open.trace_id,
-            span_id: open.span_id,
-            parent_span_id: open.parent,
-            parent_is_remote: open.parent_is_remote,
-            trace_state: open.trace_state,
-            sampled: open.sampled,
-            name: described.name,
-            kind: match end.role {
-                Role::Server => SpanKind::Server,
-                Role::Client => SpanKind::Client,
-            },
-            start_unix_nano: start,
-            end_unix_nano: env.unix_nanos(end.end).max(start),
-            status: described.status,
-            attributes: described.attributes,
-            resource: env.resource(connection.id.tgid),
-        };
-        match open.actor {
+        let (actor, begin, since, sent) = (open.actor, open.begin, end.end, open.sent);
+        let cause = open.cause;
+        let span = finished(open, described, connection, &end, env);
+        match actor {
             Some(actor) if self.actors.may_be_known_later(actor) && self.held.len() < MAX_HELD => {
-                self.held.push(Held {
-                    span,
-                    sent: open.sent,
-                    actor,
-                    begin: open.begin,
-                    since: end.end,
-                    call,
-                });
+                self.held.push(Held { span, sent, actor, begin, since, call });
                 None
             }
-            _ => Some(span),
+            _ => {
+                self.has_child(cause);
+                Some(span)
+            }
         }
     }
 
@@ -458,6 +456,7 @@ impl Open {
             // The other end has been told of another trace: the kernel side knew less.
             return;
         }
+        self.cause = Some(cause.exchange);
         self.trace_id = cause.trace_id;
         self.parent = Some(cause.span_id);
         self.trace_state.clone_from(&cause.trace_state);
@@ -474,6 +473,38 @@ impl Held {
         self.span.parent_span_id = Some(cause.span_id);
         self.span.trace_state.clone_from(&cause.trace_state);
         self.span.sampled = cause.sampled;
+    }
+}
+
+/// The span of what has ended.
+fn finished(
+    open: Open,
+    mut described: Described,
+    connection: &Connection,
+    end: &End,
+    env: &impl Environment,
+) -> Span {
+    if let Some(origin) = &open.origin {
+        attributes::code(&mut described.attributes, &origin.caller);
+    }
+    let start = env.unix_nanos(end.start);
+    Span {
+        trace_id: open.trace_id,
+        span_id: open.span_id,
+        parent_span_id: open.parent,
+        parent_is_remote: open.parent_is_remote,
+        trace_state: open.trace_state,
+        sampled: open.sampled,
+        name: described.name,
+        kind: match end.role {
+            Role::Server => SpanKind::Server,
+            Role::Client => SpanKind::Client,
+        },
+        start_unix_nano: start,
+        end_unix_nano: env.unix_nanos(end.end).max(start),
+        status: described.status,
+        attributes: described.attributes,
+        resource: env.resource(connection.id.tgid),
     }
 }
 
@@ -505,6 +536,8 @@ fn root(lane: Lane, begin: u64, env: &impl Environment) -> Open {
         actor: None,
         sent: false,
         origin: None,
+        cause: None,
+        has_children: false,
     }
 }
 
@@ -533,7 +566,7 @@ mod tests {
     use super::*;
     use crate::probes::record::{Cause, Endpoint};
 
-    struct Env {
+    pub(super) struct Env {
         event_loop: bool,
     }
 
@@ -552,9 +585,9 @@ mod tests {
         }
     }
 
-    const SYNC: Env = Env { event_loop: false };
+    pub(super) const SYNC: Env = Env { event_loop: false };
 
-    fn connection(inode: u64, nonblocking: bool) -> Connection {
+    pub(super) fn connection(inode: u64, nonblocking: bool) -> Connection {
         let ends = Some((Endpoint::Unix(None), Endpoint::Unix(None)));
         Connection {
             id: ConnectionId { tgid: 1, inode },
@@ -567,11 +600,11 @@ mod tests {
         }
     }
 
-    fn begin(id: u64, role: Role, tid: u32) -> Event {
+    pub(super) fn begin(id: u64, role: Role, tid: u32) -> Event {
         Event::Begin(Begin { id, role, start: 1, tid, traceparent: None, tracestate: None })
     }
 
-    fn end(id: u64, role: Role) -> Event {
+    pub(super) fn end(id: u64, role: Role) -> Event {
         let request = Request::Http(Http { method: "GET".into(), status: Some(200), ..Http::default() });
         let outcome = Outcome::Complete;
         Event::End(Box::new(End { id, role, start: 1, first_response_byte: None, end: 2, outcome, request }))
@@ -692,6 +725,45 @@ mod tests {
         assert_eq!(spans.len(), 1);
         assert_eq!(spans.first().unwrap().parent_span_id, Some(request.span_id));
         assert_eq!(spans.first().unwrap().trace_id, request.trace_id);
+    }
+
+    #[test]
+    fn a_span_waits_until_it_is_known_whose_work_it_is() {
+        let mut correlator = Correlator::default();
+        let (_, early) = call_of_unknown_task(&mut correlator);
+        assert_eq!(early, None);
+        let made = |actor: u64, by: u64, cause: Cause| {
+            let by = Identity { actor: by, ..Identity::default() };
+            NewActor { tgid: 1, tid: 7, actor, time: 1, by, cause }
+        };
+        let mut spans = Vec::new();
+        correlator
+            .made(&made(6, 0, Cause::Read(ConnectionId { tgid: 1, inode: 1 })), |span| spans.push(span));
+        correlator.made(&made(5, 6, Cause::None), |span| spans.push(span));
+        let server = connection(1, true);
+        let request = correlator.event(&server, end(1, Role::Server), &Env { event_loop: true }).unwrap();
+        let parents: Vec<_> = spans.iter().map(|span| span.parent_span_id).collect();
+        assert_eq!(parents, [Some(request.span_id)]);
+    }
+
+    #[test]
+    fn a_thread_may_serve_another_request_after_a_loss() {
+        let mut correlator = Correlator::default();
+        let (server, client) = (connection(1, false), connection(2, false));
+        let call = |correlator: &mut Correlator, id: u64| {
+            correlator.event(&client, begin(id, Role::Client, 7), &SYNC);
+            correlator.event(&client, end(id, Role::Client), &SYNC).unwrap().parent_span_id
+        };
+        correlator.event(&server, begin(1, Role::Server, 7), &SYNC);
+        correlator.losses(0);
+        assert!(call(&mut correlator, 1).is_some());
+        // Its end was lost, or that of its answer, and the begin of the next one.
+        correlator.losses(8);
+        assert_eq!(call(&mut correlator, 2), None);
+        // What has begun since is known.
+        correlator.event(&server, begin(2, Role::Server, 7), &SYNC);
+        correlator.losses(8);
+        assert!(call(&mut correlator, 3).is_some());
     }
 
     #[test]

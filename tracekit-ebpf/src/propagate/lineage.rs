@@ -9,7 +9,9 @@ use aya_ebpf::{
     maps::LruHashMap,
 };
 use tracekit_common::{
-    actor::{CAUSE_ACCEPT, CAUSE_READ, IN_TASK, Identity, KNOWN, WAITS_ELSEWHERE},
+    actor::{
+        CAUSE_ACCEPT, CAUSE_AFTER, CAUSE_NEXT, CAUSE_READ, ENDED, IN_GREENLET, IN_TASK, Identity, KNOWN, LASTING, WAITS_ELSEWHERE,
+    },
     map::ConnectionKey,
     propagate::{
         ACTS_FOR_CONNECTION, ACTS_FOR_REQUEST, ACTS_UNKNOWN, ANSWERED, Acts, Exchange, INTERLEAVES, LOOPS, Lane,
@@ -109,7 +111,7 @@ pub fn began(key: &ConnectionKey, number: u64, request: &Serving, by: LaneKey, f
     }
     let _ = EXCHANGES.insert(key, &exchange, 0);
     let mut lane = Lane { inode: key.inode, request: number, flags: 0, reserved: 0 };
-    if flags & (KNOWN | WAITS_ELSEWHERE) != KNOWN | WAITS_ELSEWHERE {
+    if !is_greenlet(flags) {
         lane.flags = if flags & READS_NONBLOCKING_INPUT != 0 { READS_NONBLOCKING } else { 0 };
         if let Some(before) = LANES.get_ptr(&by) {
             // SAFETY: as above.
@@ -121,6 +123,12 @@ pub fn began(key: &ConnectionKey, number: u64, request: &Serving, by: LaneKey, f
         }
     }
     let _ = LANES.insert(&by, &lane, 0);
+}
+
+/// It happens in a greenlet: it is known as one, or its thread waits for events on another stack.
+#[inline(always)]
+fn is_greenlet(flags: u32) -> bool {
+    flags & IN_GREENLET != 0 || flags & (KNOWN | WAITS_ELSEWHERE) == KNOWN | WAITS_ELSEWHERE
 }
 
 /// Beside the flags of an identity, for [`began`]: the socket is in non-blocking mode.
@@ -179,6 +187,10 @@ extern "C" fn claim(tgid: u32, inode: u64, actor: u64) -> u32 {
 /// An actor is made.
 #[inline(always)]
 pub fn made(tgid: u32, tid: u32, actor: u64, born: u64, by: &Identity, what: u32, cause: u64) {
+    // Of a thread or greenlet nothing is known before it ends.
+    if what == LASTING || what == ENDED {
+        return;
+    }
     let (what, value) = reason(tgid, tid, by, what, cause);
     let _ = ACTS.insert(&actor, &Acts { value, born, tgid, what }, 0);
 }
@@ -231,6 +243,10 @@ fn reason(tgid: u32, tid: u32, by: &Identity, what: u32, cause: u64) -> (u32, u6
     if what == CAUSE_READ {
         let request = open_request(tgid, cause);
         return if request != 0 { (ACTS_FOR_REQUEST, request) } else { NOBODY };
+    }
+    // That one is pipelined behind another, and that is the one behind its maker's.
+    if what == CAUSE_AFTER || what == CAUSE_NEXT {
+        return NOBODY;
     }
     if by.flags & IN_TASK == 0 {
         let request = of_lane(tgid, tid, by.lane, by.flags);
@@ -301,7 +317,7 @@ extern "C" fn known(actor: u64) -> u64 {
 extern "C" fn of_lane(tgid: u32, tid: u32, lane: u64, flags: u32) -> u64 {
     let mut key = LaneKey { lane, tgid, tid };
     let mut serving = LANES.get_ptr(&key);
-    if serving.is_none() {
+    if serving.is_none() && flags & IN_GREENLET == 0 {
         // Only the thread was known when it read.
         key.lane = 0;
         serving = LANES.get_ptr(&key);
@@ -309,7 +325,7 @@ extern "C" fn of_lane(tgid: u32, tid: u32, lane: u64, flags: u32) -> u64 {
     let (Some(serving), Some(process)) = (serving, SELECTED.get_ptr(&tgid)) else { return 0 };
     // SAFETY: the pointers come from maps and were checked.
     let (serving, process) = unsafe { (&*serving, *process) };
-    let greenlet = flags & (KNOWN | WAITS_ELSEWHERE) == KNOWN | WAITS_ELSEWHERE && key.lane != 0;
+    let greenlet = is_greenlet(flags) && key.lane != 0;
     let looping = process & LOOPS != 0 && serving.flags & READS_NONBLOCKING != 0 && !greenlet;
     let open = is_open(tgid, serving.inode, serving.request);
     if looping || !open || serving.flags & INTERLEAVES != 0 { 0 } else { serving.request }
