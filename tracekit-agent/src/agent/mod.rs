@@ -63,10 +63,21 @@ pub struct AgentConfig {
     pub services: ServiceMap,
     /// Which traces are exported.
     pub sampler: Sampler,
+    /// What is done about processes that export spans themselves.
+    pub existing_sdk: ExistingSdk,
     /// Told which processes are traced.
     pub breakpoints: Arc<Registry>,
     /// Also processes that start later; otherwise those that run now, and their children.
     pub follow: bool,
+}
+
+/// What is done about processes that export spans themselves.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub enum ExistingSdk {
+    /// Spans that they make themselves are held back; others join their traces.
+    HoldBack,
+    /// Nothing: all spans are exported.
+    Ignore,
 }
 
 /// Why the agent ended.
@@ -108,6 +119,7 @@ impl Agent {
             breakpoints: config.breakpoints,
             debugger,
             hits: Waiting::default(),
+            existing_sdk: config.existing_sdk,
         };
         let mut agent = Self { parts, records, losses: Losses::default(), follow: config.follow };
         let changes = agent.parts.tracker.rescan();
@@ -136,6 +148,7 @@ impl Agent {
                 self.parts.apply(changes);
             }
             self.parts.pythons.look(now, &mut self.parts.probes);
+            self.parts.look_for_tracers();
             if now >= housekeeping {
                 housekeeping = now + HOUSEKEEPING;
                 self.parts.world.tick();
@@ -162,8 +175,10 @@ impl Agent {
         // What was in the ring buffer when the signal came.
         self.drain();
         self.count_losses();
-        let Parts { correlator, spans, .. } = &mut self.parts;
+        self.parts.look_for_tracers();
+        let Parts { correlator, spans, counters, .. } = &mut self.parts;
         correlator.release(None, |span| spans.submit(span));
+        counters.add(Counter::SpansHeldBack, correlator.settled().1);
         Ended::Stopped
     }
 
@@ -231,6 +246,7 @@ struct Parts {
     breakpoints: Arc<Registry>,
     debugger: Debugger,
     hits: Waiting,
+    existing_sdk: ExistingSdk,
 }
 
 impl Parts {
@@ -246,9 +262,10 @@ impl Parts {
                 let Self { probes, connections, correlator, world, pythons, spans, .. } = self;
                 tracing::trace!(id = ?data.id, tid = data.tid, direction = ?data.direction, by = ?data.by, "data");
                 if data.direction == Direction::Outbound
-                    && let Some(caller) = pythons.sends(data.tid)
+                    && let Some(sent) = pythons.sends(data.tid)
                 {
-                    connections.sent_from(data.id, caller);
+                    correlator.sent_through(data.id, sent.libraries);
+                    connections.sent_from(data.id, sent.caller);
                 }
                 if data.direction == Direction::Outbound
                     && let Some(connection) = connections.get(data.id)
@@ -289,6 +306,18 @@ impl Parts {
         }
     }
 
+    /// Tells of processes that export spans themselves, and hands out the spans that have waited for that.
+    fn look_for_tracers(&mut self) {
+        let Self { correlator, pythons, probes, spans, counters, .. } = self;
+        pythons.look_at(&correlator.to_look_at(), probes);
+        for look in pythons.looks() {
+            correlator.looked(look);
+        }
+        let (ready, held_back) = correlator.settled();
+        ready.into_iter().for_each(|span| spans.submit(span));
+        counters.add(Counter::SpansHeldBack, held_back);
+    }
+
     /// Hits before this time belong to the requests that are open now.
     fn hits_before(&mut self, time: u64) {
         while let Some(hit) = self.hits.before(time) {
@@ -327,6 +356,7 @@ impl Parts {
         let changes = match event {
             ProcessEvent::Fork { parent, child } => {
                 self.world.forked(parent, child);
+                self.correlator.forked(parent, child);
                 self.pythons.forked(parent, child, &mut self.probes);
                 self.debugger.forked(parent, child);
                 self.tracker.on_fork(parent, child)
@@ -362,6 +392,9 @@ impl Parts {
                     self.world.add(&inspected);
                     match self.probes.select(pid) {
                         Ok(()) => {
+                            if self.existing_sdk == ExistingSdk::HoldBack {
+                                self.correlator.may_have_tracer(pid);
+                            }
                             let can_be_read = self.pythons.add(&inspected, &mut self.probes);
                             let service = self.world.service_name(pid);
                             let start_ticks = inspected.process.start_ticks;

@@ -1,7 +1,7 @@
 //! The interpreters of traced processes: what the kernel side is told of them, and what its stacks say.
 
 use std::{
-    collections::HashMap,
+    collections::{HashMap, HashSet},
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -18,12 +18,18 @@ use crate::{
     },
     python::{
         MemorySource as _,
-        actors::{Handles, find},
+        actors::{self, Handles},
         kernel::describe,
+        library::{Libraries, Library},
+        modules::{self, Mark},
         runtime::Target,
+        sdk::{self, Sdk},
         stack::{KnownCode, Resolver},
     },
+    trace::existing::Look,
 };
+
+use super::clock::monotonic_nanos;
 
 /// How long a process is waited for to start its interpreter.
 const START: Duration = Duration::from_secs(60);
@@ -32,6 +38,12 @@ const MAX_WAITING: usize = 4096;
 /// How often a process is looked at for what it has loaded: at first, and later.
 const LOOK_OFTEN: Duration = Duration::from_millis(250);
 const LOOK_SELDOM: Duration = Duration::from_secs(30);
+/// While somebody waits for it.
+const LOOK_AT_ONCE: Duration = Duration::from_millis(100);
+/// For how long after an import it is expected that what was imported is set up.
+const SET_UP: Duration = Duration::from_secs(10);
+/// How long a process whose modules can't be read is tried.
+const TRIES: Duration = Duration::from_secs(5);
 /// Bytes of a function that are read to see where to probe it.
 const PROBED_BYTES: usize = 8;
 /// Places that are remembered.
@@ -45,10 +57,22 @@ pub struct Pythons {
     /// Processes that have not started their interpreter yet, and since when.
     starting: HashMap<u32, (Arc<Inspected>, Instant)>,
     /// Callers of what threads send next.
-    waiting: HashMap<u32, Option<Arc<Caller>>>,
+    waiting: HashMap<u32, Sent>,
     places: Places,
     /// What each process has loaded.
     actors: HashMap<u32, Watched>,
+    /// What was found of tracers, until somebody asks.
+    looks: Vec<Look>,
+    reported: Reported,
+}
+
+/// From where something is sent.
+#[derive(Debug, Clone, Default)]
+pub struct Sent {
+    /// Where in the application.
+    pub caller: Option<Arc<Caller>>,
+    /// Through which libraries.
+    pub libraries: Libraries,
 }
 
 /// What was told of a process.
@@ -57,6 +81,13 @@ struct Watched {
     since: Instant,
     /// When to look again.
     due: Instant,
+    looked: Instant,
+    /// What was imported then, and since when.
+    mark: Option<Mark>,
+    marked: Instant,
+    /// A tracer is imported, and not set up.
+    is_expected: bool,
+    sdk: Option<Arc<Sdk>>,
 }
 
 impl Pythons {
@@ -92,7 +123,7 @@ impl Pythons {
             tracing::warn!(pid, %error, "spans will not say which code made them");
         }
         self.resolvers.insert(pid, Resolver::new(target));
-        self.look_for_actors(pid, probes);
+        self.look_into(pid, probes);
         Some(true)
     }
 
@@ -103,7 +134,7 @@ impl Pythons {
             let resolver = resolver.forked(child);
             self.resolvers.insert(child, resolver);
             // The kernel side has copied what it was told of the parent; probes are not inherited.
-            self.look_for_actors(child, probes);
+            self.look_into(child, probes);
         }
     }
 
@@ -135,53 +166,102 @@ impl Pythons {
         let due: Vec<u32> =
             self.actors.iter().filter(|(_, watched)| watched.due <= now).map(|(pid, _)| *pid).collect();
         for pid in due {
-            self.look_for_actors(pid, probes);
+            self.look_into(pid, probes);
         }
     }
 
-    /// Tells the kernel side what the process has loaded of asyncio and executors since, and probes it.
-    fn look_for_actors(&mut self, pid: u32, probes: &mut Probes) {
-        let Some(target) = self.resolvers.get(&pid).map(Resolver::target) else { return };
-        let Some(found) = find(target) else { return };
+    /// Looks again at processes that somebody waits for, as far as that is necessary.
+    pub fn look_at(&mut self, pids: &[u32], probes: &mut Probes) {
         let now = Instant::now();
-        let watched = self.actors.entry(pid).or_insert(Watched { told: None, since: now, due: now });
-        if watched.told != Some(found) {
-            watched.told = Some(found);
-            tracing::debug!(pid, ?found, "actors");
-            let functions = [(Function::TaskInit, found.task_init), (Function::QueuePut, found.queue_put)];
-            for (function, address) in functions {
-                let Some(address) = address else { continue };
-                let start = target.memory.bytes(address, PROBED_BYTES).unwrap_or_default();
-                if let Err(error) = probes.probe(pid, function, address, &start) {
-                    tracing::warn!(pid, ?function, %error, "some spans will lack their parents");
+        for pid in pids {
+            let Some(watched) = self.actors.get(pid) else {
+                if !self.starting.contains_key(pid) {
+                    self.looks.push(Look { pid: *pid, time: u64::MAX, sdk: None });
                 }
-            }
-            if let Err(error) = probes.describe_actors(pid, &found.actors) {
-                tracing::warn!(pid, %error, "some spans will lack their parents");
+                continue;
+            };
+            let time = monotonic_nanos();
+            let mark = self.resolvers.get(pid).and_then(|resolver| modules::mark(resolver.target()));
+            let same = mark.is_some() && mark == watched.mark && !watched.is_expected;
+            if same && now.duration_since(watched.marked) >= SET_UP {
+                self.looks.push(Look { pid: *pid, time, sdk: watched.sdk.clone() });
+            } else if now.duration_since(watched.looked) >= LOOK_AT_ONCE {
+                self.look_into(*pid, probes);
             }
         }
-        // Most is loaded at the start, some with the first request.
+    }
+
+    /// What was found of tracers since this was asked last.
+    pub fn looks(&mut self) -> Vec<Look> {
+        std::mem::take(&mut self.looks)
+    }
+
+    /// Looks at what the process has imported: tells the kernel side of asyncio and executors and probes them,
+    /// and finds its tracer.
+    fn look_into(&mut self, pid: u32, probes: &mut Probes) {
+        let Some(target) = self.resolvers.get(&pid).map(Resolver::target) else { return };
+        let (now, time) = (Instant::now(), monotonic_nanos());
+        let watched = self.actors.entry(pid).or_insert_with(|| Watched::new(now));
         let young = watched.since.elapsed() < START;
+        // Most is loaded at the start, some with the first request.
         watched.due = now + if young { LOOK_OFTEN } else { LOOK_SELDOM };
+        watched.looked = now;
+        // Before anything else, so that what is imported meanwhile is seen next time.
+        let mark = modules::mark(target);
+        let found = modules::read(target, |modules| {
+            Some((actors::find(modules)?, sdk::find(modules), sdk::is_imported(modules)))
+        });
+        let Some((handles, sdk, imported)) = found else {
+            if target.layout.free_threaded || watched.since.elapsed() >= TRIES {
+                self.looks.push(Look { pid, time, sdk: watched.sdk.clone() });
+            }
+            return;
+        };
+        if watched.mark != mark {
+            (watched.mark, watched.marked) = (mark, now);
+        }
+        watched.is_expected = imported && sdk.is_none();
+        if watched.sdk.as_deref() != sdk.as_ref() {
+            self.reported.tell(pid, sdk.as_ref());
+            watched.sdk = sdk.map(Arc::new);
+        }
+        self.looks.push(Look { pid, time, sdk: watched.sdk.clone() });
+        if watched.told == Some(handles) {
+            return;
+        }
+        watched.told = Some(handles);
+        tracing::debug!(pid, ?handles, "actors");
+        let functions = [(Function::TaskInit, handles.task_init), (Function::QueuePut, handles.queue_put)];
+        for (function, address) in functions {
+            let Some(address) = address else { continue };
+            let start = target.memory.bytes(address, PROBED_BYTES).unwrap_or_default();
+            if let Err(error) = probes.probe(pid, function, address, &start) {
+                tracing::warn!(pid, ?function, %error, "some spans will lack their parents");
+            }
+        }
+        if let Err(error) = probes.describe_actors(pid, &handles.actors) {
+            tracing::warn!(pid, %error, "some spans will lack their parents");
+        }
     }
 
     /// A thread is about to send something from here.
     pub fn stack(&mut self, stack: &Stack, probes: &mut Probes) {
-        let caller = self.caller(stack, probes);
+        let sent = self.sent(stack, probes);
         if self.waiting.len() >= MAX_WAITING {
             self.waiting.clear();
         }
-        self.waiting.insert(stack.tid, caller);
+        self.waiting.insert(stack.tid, sent);
     }
 
     /// Where from a thread sends; `None` if nothing was said of what it sends now.
-    pub fn sends(&mut self, tid: u32) -> Option<Option<Arc<Caller>>> {
+    pub fn sends(&mut self, tid: u32) -> Option<Sent> {
         self.waiting.remove(&tid)
     }
 
-    /// The newest frame of the application, unless an event loop stands before it.
-    fn caller(&mut self, stack: &Stack, probes: &mut Probes) -> Option<Arc<Caller>> {
-        let resolver = self.resolvers.get_mut(&stack.tgid)?;
+    /// The newest frame of the application, unless an event loop stands before it, and the libraries before it.
+    fn sent(&mut self, stack: &Stack, probes: &mut Probes) -> Sent {
+        let mut sent = Sent::default();
+        let Some(resolver) = self.resolvers.get_mut(&stack.tgid) else { return sent };
         let known_to_kernel = stack.end == WalkEnd::Application;
         let mut in_event_loop = false;
         for frame in &stack.frames {
@@ -189,19 +269,62 @@ impl Pythons {
             let Some(known) = resolved.code else { continue };
             in_event_loop |= known.is_event_loop;
             if known.is_library {
+                if let Some(library) = known.library
+                    && (!in_event_loop || library == Library::Exporter)
+                {
+                    sent.libraries.add(library);
+                }
                 continue;
             }
             if !known_to_kernel {
                 probes.stop_walks_at(stack.tgid, frame.code);
             }
             // Below an event loop is what started it, and that asked for nothing.
-            return (!in_event_loop).then(|| self.places.of(stack.tgid, frame, &known, resolved.line));
+            if !in_event_loop {
+                sent.libraries.whole = true;
+                sent.caller = Some(self.places.of(stack.tgid, frame, &known, resolved.line));
+            }
+            return sent;
         }
         if known_to_kernel && let Some(frame) = stack.frames.last() {
             // Its memory is another's since.
             probes.walk_past(stack.tgid, frame.code);
         }
-        None
+        sent
+    }
+}
+
+impl Watched {
+    fn new(now: Instant) -> Self {
+        Self {
+            told: None,
+            since: now,
+            due: now,
+            looked: now,
+            mark: None,
+            marked: now,
+            is_expected: false,
+            sdk: None,
+        }
+    }
+}
+
+/// What was said of tracers: workers of a service have all the same.
+#[derive(Default)]
+struct Reported(HashSet<(&'static str, Vec<&'static str>)>);
+
+impl Reported {
+    fn tell(&mut self, pid: u32, sdk: Option<&Sdk>) {
+        let Some(sdk) = sdk else {
+            tracing::info!(pid, "exports no spans itself any more");
+            return;
+        };
+        let (tracer, watches) = (sdk.vendor.name(), sdk.instrumentations.join(", "));
+        if self.0.insert((tracer, sdk.instrumentations.clone())) {
+            tracing::warn!(pid, tracer, watches, "exports spans itself; see --existing-sdk");
+        } else {
+            tracing::info!(pid, tracer, watches, "exports spans itself");
+        }
     }
 }
 

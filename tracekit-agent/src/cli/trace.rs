@@ -12,7 +12,7 @@ use clap::Args;
 use super::control::ControlArgs;
 use super::redaction::RedactionArgs;
 use crate::{
-    agent::{Agent, AgentConfig, Ended, priority},
+    agent::{Agent, AgentConfig, Ended, ExistingSdk, priority},
     discovery::{Inspected, Inspector, Selector, SelectorArgs},
     exit::{ExitCode, Failure},
     export::{Counter, Counters, ExportConfig, Pipeline, PrintMode, Summary},
@@ -39,6 +39,11 @@ struct TraceArgs {
     /// Size of the buffer between kernel and agent: a power of two
     #[arg(long, value_name = "BYTES", default_value_t = 8 * 1024 * 1024, value_parser = ring_bytes)]
     ring_bytes: u32,
+    /// What to do about a process that exports spans itself (OpenTelemetry, ddtrace, Sentry, Elastic APM, New
+    /// Relic): hold back those that it makes too and let the others join its traces, or take no notice
+    #[arg(long, value_enum, value_name = "WHAT", default_value_t = ExistingSdk::HoldBack)]
+    #[arg(env = "TRACEKIT_EXISTING_SDK")]
+    existing_sdk: ExistingSdk,
     #[command(flatten)]
     control: ControlArgs,
     #[command(flatten)]
@@ -160,6 +165,7 @@ fn trace(
         service_name: args.service_name.clone(),
         services,
         sampler,
+        existing_sdk: args.existing_sdk,
         breakpoints: Arc::clone(&debugging.registry),
         follow,
     };
@@ -220,8 +226,12 @@ fn announce(processes: &mut dyn Iterator<Item = &Arc<Inspected>>, target: Option
 fn report(summary: &Summary, counters: &Counters) {
     let made = counters.get(Counter::SpansFinished);
     let lost = counters.get(Counter::EventsLost);
+    let held_back = match counters.get(Counter::SpansHeldBack) {
+        0 => String::new(),
+        count => format!(" {count} held back that the processes export themselves,"),
+    };
     eprintln!(
-        "{made} spans, {} exported, {} dropped, {lost} events lost",
+        "{made} spans, {} exported, {} dropped,{held_back} {lost} events lost",
         summary.exported,
         summary.dropped()
     );

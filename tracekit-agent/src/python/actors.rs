@@ -3,23 +3,16 @@
 //! Their C modules export no symbols, but their types say where their functions are: `tp_init` of
 //! `_asyncio.Task`, and the method `put` of `_queue.SimpleQueue`. All of that is in `sys.modules`.
 
-use std::ops::ControlFlow;
-use std::time::Duration;
-
 use tracekit_common::ABSENT;
 use tracekit_common::actor::{Actors, SIZED_KEYS};
 
-use super::kernel::{main_interpreter, small};
+use super::kernel::small;
 use super::layout::DictLayout;
 use super::memory::MemorySource as _;
-use super::object::access::Objects;
-use super::object::budget::{AccessError, Budget};
-use super::reader::{LocalKind, Reader};
+use super::modules::Modules;
+use super::reader::LocalKind;
 use super::runtime::Target;
 
-/// What looking through `sys.modules` may cost.
-const STEPS: u32 = 200_000;
-const TIME: Duration = Duration::from_secs(1);
 /// Methods of a type at most.
 const MAX_METHODS: u64 = 64;
 /// Characters of a name of one at most.
@@ -38,19 +31,9 @@ pub struct Handles {
 
 /// What a process has loaded so far; `None` if it is not known how its interpreter lays that out.
 #[must_use]
-pub fn find(target: &Target) -> Option<Handles> {
-    let layout = &target.layout;
-    // Objects of builds without a GIL differ in more than their header.
-    if layout.free_threaded {
-        return None;
-    }
-    target.memory.forget();
-    let mut handles = Handles { actors: offsets(target)?, task_init: None, queue_put: None };
-    let reader = Reader::new(&target.memory, *layout);
-    let budget = Budget::new(STEPS, TIME);
-    let started = std::time::Instant::now();
-    Modules::loaded(Objects::new(&reader, &budget), target)?.fill(&mut handles);
-    tracing::debug!(pid = target.pid, took = ?started.elapsed(), "sys.modules");
+pub fn find(modules: &Modules<'_, '_, '_>) -> Option<Handles> {
+    let mut handles = Handles { actors: offsets(modules.target)?, task_init: None, queue_put: None };
+    Loaded(modules).fill(&mut handles);
     Some(handles)
 }
 
@@ -78,49 +61,22 @@ fn offsets(target: &Target) -> Option<Actors> {
 }
 
 /// Modules that are looked for.
-const MODULES: [&str; 4] = ["_asyncio", "concurrent.futures.thread", "_queue", "anyio._backends._asyncio"];
+pub(super) const MODULES: [&str; 4] =
+    ["_asyncio", "concurrent.futures.thread", "_queue", "anyio._backends._asyncio"];
 
-struct Modules<'t, 'r, 'm> {
-    objects: Objects<'r, 'm>,
-    target: &'t Target,
-    /// The dicts of [`MODULES`], as far as they are loaded.
-    found: [Option<u64>; MODULES.len()],
-}
+struct Loaded<'a, 't, 'r, 'm>(&'a Modules<'t, 'r, 'm>);
 
-impl<'t, 'r, 'm> Modules<'t, 'r, 'm> {
-    /// Looks through `sys.modules`, once for all.
-    fn loaded(objects: Objects<'r, 'm>, target: &'t Target) -> Option<Self> {
-        let Target { memory, layout, .. } = target;
-        let interpreter = main_interpreter(target)?;
-        let modules = memory.u64(interpreter.wrapping_add(layout.task.modules)).ok()?;
-        let mut found = [None; MODULES.len()];
-        let looked = objects.each_entry::<(), AccessError>(modules, |key, module| {
-            for (name, found) in MODULES.iter().zip(&mut found) {
-                if found.is_none() && objects.has_text(key, name, name.len() as u64)? == Some(true) {
-                    *found = Some(memory.u64(module.wrapping_add(layout.object.module_dict))?);
-                    break;
-                }
-            }
-            Ok(ControlFlow::Continue(()))
-        });
-        if let Err(error) = looked {
-            tracing::debug!(pid = target.pid, %error, "sys.modules");
-        }
-        Some(Self { objects, target, found })
-    }
-}
-
-impl Modules<'_, '_, '_> {
+impl Loaded<'_, '_, '_, '_> {
     fn fill(&self, handles: &mut Handles) {
         let actors = &mut handles.actors;
-        if let Some(task) = self.member("_asyncio", "Task") {
-            handles.task_init = self.function(task, self.target.layout.task.tp_init);
+        if let Some(task) = self.0.member("_asyncio", "Task") {
+            handles.task_init = self.function(task, self.0.target.layout.task.tp_init);
             if actors.running_task == ABSENT {
-                actors.current_tasks = self.member("_asyncio", "_current_tasks").unwrap_or(0);
+                actors.current_tasks = self.0.member("_asyncio", "_current_tasks").unwrap_or(0);
             }
         }
-        if let Some(item) = self.member("concurrent.futures.thread", "_WorkItem")
-            && let Some(queue) = self.member("_queue", "SimpleQueue")
+        if let Some(item) = self.0.member("concurrent.futures.thread", "_WorkItem")
+            && let Some(queue) = self.0.member("_queue", "SimpleQueue")
         {
             handles.queue_put = self.method(queue, b"put");
             actors.item_type = if handles.queue_put.is_some() { item } else { 0 };
@@ -130,20 +86,14 @@ impl Modules<'_, '_, '_> {
         }
     }
 
-    /// What a module has under this name.
-    fn member(&self, module: &str, name: &str) -> Option<u64> {
-        let index = MODULES.iter().position(|known| *known == module)?;
-        self.objects.dict_entry(*self.found.get(index)?.as_ref()?, name).ok()?
-    }
-
     /// The function in a slot of a type.
     fn function(&self, kind: u64, slot: u64) -> Option<u64> {
-        self.target.memory.u64(kind.wrapping_add(slot)).ok().filter(|function| *function != 0)
+        self.0.target.memory.u64(kind.wrapping_add(slot)).ok().filter(|function| *function != 0)
     }
 
     /// The function of a method: `PyMethodDef` has name, function, flags and doc.
     fn method(&self, kind: u64, wanted: &[u8]) -> Option<u64> {
-        let Target { memory, layout, .. } = self.target;
+        let Target { memory, layout, .. } = self.0.target;
         let table = memory.u64(kind.wrapping_add(layout.object.tp_methods)).ok()?;
         for index in 0..if table == 0 { 0 } else { MAX_METHODS } {
             let row = table.wrapping_add(index * 32);
@@ -157,12 +107,12 @@ impl Modules<'_, '_, '_> {
 
     /// The code of `WorkerThread.run` of anyio, and which of its variables is the future.
     fn worker(&self) -> Option<(u64, u32)> {
-        let Target { memory, layout, .. } = self.target;
-        let worker = self.member("anyio._backends._asyncio", "WorkerThread")?;
+        let Target { memory, layout, .. } = self.0.target;
+        let worker = self.0.member("anyio._backends._asyncio", "WorkerThread")?;
         let dict = memory.u64(worker.wrapping_add(layout.object.tp_dict)).ok()?;
-        let run = self.objects.dict_entry(dict, "run").ok()??;
+        let run = self.0.objects.dict_entry(dict, "run").ok()??;
         let code = memory.u64(run.wrapping_add(layout.object.function_code)).ok()?;
-        let locals = &self.objects.reader.code(code).ok()?.locals;
+        let locals = &self.0.objects.reader.code(code).ok()?.locals;
         let future = locals.iter().position(|(name, kind)| name == "future" && *kind == LocalKind::Fast)?;
         Some((code, u32::try_from(future).ok()?))
     }

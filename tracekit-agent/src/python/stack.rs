@@ -10,6 +10,7 @@ use tracekit_common::python::Frame;
 use super::code::{is_event_loop, is_library};
 use super::evidence::Evidence;
 use super::frame::instruction_offset;
+use super::library::{Library, of_file};
 use super::reader::{Code, Reader};
 use super::runtime::Target;
 
@@ -27,6 +28,8 @@ pub struct KnownCode {
     pub is_library: bool,
     /// It runs an event loop.
     pub is_event_loop: bool,
+    /// The client library or tracer that it is of.
+    pub library: Option<Library>,
 }
 
 /// One frame of a stack, resolved.
@@ -119,6 +122,7 @@ impl Resolver {
         let known = Arc::new(KnownCode {
             is_library: is_library(&code.filename),
             is_event_loop: is_event_loop(&code.filename),
+            library: of_file(&code.filename),
             code,
         });
         if self.codes.len() >= MAX_CODES {

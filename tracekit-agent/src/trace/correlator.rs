@@ -8,12 +8,14 @@
 use std::{collections::HashMap, sync::Arc};
 
 use tracekit_common::actor::{IN_TASK, Identity, KNOWN, WAITS_ELSEWHERE};
-use tracekit_protocol::{Begin, End, Event, Outcome, Request, Role};
+use tracekit_protocol::{Begin, End, Event, Outcome, Request, Role, exchange::SqlSystem};
 
 use super::{
     actors::{ActorId, Actors, Served},
-    attributes, context,
+    attributes,
+    context::{self, RemoteParent},
     database::{Statements, describe_redis, describe_sql},
+    existing::{Existing, Finished, Look},
     http,
     peer::ServiceMap,
     span::{Attributes, Resource, Span, SpanId, SpanKind, SpanRef, Status, TraceId},
@@ -21,6 +23,7 @@ use super::{
 use crate::{
     net::{Caller, Connection},
     probes::record::{ConnectionId, NewActor},
+    python::library::{Category, Libraries},
 };
 
 /// Requests in flight that are remembered; a process that opens more and never answers is not worth it.
@@ -72,6 +75,12 @@ struct Open {
     actor: Option<ActorId>,
     /// Where the application made this call.
     caller: Option<Arc<Caller>>,
+    /// The request for which it was sent, or itself.
+    request: Option<ExchangeId>,
+    /// What the request carried.
+    header: Option<RemoteParent>,
+    /// What was seen of the stack that made the call.
+    libraries: Libraries,
 }
 
 type ExchangeId = (ConnectionId, u64);
@@ -80,7 +89,7 @@ type Lane = (u32, u32, u64);
 
 /// A client span of which it is not known for which request it was sent.
 struct Held {
-    span: Span,
+    finished: Finished,
     actor: ActorId,
     /// When it was sent, and when it was complete; nanoseconds of `CLOCK_MONOTONIC`.
     begin: u64,
@@ -107,6 +116,7 @@ pub struct Correlator {
     held: Vec<Held>,
     services: ServiceMap,
     statements: Statements,
+    existing: Existing,
     /// See [`Correlator::quiet`].
     quiet: Vec<ConnectionId>,
 }
@@ -171,7 +181,7 @@ impl Correlator {
             {
                 held.caused_by(&request);
             }
-            emit(held.span);
+            self.existing.finish(held.finished).map(&mut emit);
         }
     }
 
@@ -190,9 +200,11 @@ impl Correlator {
             if waits {
                 self.held.push(held);
             } else {
-                emit(held.span);
+                self.existing.finish(held.finished).map(&mut emit);
             }
         }
+        self.existing.release(now);
+        self.existing.ready().into_iter().for_each(emit);
     }
 
     /// Connections that were used for requests which have been answered since: nothing more will come on
@@ -201,18 +213,19 @@ impl Correlator {
         std::mem::take(&mut self.quiet)
     }
 
-    /// The request that a thread serves, and its span.
+    /// The request that a thread serves, and its span, if that is known.
     #[must_use]
-    pub fn serving(&self, tgid: u32, tid: u32) -> Option<((ConnectionId, u64), SpanRef)> {
+    pub fn serving(&self, tgid: u32, tid: u32) -> Option<((ConnectionId, u64), Option<SpanRef>)> {
         let request = self.served((tgid, tid, 0))?;
-        let span =
-            SpanRef { trace_id: request.trace_id, span_id: request.span_id, sampled: request.sampled };
-        Some((request.exchange, span))
+        let (trace_id, span_id) = (request.trace_id, Some(request.span_id));
+        let ours = SpanRef { trace_id, span_id, sampled: request.sampled };
+        Some((request.exchange, self.existing.of_request(request.exchange, ours)))
     }
 
     /// A connection is closed.
     pub fn closed(&mut self, id: ConnectionId) {
         self.actors.closed(id);
+        self.existing.closed(id);
     }
 
     /// A process is gone: forget its threads. Spans that wait for their parent go to `emit`.
@@ -222,11 +235,44 @@ impl Correlator {
         self.actors.process_gone(tgid);
         for held in std::mem::take(&mut self.held) {
             if held.actor.0 == tgid {
-                emit(held.span);
+                self.existing.finish(held.finished).map(&mut emit);
             } else {
                 self.held.push(held);
             }
         }
+        self.existing.process_gone(tgid);
+        self.existing.ready().into_iter().for_each(emit);
+    }
+
+    /// This process may have a tracer of its own: spans wait until it was looked at.
+    pub fn may_have_tracer(&mut self, pid: u32) {
+        self.existing.selected(pid);
+    }
+
+    /// A process has a child.
+    pub fn forked(&mut self, parent: u32, child: u32) {
+        self.existing.forked(parent, child);
+    }
+
+    /// It was found out whether a process has a tracer of its own.
+    pub fn looked(&mut self, look: Look) {
+        self.existing.looked(look);
+    }
+
+    /// Processes that spans wait for to be looked at.
+    #[must_use]
+    pub fn to_look_at(&self) -> Vec<u32> {
+        self.existing.wanted()
+    }
+
+    /// What is sent on this connection next is sent through these libraries.
+    pub fn sent_through(&mut self, id: ConnectionId, libraries: Libraries) {
+        self.existing.sent_through(id, libraries);
+    }
+
+    /// Spans that have waited and can be exported now, and how many will not be, since this was asked last.
+    pub fn settled(&mut self) -> (Vec<Span>, u64) {
+        (self.existing.ready(), self.existing.held_back())
     }
 
     /// Where something happens. If only the thread is known, or was when it read, that has to do.
@@ -249,16 +295,14 @@ impl Correlator {
         let open = match begin.role {
             Role::Server => {
                 self.serve(connection, lane, exchange, env);
-                let remote = begin
-                    .traceparent
-                    .as_deref()
-                    .and_then(|header| context::parse(header, begin.tracestate.as_deref()));
-                let mut open = root(lane, begin.start, env);
+                let mut open = Open { request: Some(exchange), ..root(lane, begin.start, env) };
+                let remote = header(begin, env);
+                self.existing.began(exchange, remote.clone());
                 if let Some(remote) = remote {
                     open.trace_id = remote.trace_id;
                     open.parent = Some(remote.span_id);
                     open.parent_is_remote = true;
-                    open.sampled = env.sample(remote.trace_id, Some(remote.sampled));
+                    open.sampled = remote.sampled;
                     open.trace_state = remote.trace_state;
                 }
                 self.actors.began(Arc::new(Served {
@@ -272,7 +316,12 @@ impl Correlator {
                 open
             }
             Role::Client => {
-                let mut open = Open { caller: connection.caller.clone(), ..root(lane, begin.start, env) };
+                let mut open = Open {
+                    caller: connection.caller.clone(),
+                    header: header(begin, env),
+                    libraries: self.existing.call(connection.id),
+                    ..root(lane, begin.start, env)
+                };
                 // What a thread has read itself it has not got from elsewhere.
                 let mut cause = if by.flags & IN_TASK == 0 { self.cause(lane, connection.id) } else { None };
                 if cause.is_none() && by.actor != 0 {
@@ -284,6 +333,9 @@ impl Correlator {
                 }
                 if let Some(cause) = cause {
                     open.cause(&cause);
+                    if let Some(header) = &open.header {
+                        self.existing.carries(cause.exchange, header);
+                    }
                 }
                 open
             }
@@ -339,6 +391,7 @@ impl Correlator {
         let open = self.open.remove(&exchange)?;
         if end.role == Role::Server {
             self.actors.ended(exchange);
+            self.existing.ended(exchange, end.end);
             if let Some(serving) = self.lanes.get_mut(&open.lane) {
                 serving.open.retain(|other| *other != exchange);
                 self.quiet.append(&mut serving.calls);
@@ -370,12 +423,21 @@ impl Correlator {
             attributes: described.attributes,
             resource: env.resource(connection.id.tgid),
         };
+        let finished = Finished {
+            span,
+            exchange,
+            request: open.request,
+            begin: open.begin,
+            category: category(&end.request),
+            libraries: open.libraries,
+            header: open.header,
+        };
         match open.actor {
             Some(actor) if self.actors.may_be_known_later(actor) && self.held.len() < MAX_HELD => {
-                self.held.push(Held { span, actor, begin: open.begin, since: end.end });
+                self.held.push(Held { finished, actor, begin: open.begin, since: end.end });
                 None
             }
-            _ => Some(span),
+            _ => self.existing.finish(finished),
         }
     }
 
@@ -396,6 +458,7 @@ impl Correlator {
 
 impl Open {
     fn cause(&mut self, cause: &Served) {
+        self.request = Some(cause.exchange);
         self.trace_id = cause.trace_id;
         self.parent = Some(cause.span_id);
         self.trace_state.clone_from(&cause.trace_state);
@@ -405,10 +468,30 @@ impl Open {
 
 impl Held {
     fn caused_by(&mut self, cause: &Served) {
-        self.span.trace_id = cause.trace_id;
-        self.span.parent_span_id = Some(cause.span_id);
-        self.span.trace_state.clone_from(&cause.trace_state);
-        self.span.sampled = cause.sampled;
+        self.finished.request = Some(cause.exchange);
+        let span = &mut self.finished.span;
+        span.trace_id = cause.trace_id;
+        span.parent_span_id = Some(cause.span_id);
+        span.trace_state.clone_from(&cause.trace_state);
+        span.sampled = cause.sampled;
+    }
+}
+
+/// What a request carries, with the decision whether its trace is exported.
+fn header(begin: &Begin, env: &impl Environment) -> Option<RemoteParent> {
+    let mut header = context::parse(begin.traceparent.as_deref()?, begin.tracestate.as_deref())?;
+    header.sampled = env.sample(header.trace_id, Some(header.sampled));
+    Some(header)
+}
+
+fn category(request: &Request) -> Category {
+    match request {
+        Request::Http(_) => Category::Http,
+        Request::Redis(_) => Category::Redis,
+        Request::Sql(sql) => match sql.system {
+            SqlSystem::PostgreSql => Category::PostgreSql,
+            SqlSystem::MySql | SqlSystem::MariaDb => Category::MySql,
+        },
     }
 }
 
@@ -425,6 +508,9 @@ fn root(lane: Lane, begin: u64, env: &impl Environment) -> Open {
         begin,
         actor: None,
         caller: None,
+        request: None,
+        header: None,
+        libraries: Libraries::default(),
     }
 }
 

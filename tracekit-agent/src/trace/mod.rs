@@ -5,6 +5,7 @@ mod attributes;
 pub mod context;
 pub mod correlator;
 pub mod database;
+pub mod existing;
 pub mod http;
 pub mod peer;
 pub mod span;
