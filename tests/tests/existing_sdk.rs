@@ -61,11 +61,10 @@ fn both(
     kind: &str,
     numbers: std::ops::Range<usize>,
 ) -> Result<(Vec<Span>, Vec<Span>)> {
-    app.stop()?;
     let sdk = collector.spans_when(Duration::from_secs(10), |spans| {
         numbers.clone().all(|number| has(spans, kind, number))
     })?;
-    std::thread::sleep(Duration::from_millis(500));
+    app.stop()?;
     Ok((sdk, agent.finish()?))
 }
 
@@ -195,7 +194,7 @@ fn fastapi() -> Result<()> {
         ensure!(others.is_empty(), "the SDK makes these, too:\n{}", listing(&others));
         for (id, trace) in traces(&sdk, "server") {
             let count =
-                ours.iter().filter(|span| span.trace_id == trace && span.name.starts_with("SELECT")).count();
+                ours.iter().filter(|span| span.trace_id == trace && span.name == "SELECT products").count();
             ensure!(count == 1, "{id}: {count} statements in its trace:\n{}", listing(&ours));
         }
         Ok(())
@@ -212,6 +211,7 @@ fn an_sdk_that_is_set_up_later() -> Result<()> {
         let mut command = Command::new(paths::venv("otel", "python")?);
         command.arg(paths::apps().join("late_sdk.py")).arg(port.to_string());
         command.envs(stage.environment()).env("COLLECTOR_PORT", collector.http.to_string());
+        command.env("OTEL_SEMCONV_STABILITY_OPT_IN", "http");
         let app = App::start("late", stage.logs(), command, port, 0)?;
         let agent = Agent::attach(&stage, &app.pids())?;
         ask(port, "/call", 0..10)?;

@@ -88,6 +88,8 @@ struct Watched {
     /// A tracer is imported, and not set up.
     is_expected: bool,
     sdk: Option<Arc<Sdk>>,
+    /// Since when less is found of it than that.
+    less: Option<Instant>,
 }
 
 impl Pythons {
@@ -208,24 +210,22 @@ impl Pythons {
         watched.looked = now;
         // Before anything else, so that what is imported meanwhile is seen next time.
         let mark = modules::mark(target);
-        let found = modules::read(target, |modules| {
-            Some((actors::find(modules)?, sdk::find(modules), sdk::is_imported(modules)))
-        });
-        let Some((handles, sdk, imported)) = found else {
-            if target.layout.free_threaded || watched.since.elapsed() >= TRIES {
-                self.looks.push(Look { pid, time, sdk: watched.sdk.clone() });
+        let found = modules::read(target, |modules| Some((actors::find(modules)?, sdk::find(modules))));
+        let (handles, tracer) = found.unzip();
+        let tracer = tracer.flatten();
+        if tracer.is_some() || target.layout.free_threaded || watched.since.elapsed() >= TRIES {
+            if let Some(tracer) = tracer {
+                if watched.mark != mark {
+                    (watched.mark, watched.marked) = (mark, now);
+                }
+                watched.is_expected = tracer.is_expected;
+                if watched.has_tracer(now, tracer.sdk) {
+                    self.reported.tell(pid, watched.sdk.as_deref());
+                }
             }
-            return;
-        };
-        if watched.mark != mark {
-            (watched.mark, watched.marked) = (mark, now);
+            self.looks.push(Look { pid, time, sdk: watched.sdk.clone() });
         }
-        watched.is_expected = imported && sdk.is_none();
-        if watched.sdk.as_deref() != sdk.as_ref() {
-            self.reported.tell(pid, sdk.as_ref());
-            watched.sdk = sdk.map(Arc::new);
-        }
-        self.looks.push(Look { pid, time, sdk: watched.sdk.clone() });
+        let Some(handles) = handles else { return };
         if watched.told == Some(handles) {
             return;
         }
@@ -305,7 +305,27 @@ impl Watched {
             marked: now,
             is_expected: false,
             sdk: None,
+            less: None,
         }
+    }
+
+    /// This tracer was found now; whether that is news. An interpreter that ends loses its modules one by one
+    /// while its tracer still exports, so that less is believed only after a while.
+    fn has_tracer(&mut self, now: Instant, sdk: Option<Sdk>) -> bool {
+        let includes = match (&sdk, &self.sdk) {
+            (Some(sdk), Some(known)) => sdk.includes(known),
+            (None, Some(_)) => false,
+            (_, None) => true,
+        };
+        if !includes && now.duration_since(*self.less.get_or_insert(now)) < SET_UP {
+            return false;
+        }
+        self.less = None;
+        let is_news = self.sdk.as_deref() != sdk.as_ref();
+        if is_news {
+            self.sdk = sdk.map(Arc::new);
+        }
+        is_news
     }
 }
 

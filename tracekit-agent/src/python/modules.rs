@@ -1,5 +1,6 @@
 //! What a process has imported: `sys.modules`, looked through once for all who ask.
 
+use std::cell::Cell;
 use std::collections::HashMap;
 use std::ops::ControlFlow;
 use std::time::Duration;
@@ -53,6 +54,7 @@ pub struct Modules<'t, 'r, 'm> {
     pub target: &'t Target,
     /// The addresses of their dicts.
     dicts: HashMap<&'static str, u64>,
+    failed: Cell<bool>,
 }
 
 /// Looks through `sys.modules` and gives `look` what is wanted of it. `None` if it is not known how this
@@ -84,7 +86,7 @@ pub fn read<T>(target: &Target, look: impl FnOnce(&Modules<'_, '_, '_>) -> Optio
         tracing::debug!(pid = target.pid, %error, "sys.modules");
         return None;
     }
-    let found = look(&Modules { objects, target, dicts });
+    let found = look(&Modules { objects, target, dicts, failed: Cell::new(false) });
     tracing::debug!(pid = target.pid, took = ?started.elapsed(), "sys.modules");
     found
 }
@@ -109,6 +111,19 @@ fn one_of(
 }
 
 impl Modules<'_, '_, '_> {
+    /// Something could not be read, so that what was not found may be there all the same.
+    #[must_use]
+    pub fn failed(&self) -> bool {
+        self.failed.get()
+    }
+
+    fn sure<T, E>(&self, result: Result<T, E>) -> Option<T> {
+        if result.is_err() {
+            self.failed.set(true);
+        }
+        result.ok()
+    }
+
     /// The module is imported.
     #[must_use]
     pub fn has(&self, module: &str) -> bool {
@@ -118,24 +133,30 @@ impl Modules<'_, '_, '_> {
     /// What a module has under this name.
     #[must_use]
     pub fn member(&self, module: &str, name: &str) -> Option<u64> {
-        self.objects.dict_entry(*self.dicts.get(module)?, name).ok()?
+        self.sure(self.objects.dict_entry(*self.dicts.get(module)?, name))?
     }
 
     /// What a class has itself under this name, not what it inherits.
     #[must_use]
     pub fn of_class(&self, class: u64, name: &str) -> Option<u64> {
         let reader = self.objects.reader;
-        if !reader.type_of(class).ok()?.has(flags::TYPE) {
+        if !self.sure(reader.type_of(class))?.has(flags::TYPE) {
             return None;
         }
-        let dict = reader.memory.u64(class.wrapping_add(reader.layout.object.tp_dict)).ok()?;
-        self.objects.dict_entry(dict, name).ok()?
+        let dict = self.sure(reader.memory.u64(class.wrapping_add(reader.layout.object.tp_dict)))?;
+        self.entry(dict, name)
+    }
+
+    /// The value of a key of a dict.
+    #[must_use]
+    pub fn entry(&self, dict: u64, name: &str) -> Option<u64> {
+        self.sure(self.objects.dict_entry(dict, name))?
     }
 
     /// An attribute of an instance.
     #[must_use]
     pub fn attribute(&self, object: u64, name: &str) -> Option<u64> {
-        match self.objects.attribute(object, name).ok()? {
+        match self.sure(self.objects.attribute(object, name))? {
             Attribute::Object(value) | Attribute::Lasting(value) => Some(value),
             _ => None,
         }
@@ -145,15 +166,15 @@ impl Modules<'_, '_, '_> {
     #[must_use]
     pub fn is_true(&self, object: u64) -> bool {
         let reader = self.objects.reader;
-        let is_bool = reader.type_of(object).is_ok_and(|kind| kind.full_name == "bool");
+        let is_bool = self.sure(reader.type_of(object)).is_some_and(|kind| kind.full_name == "bool");
         let decoder = Decoder::new(reader, Limits::default(), false);
-        is_bool && matches!(decoder.integer(object), Ok(Some(digits)) if digits == "1")
+        is_bool && self.sure(decoder.integer(object)).flatten().is_some_and(|digits| digits == "1")
     }
 
     /// The object is `None`.
     #[must_use]
     pub fn is_none(&self, object: u64) -> bool {
-        self.objects.reader.type_of(object).is_ok_and(|kind| kind.full_name == "NoneType")
+        self.sure(self.objects.reader.type_of(object)).is_some_and(|kind| kind.full_name == "NoneType")
     }
 
     /// The object is an instance of this class, or of one that inherits from it.
@@ -161,13 +182,13 @@ impl Modules<'_, '_, '_> {
     pub fn is_instance(&self, object: u64, class: u64) -> bool {
         let kind = self.objects.reader.type_address(object);
         let bases = kind.map_err(AccessError::from).and_then(|kind| self.objects.classes().bases(kind));
-        bases.is_ok_and(|bases| bases.contains(&class))
+        self.sure(bases).is_some_and(|bases| bases.contains(&class))
     }
 
     /// How many items a tuple, list, set or dict has.
     #[must_use]
     pub fn length(&self, object: u64) -> Option<u64> {
-        self.objects.length(object, self.container(object)?).ok()
+        self.sure(self.objects.length(object, self.container(object)?))
     }
 
     /// The texts in a list, tuple or set; empty if it is none.
@@ -175,18 +196,18 @@ impl Modules<'_, '_, '_> {
     pub fn texts(&self, object: u64) -> Vec<String> {
         let reader = self.objects.reader;
         let items = self.container(object).filter(|kind| *kind != Container::Dict).and_then(|container| {
-            let (items, _) = self.objects.items(object, container, MAX_ITEMS).ok()?;
+            let (items, _) = self.sure(self.objects.items(object, container, MAX_ITEMS))?;
             Some(items)
         });
         let text = |item: u64| -> Result<Option<String>, ReadError> {
             let is_text = reader.type_of(item)?.has(flags::STR);
             if is_text { reader.text(item, MAX_NAME).map(|text| Some(text.text)) } else { Ok(None) }
         };
-        items.unwrap_or_default().into_iter().filter_map(|item| text(item).ok().flatten()).collect()
+        items.unwrap_or_default().into_iter().filter_map(|item| self.sure(text(item)).flatten()).collect()
     }
 
     fn container(&self, object: u64) -> Option<Container> {
-        let kind = self.objects.reader.type_of(object).ok()?;
+        let kind = self.sure(self.objects.reader.type_of(object))?;
         Some(match kind.full_name.as_str() {
             "list" => Container::List,
             "tuple" => Container::Tuple,

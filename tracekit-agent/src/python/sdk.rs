@@ -55,6 +55,12 @@ pub struct Sdk {
 }
 
 impl Sdk {
+    /// It watches all that the other one does.
+    #[must_use]
+    pub fn includes(&self, other: &Self) -> bool {
+        (self.server || !other.server) && other.libraries.among(self.libraries) == other.libraries
+    }
+
     /// Whether it makes a span of a call of this kind. `stack` is what was seen of the stack that made the call.
     #[must_use]
     pub fn traces_call(&self, category: Category, stack: Libraries) -> bool {
@@ -233,23 +239,33 @@ pub(super) fn modules() -> impl Iterator<Item = &'static &'static str> {
     ALL.iter()
 }
 
-/// The tracer of the process, if it has one that exports and watches something.
+/// What was found.
+#[derive(Debug)]
+pub struct Found {
+    /// The tracer of the process, if it has one that exports and watches something.
+    pub sdk: Option<Sdk>,
+    /// A tracer is on its way: its modules are imported, so that it may be set up at any moment.
+    pub is_expected: bool,
+}
+
+/// Looks for a tracer; `None` if something could not be read.
 #[must_use]
-pub fn find(modules: &Modules<'_, '_, '_>) -> Option<Sdk> {
+pub fn find(modules: &Modules<'_, '_, '_>) -> Option<Found> {
+    let sdk = one(modules);
+    let is_expected = sdk.is_none()
+        && ["opentelemetry.sdk.trace", "ddtrace.trace", "sentry_sdk.integrations", "elasticapm.base"]
+            .iter()
+            .any(|module| modules.has(module));
+    (!modules.failed()).then_some(Found { sdk, is_expected })
+}
+
+fn one(modules: &Modules<'_, '_, '_>) -> Option<Sdk> {
     let found = open_telemetry(modules)
         .or_else(|| datadog(modules))
         .or_else(|| sentry(modules))
         .or_else(|| elastic(modules))
         .or_else(|| new_relic(modules))?;
     (found.server || !found.libraries.is_empty()).then_some(found)
-}
-
-/// A tracer is on its way: its modules are imported, so that it may be set up at any moment.
-#[must_use]
-pub fn is_imported(modules: &Modules<'_, '_, '_>) -> bool {
-    ["opentelemetry.sdk.trace", "ddtrace.trace", "sentry_sdk.integrations", "elasticapm.base"]
-        .iter()
-        .any(|module| modules.has(module))
 }
 
 impl Sdk {
@@ -328,10 +344,7 @@ fn datadog(modules: &Modules<'_, '_, '_>) -> Option<Sdk> {
 fn sentry(modules: &Modules<'_, '_, '_>) -> Option<Sdk> {
     let scope = modules.member("sentry_sdk.scope", "_global_scope")?;
     let options = modules.attribute(modules.attribute(scope, "client")?, "options")?;
-    let option = |name| {
-        let value = modules.objects.dict_entry(options, name).ok().flatten();
-        value.is_some_and(|value| !modules.is_none(value))
-    };
+    let option = |name| modules.entry(options, name).is_some_and(|value| !modules.is_none(value));
     if !option("traces_sample_rate") && !option("traces_sampler") {
         return None;
     }
