@@ -390,3 +390,174 @@ fn put(span: &mut Span, trace: &RemoteParent) {
     span.trace_state.clone_from(&trace.trace_state);
     span.sampled = trace.sampled;
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        python::{library::Library, sdk::Vendor},
+        trace::span::{Resource, SpanId, Status, TraceId},
+    };
+
+    const PID: u32 = 7;
+    const SERVED: ExchangeId = (ConnectionId { tgid: PID, inode: 1 }, 0);
+    const OURS: TraceId = TraceId([9; 16]);
+
+    fn remote(trace: u8, span: u8) -> RemoteParent {
+        RemoteParent {
+            trace_id: TraceId([trace; 16]),
+            span_id: SpanId([span; 8]),
+            sampled: true,
+            trace_state: String::new(),
+        }
+    }
+
+    fn sdk(server: bool, libraries: &[Library]) -> Option<Arc<Sdk>> {
+        Some(Arc::new(Sdk {
+            vendor: Vendor::OpenTelemetry,
+            server,
+            libraries: Libraries::of(libraries),
+            instrumentations: Vec::new(),
+        }))
+    }
+
+    fn finished(kind: SpanKind, category: Category, header: Option<RemoteParent>) -> Finished {
+        let (inode, parent_span_id) = match kind {
+            SpanKind::Server => (1, None),
+            SpanKind::Client => (2, Some(SpanId([8; 8]))),
+        };
+        let span = Span {
+            trace_id: OURS,
+            span_id: SpanId([if kind == SpanKind::Server { 8 } else { 3 }; 8]),
+            parent_span_id,
+            parent_is_remote: false,
+            trace_state: String::new(),
+            sampled: true,
+            name: String::new(),
+            kind,
+            start_unix_nano: 0,
+            end_unix_nano: 0,
+            status: Status::Unset,
+            attributes: Vec::new(),
+            resource: Arc::new(Resource { attributes: Vec::new() }),
+        };
+        let exchange = (ConnectionId { tgid: PID, inode }, 0);
+        let libraries = Libraries::default();
+        Finished { span, exchange, request: Some(SERVED), begin: 100, category, libraries, header }
+    }
+
+    fn command() -> Finished {
+        finished(SpanKind::Client, Category::Redis, None)
+    }
+
+    fn call(header: Option<RemoteParent>) -> Finished {
+        finished(SpanKind::Client, Category::Http, header)
+    }
+
+    fn looked(existing: &mut Existing, sdk: Option<Arc<Sdk>>) {
+        existing.looked(Look { pid: PID, time: 100, sdk });
+    }
+
+    /// Of a process with this tracer, which has read a request.
+    fn serving(sdk: Option<Arc<Sdk>>, incoming: Option<RemoteParent>) -> Existing {
+        let mut existing = Existing::default();
+        existing.selected(PID);
+        looked(&mut existing, sdk);
+        existing.began(SERVED, incoming);
+        existing
+    }
+
+    fn place(span: &Span) -> (TraceId, Option<SpanId>, bool) {
+        (span.trace_id, span.parent_span_id, span.parent_is_remote)
+    }
+
+    #[test]
+    fn spans_wait_for_a_look_at_their_process() {
+        let mut existing = Existing::default();
+        assert!(existing.finish(command()).is_some(), "of a process that nobody looks at");
+        existing.selected(PID);
+        existing.began(SERVED, None);
+        assert!(existing.finish(command()).is_none());
+        assert!(existing.finish(finished(SpanKind::Server, Category::Http, None)).is_none());
+        assert_eq!(existing.wanted(), [PID]);
+        // Before their request began.
+        existing.looked(Look { pid: PID, time: 99, sdk: None });
+        assert_eq!((existing.ready().len(), existing.wanted()), (0, vec![PID]));
+        looked(&mut existing, sdk(true, &[]));
+        existing.ended(SERVED, 200);
+        let ready = existing.ready();
+        assert_eq!((ready.len(), existing.held_back()), (1, 1));
+        // Nobody exports what would be its parent.
+        assert_eq!(ready.first().map(place), Some((OURS, None, false)));
+        assert!(existing.wanted().is_empty());
+    }
+
+    #[test]
+    fn what_the_tracer_does_not_make_is_in_the_trace_of_the_caller() {
+        let mut existing = serving(sdk(true, &[Library::Requests]), Some(remote(1, 2)));
+        assert_eq!(existing.finish(call(None)), None);
+        let span = existing.finish(command()).unwrap();
+        assert_eq!(place(&span), (TraceId([1; 16]), Some(SpanId([2; 8])), true));
+        assert_eq!(existing.held_back(), 1);
+    }
+
+    #[test]
+    fn a_trace_that_the_tracer_begins_is_known_by_its_calls() {
+        let mut existing = serving(sdk(true, &[Library::Requests]), None);
+        assert_eq!(existing.finish(command()), None);
+        let ours = SpanRef { trace_id: OURS, span_id: Some(SpanId([8; 8])), sampled: true };
+        assert_eq!(existing.of_request(SERVED, ours), None);
+        existing.carries(SERVED, &remote(4, 5));
+        assert_eq!(existing.ready().iter().map(place).collect::<Vec<_>>(), [(TraceId([4; 16]), None, false)]);
+        assert_eq!(place(&existing.finish(command()).unwrap()).0, TraceId([4; 16]));
+        let found = existing.of_request(SERVED, ours).unwrap();
+        assert_eq!((found.trace_id, found.span_id), (TraceId([4; 16]), None));
+    }
+
+    #[test]
+    fn a_call_that_only_carries_the_header_is_below_the_span_that_it_names() {
+        let mut existing = serving(sdk(true, &[Library::Redis]), None);
+        let span = existing.finish(call(Some(remote(4, 5)))).unwrap();
+        assert_eq!(place(&span), (TraceId([4; 16]), Some(SpanId([5; 8])), false));
+    }
+
+    #[test]
+    fn where_the_tracer_knows_only_calls_the_request_joins_their_trace() {
+        let mut existing = serving(sdk(false, &[Library::Requests]), None);
+        assert_eq!(existing.finish(command()), None);
+        assert_eq!(existing.finish(call(Some(remote(4, 5)))), None);
+        assert_eq!(existing.ready(), []);
+        existing.ended(SERVED, 200);
+        let server = existing.finish(finished(SpanKind::Server, Category::Http, None)).unwrap();
+        assert_eq!(place(&server), (TraceId([4; 16]), None, false));
+        let below = (TraceId([4; 16]), Some(SpanId([8; 8])), false);
+        assert_eq!(existing.ready().iter().map(place).collect::<Vec<_>>(), [below]);
+        assert_eq!(existing.held_back(), 1);
+    }
+
+    #[test]
+    fn calls_in_several_traces_say_nothing() {
+        let mut existing = serving(sdk(false, &[Library::Requests]), None);
+        existing.carries(SERVED, &remote(4, 5));
+        existing.carries(SERVED, &remote(6, 7));
+        existing.ended(SERVED, 200);
+        let server = existing.finish(finished(SpanKind::Server, Category::Http, None)).unwrap();
+        assert_eq!(server.trace_id, OURS);
+    }
+
+    #[test]
+    fn nothing_waits_for_ever() {
+        let mut existing = serving(sdk(true, &[]), None);
+        assert_eq!(existing.finish(command()), None);
+        existing.release(Some(101 + WAIT_NANOS));
+        assert_eq!(existing.ready().len(), 1);
+        existing.selected(PID);
+        for _ in 0..MAX_WAITING {
+            assert_eq!(existing.finish(command()), None);
+        }
+        assert!(existing.finish(command()).is_some());
+        existing.process_gone(PID);
+        assert_eq!(existing.ready().len(), MAX_WAITING);
+        assert!(existing.requests.is_empty() && existing.processes.is_empty());
+    }
+}
