@@ -65,7 +65,7 @@ fn frames(inspector: &Inspector, inspected: &Inspected) -> Check {
 /// Whether it exports spans itself.
 fn tracer(inspector: &Inspector, inspected: &Inspected) -> Option<Check> {
     let target = Target::open(&inspector.proc, inspected).ok()?;
-    let found = modules::read(&target, |modules| sdk::find(modules))?;
+    let found = modules::read(&target, sdk::find)?;
     let text = match found.sdk {
         Some(sdk) => {
             let (name, watches) = (sdk.vendor.name(), sdk.instrumentations.join(", "));
