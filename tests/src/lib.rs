@@ -21,4 +21,5 @@ pub mod servers;
 pub mod span;
 pub mod stage;
 pub mod traffic;
+pub mod witness;
 pub mod work;

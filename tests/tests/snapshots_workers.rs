@@ -168,9 +168,23 @@ fn uvicorn() -> Result<()> {
             command.current_dir(paths::apps()).env("PYTHONDONTWRITEBYTECODE", "1");
             let app = App::start(event_loop, stage.logs(), command, port, 0)?;
             let agent = Agent::attach(&stage, &app.pids())?;
-            let id = agent.arm(&break_add(&place("orders.py", "later")?), 1)?;
+            let line = place("orders.py", "later")?;
+            let id = agent.arm(&["break", "add", &line, "--rate", "10/s", "--expr", "str(number)"], 1)?;
             requests(app.port, 100)?;
             agent.hits(&id, 100)?;
+            // Requests at once are not mistaken for each other.
+            let snapshots = agent.snapshots(&id)?;
+            ensure!(!snapshots.is_empty(), "no snapshot");
+            for snapshot in snapshots {
+                let url = snapshot.pointer("/request/url").and_then(Json::as_str).unwrap_or_default();
+                let number = url.rsplit('/').next().unwrap_or_default();
+                let watches = snapshot["watches"].to_string();
+                ensure!(
+                    watches.contains(&format!("\"{number}\"")),
+                    "{event_loop}: {url:?}, {watches}: {snapshot:#}"
+                );
+                ensure!(snapshot["span_id"].is_string(), "{event_loop}: {snapshot:#}");
+            }
             agent.finish()?;
         }
         Ok(())

@@ -89,14 +89,15 @@ class Shop(http.server.BaseHTTPRequestHandler):
     def order(self, item):
         stock = http.client.HTTPConnection("127.0.0.1", STOCK_PORT, timeout=20)
         stock.request("GET", f"/stock/{item}")
-        left = json.load(stock.getresponse())["left"]
+        answer = json.load(stock.getresponse())
+        left = answer["left"]
         stock.close()
         redis.command("send", "SET", f"order:{item}", left)
         redis.command("write", "GET", f"order:{item}")
         redis.command("writev", "INCR", "orders")
         # From a task, by a thread of its executor.
         asyncio.run(asyncio.to_thread(redis.command, "sendmsg", "EXPIRE", f"order:{item}", 60))
-        self.answer(200, {"item": item, "left": left})
+        self.answer(200, {"item": item, "left": left, "context": answer["context"]})
 
     def broken(self):
         try:

@@ -12,7 +12,10 @@ class Stock(http.server.BaseHTTPRequestHandler):
         if not self.path.startswith("/stock/"):
             self.send_error(404)
             return
-        body = json.dumps({"item": self.path.rpartition("/")[2], "left": 3}).encode()
+        body = json.dumps({
+            "item": self.path.rpartition("/")[2], "left": 3,
+            "context": [self.headers["traceparent"], self.headers["tracestate"]],
+        }).encode()
         self.send_response(200)
         self.send_header("Content-Type", "application/json")
         self.send_header("Content-Length", str(len(body)))

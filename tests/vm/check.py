@@ -202,8 +202,9 @@ def check_order():
 
 
 def check_traceparent():
-    """A caller's trace is carried on."""
-    get("/order/8", traceparent=f"00-{REMOTE_TRACE}-{REMOTE_PARENT}-01")
+    """A caller's trace is carried on, to the span and to the service that is called."""
+    state = "vendor=value"
+    _, body = get("/order/8", traceparent=f"00-{REMOTE_TRACE}-{REMOTE_PARENT}-01", tracestate=state)
     try:
         server = wait_for("a server span", lambda: server_span("/order/8"), SPAN_PATIENCE)
     except Failed:
@@ -214,6 +215,10 @@ def check_traceparent():
         (server["trace_id"], server.get("parent_span_id")) == (REMOTE_TRACE, REMOTE_PARENT),
         f"trace {server['trace_id']}, parent {server.get('parent_span_id')}",
     )
+    context = json.loads(body)["context"]
+    call = next((child for child in children(server) if describe(child) == "http GET 200"), None)
+    wanted = call and [f"00-{REMOTE_TRACE}-{call['span_id']}-01", state]
+    expect("the service that is called gets the call's span as its parent", context == wanted, f"{context}, not {wanted}")
 
 
 def check_errors():

@@ -1,13 +1,17 @@
-//! The kernel object can't harm a process: it calls no helper but those that read, count and report.
+//! The kernel objects can't harm a process: they call no helper but those that read, count and report; and for messages
+//! on sockets, those that put bytes in.
 //!
 //! Disassembles what is committed and loaded, not the sources.
 
+use std::collections::BTreeSet;
+
 use object::{Object, ObjectSection};
 
-static OBJECT: &[u8] = include_bytes!("../../tracekit-ebpf/object/tracing.bpf.o");
+static TRACING: &[u8] = include_bytes!("../../tracekit-ebpf/object/tracing.bpf.o");
+static PROPAGATING: &[u8] = include_bytes!("../../tracekit-ebpf/object/propagating.bpf.o");
 
 /// Helpers by number (include/uapi/linux/bpf.h, `___BPF_FUNC_MAPPER`).
-const ALLOWED: &[(i32, &str)] = &[
+const TRACING_ALLOWED: &[(i32, &str)] = &[
     (1, "map_lookup_elem"),
     (2, "map_update_elem"),
     (3, "map_delete_elem"),
@@ -23,6 +27,18 @@ const ALLOWED: &[(i32, &str)] = &[
     (134, "ringbuf_query"),
 ];
 
+/// What propagation calls beside: it chooses ids, and puts lines into messages of sockets in its map.
+const PROPAGATING_ALLOWED: &[(i32, &str)] = &[
+    (7, "get_prandom_u32"),
+    (46, "get_socket_cookie"),
+    (59, "sock_ops_cb_flags_set"),
+    (61, "msg_apply_bytes"),
+    (63, "msg_pull_data"),
+    (70, "sock_hash_update"),
+    (90, "msg_push_data"),
+    (91, "msg_pop_data"),
+];
+
 /// `BPF_JMP | BPF_CALL`: include/uapi/linux/bpf.h
 const CALL: u8 = 0x85;
 /// `BPF_LD | BPF_IMM | BPF_DW`: takes two slots.
@@ -31,18 +47,19 @@ const LOAD_64: u8 = 0x18;
 const HELPER: u8 = 0;
 const LOCAL: u8 = 1;
 
-#[test]
-fn only_helpers_that_read_and_report_are_called() {
-    let elf = object::File::parse(OBJECT).unwrap();
-    let (mut programs, mut watchpoints, mut functions) = (0, 0, 0);
-    let mut called = std::collections::BTreeSet::new();
+/// Helpers that are called, and how many programs of each of these types there are.
+#[expect(clippy::unwrap_used, reason = "the objects are ours")]
+fn called<const N: usize>(image: &[u8], types: [&str; N]) -> (BTreeSet<i32>, [usize; N]) {
+    let elf = object::File::parse(image).unwrap();
+    let mut programs = [0; N];
+    let mut called = BTreeSet::new();
     for section in elf.sections().filter(|s| s.kind() == object::SectionKind::Text) {
         let name = section.name().unwrap();
-        programs += usize::from(name.starts_with("raw_tp/"));
-        watchpoints += usize::from(name == "perf_event");
-        functions += usize::from(name == "uprobe");
-        let known = matches!(name, ".text" | "perf_event" | "uprobe") || name.starts_with("raw_tp/");
-        assert!(known, "program type of `{name}` is not expected");
+        let kind = types.iter().position(|kind| name.split('/').next() == Some(kind));
+        assert!(kind.is_some() || name == ".text", "program type of `{name}` is not expected");
+        if let Some(kind) = kind {
+            programs[kind] += 1;
+        }
         let mut slots = section.data().unwrap().chunks_exact(8);
         while let Some(slot) = slots.next() {
             let (opcode, source) = (slot[0], slot[1] >> 4);
@@ -52,10 +69,6 @@ fn only_helpers_that_read_and_report_are_called() {
                     slots.next();
                 }
                 CALL if source == HELPER => {
-                    assert!(
-                        ALLOWED.iter().any(|(number, _)| *number == immediate),
-                        "`{name}` calls helper {immediate}, which is not known to be harmless"
-                    );
                     called.insert(immediate);
                 }
                 CALL => assert_eq!(source, LOCAL, "`{name}` calls something that is no helper"),
@@ -63,10 +76,26 @@ fn only_helpers_that_read_and_report_are_called() {
             }
         }
     }
-    assert_eq!(programs, 5, "sys_enter, sys_exit, sched_process_fork, _exec, _exit");
+    (called, programs)
+}
+
+fn numbers(allowed: &[&[(i32, &str)]]) -> BTreeSet<i32> {
+    allowed.iter().flat_map(|list| list.iter()).map(|(number, _)| *number).collect()
+}
+
+#[test]
+fn tracing_calls_only_helpers_that_read_and_report() {
+    let (called, [tracepoints, watchpoints, functions]) = called(TRACING, ["raw_tp", "perf_event", "uprobe"]);
+    assert_eq!(tracepoints, 5, "sys_enter, sys_exit, sched_process_fork, _exec, _exit");
     assert_eq!(watchpoints, 1, "line_hit, for two architectures in one section");
     assert_eq!(functions, 1, "task_made and item_put, for two architectures in one section");
-    // The list above is what is used: it does not grow without anybody noticing.
-    let allowed: std::collections::BTreeSet<_> = ALLOWED.iter().map(|(number, _)| *number).collect();
-    assert_eq!(called, allowed);
+    // The lists are what is used: they do not grow without anybody noticing.
+    assert_eq!(called, numbers(&[TRACING_ALLOWED]));
+}
+
+#[test]
+fn propagation_calls_only_those_that_put_bytes_into_messages_beside() {
+    let (called, programs) = called(PROPAGATING, ["raw_tp", "perf_event", "uprobe", "sk_msg", "sockops"]);
+    assert_eq!(programs, [5, 1, 1, 1, 1]);
+    assert_eq!(called, numbers(&[TRACING_ALLOWED, PROPAGATING_ALLOWED]));
 }

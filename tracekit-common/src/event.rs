@@ -21,6 +21,8 @@ pub enum Kind {
     Hit = 6,
     /// [`ActorRecord`](crate::actor::ActorRecord)
     Actor = 7,
+    /// [`TraceRecord`](crate::propagate::TraceRecord)
+    Trace = 8,
 }
 
 impl Kind {
@@ -35,6 +37,7 @@ impl Kind {
             5 => Some(Self::Stack),
             6 => Some(Self::Hit),
             7 => Some(Self::Actor),
+            8 => Some(Self::Trace),
             _ => None,
         }
     }
@@ -168,6 +171,9 @@ pub const PROCESS_FORK: u32 = 0;
 pub const PROCESS_EXEC: u32 = 1;
 /// `sched_process_exit` of the thread group leader.
 pub const PROCESS_EXIT: u32 = 2;
+
+/// Bit of an entry time: the bytes of this call can't be captured.
+pub const UNSEEN: u64 = 1 << 63;
 
 /// Bytes of a call's start that are captured at most.
 pub const HEAD_MAX: usize = 8192;

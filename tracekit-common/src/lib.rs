@@ -8,7 +8,9 @@
 
 pub mod actor;
 pub mod event;
+pub mod http;
 pub mod map;
+pub mod propagate;
 pub mod python;
 pub mod syscall;
 pub mod watchpoint;

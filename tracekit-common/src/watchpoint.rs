@@ -1,5 +1,6 @@
 //! Line breakpoints: what is armed, what a hit copies, and what it reports.
 
+use crate::actor::Identity;
 use crate::python::MAX_FRAMES;
 
 /// Breakpoints of the host at most: entries of the maps that are indexed by [`Armed::index`].
@@ -417,6 +418,8 @@ pub struct HitRecord {
     pub objects: u32,
     /// Zero.
     pub reserved: u32,
+    /// Who runs the line.
+    pub by: Identity,
 }
 
 /// Flag of [`HitRecord`]: not all found room in the image.
@@ -449,7 +452,7 @@ const _: () = assert!(MAX_STEPS.is_power_of_two() && MAX_WORDS.is_power_of_two()
 const _: () = assert!(size_of::<ObjectLayout>() == 8 + 30 * 4);
 const _: () = assert!(size_of::<TypeKey>() == 16);
 const _: () = assert!(size_of::<Recipe>() == 8 + 8 * 4 + 2 * MAX_CHILDREN);
-const _: () = assert!(size_of::<HitRecord>() == 88);
+const _: () = assert!(size_of::<HitRecord>() == 112);
 const _: () = assert!(HIT_HEAD.is_multiple_of(8));
 
 // SAFETY: `repr(C)`, integers only, no padding (asserted above).

@@ -43,6 +43,9 @@ const BUFFER_UPDATED: (u64, u64) = (u64::from_le_bytes(*b"buffer_u"), u64::from_
 const DATA_RECEIVED_MASK: u64 = (1 << 48) - 1;
 const BUFFER_UPDATED_MASK: u64 = (1 << 56) - 1;
 
+/// It is not known who acts.
+pub const NOBODY: Identity = Identity { actor: 0, lane: 0, flags: 0, reserved: 0 };
+
 /// What [`identify`] found.
 #[derive(Clone, Copy)]
 #[repr(C)]
@@ -53,6 +56,8 @@ pub struct Found {
     pub state: u64,
     /// Its newest frame.
     pub frame: u64,
+    /// How often somebody was looked for on this processor.
+    turn: u64,
 }
 
 /// `Task.__init__(self, …)`: a task is made.
@@ -120,10 +125,7 @@ fn put(arguments: u64) -> u32 {
 #[unsafe(no_mangle)]
 #[inline(never)]
 extern "C" fn new_actor(tgid: u32, tid: u32, object: u64) -> u32 {
-    identify(tgid, tid);
-    let Some(found) = FOUND.get_ptr(0) else { return 0 };
-    // SAFETY: the pointer comes from the map and was checked; the value is this CPU's.
-    let Found { identity: by, state, frame } = unsafe { *found };
+    let Some(Found { identity: by, state, frame, .. }) = who(tgid, tid) else { return 0 };
     let actor = next_number();
     let _ = ACTOR_NUMBERS.insert(&ObjectKey { object, tgid, reserved: 0 }, &actor, 0);
     let mut what = CAUSE_NONE;
@@ -139,6 +141,8 @@ extern "C" fn new_actor(tgid: u32, tid: u32, object: u64) -> u32 {
     }
     // SAFETY: the helper has no preconditions.
     let time = unsafe { bpf_ktime_get_ns() };
+    #[cfg(feature = "propagate")]
+    crate::propagate::lineage::made(tgid, tid, actor, time, &by, what, cause);
     send(ActorRecord { kind: Kind::Actor as u32, tgid, tid, what, actor, time, by, cause });
     0
 }
@@ -191,9 +195,9 @@ extern "C" fn is_in_protocol(tgid: u32, newest: u64, base: u64) -> u32 {
     u32::from(data || buffer)
 }
 
-/// A number that no other actor gets.
+/// A number that is given once.
 #[inline(always)]
-fn next_number() -> u64 {
+pub fn next_number() -> u64 {
     let Some(counter) = COUNTERS.get_ptr_mut(0) else { return 0 };
     // SAFETY: the pointer is to this CPU's value, and programs are not preempted by themselves.
     let count = unsafe {
@@ -204,16 +208,33 @@ fn next_number() -> u64 {
     count << 16 | u64::from(unsafe { bpf_get_smp_processor_id() } & 0xffff)
 }
 
-/// Finds out who acts, into [`FOUND`]: 1 if that is known.
+/// Who acts. Nobody, if another program has looked for somebody on this processor meanwhile: those on functions and on
+/// messages may be preempted.
+#[inline(always)]
+pub fn who(tgid: u32, tid: u32) -> Option<Found> {
+    let found = FOUND.get_ptr(0)?;
+    // SAFETY: the pointer comes from the map and was checked. Volatile, here and below: others write to it.
+    let turn = unsafe { (&raw const (*found).turn).read_volatile() };
+    identify(tgid, tid);
+    // SAFETY: as above.
+    let now = unsafe { found.read_volatile() };
+    if now.turn == turn + 1 { Some(now) } else { None }
+}
+
+/// Finds out who acts, into [`FOUND`]: 1 if that is known. Only for programs that can't be preempted; see [`who`].
 ///
 /// A function of its own for the verifier's sake: see [`crate::stack::report_stack`].
 #[unsafe(no_mangle)]
 #[inline(never)]
 pub extern "C" fn identify(tgid: u32, tid: u32) -> u32 {
     let Some(found) = FOUND.get_ptr_mut(0) else { return 0 };
-    let nobody = Identity { actor: 0, lane: 0, flags: 0, reserved: 0 };
     // SAFETY: the pointer comes from the map and was checked; the value is this CPU's.
-    unsafe { *found = Found { identity: nobody, state: 0, frame: 0 } };
+    unsafe {
+        (*found).turn += 1;
+        (*found).identity = NOBODY;
+        (*found).state = 0;
+        (*found).frame = 0;
+    }
     // SAFETY: as in `is_same_callback`.
     let (Some(python), Some(actors)) = (unsafe { PYTHONS.get(&tgid) }, unsafe { ACTORS.get(&tgid) }) else {
         return 0;
@@ -236,7 +257,11 @@ pub extern "C" fn identify(tgid: u32, tid: u32) -> u32 {
         actor = handed_over(tgid, frame);
     }
     // SAFETY: as above.
-    unsafe { *found = Found { identity: Identity { actor, lane, flags, reserved: 0 }, state, frame } };
+    unsafe {
+        (*found).identity = Identity { actor, lane, flags, reserved: 0 };
+        (*found).state = state;
+        (*found).frame = frame;
+    }
     1
 }
 

@@ -7,8 +7,10 @@ use tracekit_common::{
     map::{ACCEPTED, IGNORE, Loss, SENDING},
 };
 
+#[cfg(feature = "propagate")]
+use crate::propagate::request;
 use crate::{
-    actor::{forget_input, identify, note_input},
+    actor::{NOBODY, forget_input, identify, note_input},
     bounds::{advanced, bounded},
     maps::{BUFFER, EVENTS, FOUND, ROLES, SCRATCH, lose, wakeup},
     read::{copy_user, user},
@@ -99,7 +101,9 @@ impl Call {
             return None;
         }
         let turned = state.flags & SENDING == 0;
-        let mut by = Identity { actor: 0, lane: 0, flags: 0, reserved: 0 };
+        let mut by = NOBODY;
+        #[cfg(feature = "propagate")]
+        let fresh = offset == 0 || !turned;
         if self.direction == INBOUND {
             state.flags &= !SENDING;
             if server {
@@ -120,6 +124,13 @@ impl Call {
         let buffer = BUFFER.get_ptr_mut(0)?.cast::<u8>();
         let captured = capture_bytes(payload.vector, payload.count, payload.address, self.length);
         let (head, tail) = (captured as u32, (captured >> 32) as u32);
+        #[cfg(feature = "propagate")]
+        if self.direction == INBOUND {
+            let nonblocking = socket.flags() & O_NONBLOCK != 0;
+            request::received(self, key, fresh, nonblocking, head, &by);
+        } else {
+            request::sent(key, head, by.actor);
+        }
         // SAFETY: the helper has no preconditions.
         let returned = unsafe { bpf_ktime_get_ns() };
         let record = DataRecord {
@@ -159,7 +170,7 @@ impl Call {
         match FOUND.get_ptr(0) {
             // SAFETY: the pointer comes from the map and was checked; the value is this CPU's.
             Some(found) => unsafe { (*found).identity },
-            None => Identity { actor: 0, lane: 0, flags: 0, reserved: 0 },
+            None => NOBODY,
         }
     }
 }

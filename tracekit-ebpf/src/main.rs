@@ -24,6 +24,8 @@ mod capture;
 mod layout;
 mod maps;
 mod process;
+#[cfg(feature = "propagate")]
+mod propagate;
 mod python;
 mod read;
 mod socket;

@@ -7,7 +7,7 @@ use aya_ebpf::{
 };
 use tracekit_common::{
     actor::CAUSE_ACCEPT,
-    event::{CLOSE_LOCAL, CLOSE_LOCAL_WRITE, CLOSE_REMOTE, CloseRecord, INBOUND, Kind, OUTBOUND},
+    event::{CLOSE_LOCAL, CLOSE_LOCAL_WRITE, CLOSE_REMOTE, CloseRecord, INBOUND, Kind, OUTBOUND, UNSEEN},
     map::ACCEPTED,
     syscall::{
         ACCEPT, CLOSE, DUP, DUP2, FCNTL, READ, READV, RECVFROM, RECVMSG, SENDFILE, SENDMMSG, SENDMSG, SENDTO,
@@ -69,7 +69,10 @@ pub fn sys_enter(ctx: RawTracePointContext) -> i32 {
         return 0;
     }
     // SAFETY: the helper has no preconditions.
-    let now = unsafe { bpf_ktime_get_ns() };
+    let mut now = unsafe { bpf_ktime_get_ns() };
+    if class > SENDMSG && class <= SPLICE {
+        now |= UNSEEN;
+    }
     match class {
         WRITE..=SPLICE => match ENTERED.get_ptr_mut(&tid) {
             // SAFETY: the pointer comes from the map and was checked; only this thread uses its entry.
@@ -82,6 +85,8 @@ pub fn sys_enter(ctx: RawTracePointContext) -> i32 {
             let _ = ended(ctx.arg(0), class, tgid, tid, now);
         }
         WAIT => {
+            #[cfg(feature = "propagate")]
+            crate::propagate::request::loops(tgid);
             waits(tgid, tid);
         }
         _ => {}
@@ -108,6 +113,8 @@ fn ended(regs: u64, class: u32, tgid: u32, tid: u32, time: u64) -> Option<()> {
             return None;
         }
         let _ = CONNECTIONS.remove(&key);
+        #[cfg(feature = "propagate")]
+        crate::propagate::lineage::closed(&key);
     }
     let reason = if class == SHUTDOWN && second == SHUT_WR { CLOSE_LOCAL_WRITE } else { CLOSE_LOCAL };
     send(CloseRecord { kind: Kind::Close as u32, tgid, inode: key.inode, time, tid, reason });
@@ -155,7 +162,7 @@ fn transferred(regs: u64, returned: i64, tgid: u32, tid: u32) -> Option<()> {
     let length = returned as u64;
     let entered = if write {
         // SAFETY: the pointer comes from the map and was checked.
-        ENTERED.get_ptr(&tid).map_or(0, |time| unsafe { *time })
+        ENTERED.get_ptr(&tid).map_or(0, |time| unsafe { *time } & !UNSEEN)
     } else {
         0
     };
@@ -221,6 +228,8 @@ fn accepted(fd: u32, tgid: u32, tid: u32) -> Option<()> {
     let state = socket.state(&socket.key(tgid))?;
     // SAFETY: the pointer comes from the map and was checked; nobody else has the descriptor yet.
     unsafe { (*state).flags |= ACCEPTED };
+    #[cfg(feature = "propagate")]
+    crate::propagate::lineage::accepted(socket.key(tgid));
     identify(tgid, tid);
     note_input(tgid, tid, socket.inode, CAUSE_ACCEPT)
 }

@@ -1,6 +1,7 @@
-//! `cargo xtask build-ebpf`: builds the kernel object with whichever toolchain can.
+//! `cargo xtask build-ebpf`: builds the kernel objects with whichever toolchain can.
 //!
-//! The object is committed, so that `cargo build` needs neither a compiler for `bpfel-unknown-none` nor
+//! There are two of the same sources: one that traces, and one that also puts headers into requests, which needs a
+//! capability more to be loaded. They are committed, so that `cargo build` needs neither a compiler for `bpfel-unknown-none` nor
 //! `bpf-linker`; `--check` builds it again and fails if it differs.
 
 use std::{
@@ -13,15 +14,17 @@ use anyhow::{Context, Result, bail, ensure};
 use object::build::elf::{Builder, SectionData};
 use tracekit_tests::{paths, process};
 
-/// Where the object and the record of what built it are committed.
-const OBJECT: &str = "tracekit-ebpf/object/tracing.bpf.o";
+/// Where the objects are committed, and the features that they are built with.
+const OBJECTS: &[(&str, &str)] =
+    &[("tracekit-ebpf/object/tracing.bpf.o", ""), ("tracekit-ebpf/object/propagating.bpf.o", "propagate")];
+/// The record of what built them.
 const TOOLCHAIN: &str = "tracekit-ebpf/object/toolchain.txt";
 const TARGET: &str = "bpfel-unknown-none";
 
 /// Arguments of `cargo xtask build-ebpf`.
 #[derive(Debug, clap::Args)]
 pub struct BuildEbpfArgs {
-    /// Build into target/ and fail if the committed object differs.
+    /// Build into target/ and fail if a committed object differs.
     #[arg(long)]
     check: bool,
 }
@@ -35,7 +38,7 @@ struct Toolchain {
     version: String,
 }
 
-/// Builds the object, or checks the committed one.
+/// Builds the objects, or checks the committed ones.
 ///
 /// # Errors
 /// No toolchain, a failed build, or a difference.
@@ -43,38 +46,50 @@ pub fn run(args: &BuildEbpfArgs) -> Result<()> {
     let root = paths::workspace();
     let linker = find_linker()?;
     let toolchain = Toolchain::find(&root.join(TOOLCHAIN))?;
-    let built = strip(&build(root, &toolchain, &linker)?)?;
     let record = format!("{}\n{}\n", toolchain.version, output(Command::new(&linker).arg("--version"))?);
 
-    if !args.check {
-        fs::create_dir_all(root.join(OBJECT).parent().context("object has a folder")?)?;
-        fs::write(root.join(OBJECT), &built)?;
-        fs::write(root.join(TOOLCHAIN), record)?;
-        println!("{OBJECT}: {} bytes, built with {}", built.len(), toolchain.version);
-        return Ok(());
+    if args.check {
+        let recorded =
+            fs::read_to_string(root.join(TOOLCHAIN)).with_context(|| format!("{TOOLCHAIN} is not there"))?;
+        ensure!(
+            recorded == record,
+            "can't compare: the objects were built with\n{recorded}here is\n{record}\
+             install that toolchain (`cargo xtask setup` on Debian), or rebuild with `cargo xtask build-ebpf` and commit"
+        );
     }
-    let committed = fs::read(root.join(OBJECT)).with_context(|| format!("{OBJECT} is not there"))?;
-    let recorded =
-        fs::read_to_string(root.join(TOOLCHAIN)).with_context(|| format!("{TOOLCHAIN} is not there"))?;
-    ensure!(
-        recorded == record,
-        "can't compare: {OBJECT} was built with\n{recorded}here is\n{record}\
-         install that toolchain (`cargo xtask setup` on Debian), or rebuild with `cargo xtask build-ebpf` and commit"
-    );
+    for (object, features) in OBJECTS {
+        let built = strip(&build(root, &toolchain, &linker, features)?)?;
+        if args.check {
+            compare(root, object, &built)?;
+            continue;
+        }
+        fs::create_dir_all(root.join(object).parent().context("object has a folder")?)?;
+        fs::write(root.join(object), &built)?;
+        println!("{object}: {} bytes, built with {}", built.len(), toolchain.version);
+    }
+    if !args.check {
+        fs::write(root.join(TOOLCHAIN), record)?;
+    }
+    Ok(())
+}
+
+/// Fails if the committed object is not what was just built.
+fn compare(root: &Path, object: &str, built: &[u8]) -> Result<()> {
+    let committed = fs::read(root.join(object)).with_context(|| format!("{object} is not there"))?;
     if committed != built {
-        let fresh = root.join("target/tracing.bpf.o");
-        fs::write(&fresh, &built)?;
+        let fresh = root.join("target").join(Path::new(object).file_name().context("object has a name")?);
+        fs::write(&fresh, built)?;
         bail!(
-            "{OBJECT} is not what its sources give; the fresh build is {}. \
+            "{object} is not what its sources give; the fresh build is {}. \
              Run `cargo xtask build-ebpf` and commit the result",
             fresh.display()
         );
     }
-    println!("{OBJECT}: same as its sources give ({} bytes)", committed.len());
+    println!("{object}: same as its sources give ({} bytes)", committed.len());
     Ok(())
 }
 
-fn build(root: &Path, toolchain: &Toolchain, linker: &Path) -> Result<Vec<u8>> {
+fn build(root: &Path, toolchain: &Toolchain, linker: &Path, features: &str) -> Result<Vec<u8>> {
     // Paths of this machine must not reach the object: neither its strings nor its symbol hashes.
     let home = env::var("CARGO_HOME").map_or_else(|_| home().join(".cargo"), PathBuf::from);
     let mut flags = vec![
@@ -102,6 +117,7 @@ fn build(root: &Path, toolchain: &Toolchain, linker: &Path) -> Result<Vec<u8>> {
         .args(["build", "--release", "--locked", "--quiet", "-Z", "build-std=core", "--target", TARGET])
         .arg("--target-dir")
         .arg(&target_dir)
+        .args(["--features", features])
         .env("RUSTC_BOOTSTRAP", "1")
         .env("CARGO_TARGET_BPFEL_UNKNOWN_NONE_LINKER", linker)
         .env("CARGO_ENCODED_RUSTFLAGS", flags.join("\x1f"));

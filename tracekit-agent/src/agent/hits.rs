@@ -49,9 +49,9 @@ impl Waiting {
     }
 }
 
-/// What the thread of a hit was serving, as far as that is known now.
+/// The request for which a line ran, as far as that is known now.
 pub fn moment(hit: &RawHit, correlator: &Correlator, connections: &Connections) -> Moment {
-    let Some((exchange, span)) = correlator.serving(hit.record.tgid, hit.record.tid) else {
+    let Some((exchange, span)) = correlator.serving(hit.record.tgid, hit.record.tid, &hit.record.by) else {
         return Moment::default();
     };
     let request = connections.request(exchange.0, exchange.1);

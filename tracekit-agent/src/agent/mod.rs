@@ -65,6 +65,8 @@ pub struct AgentConfig {
     pub sampler: Sampler,
     /// What is done about processes that export spans themselves.
     pub existing_sdk: ExistingSdk,
+    /// Services whose outgoing requests are left as they are.
+    pub propagate_not: Vec<String>,
     /// Told which processes are traced.
     pub breakpoints: Arc<Registry>,
     /// Also processes that start later; otherwise those that run now, and their children.
@@ -116,6 +118,7 @@ impl Agent {
             pythons: Pythons::default(),
             spans,
             counters,
+            propagate_not: config.propagate_not,
             breakpoints: config.breakpoints,
             debugger,
             hits: Waiting::default(),
@@ -154,6 +157,7 @@ impl Agent {
                 self.parts.world.tick();
                 let started = self.parts.pythons.tick(&mut self.parts.probes);
                 self.parts.started(started);
+                self.parts.probes.tick();
                 self.count_losses();
                 self.parts.breakpoints.tick(Timestamp::now());
                 self.parts.settle_quiet();
@@ -247,6 +251,8 @@ struct Parts {
     debugger: Debugger,
     hits: Waiting,
     existing_sdk: ExistingSdk,
+    /// Services whose outgoing requests are left as they are.
+    propagate_not: Vec<String>,
 }
 
 impl Parts {
@@ -303,6 +309,8 @@ impl Parts {
                 tracing::trace!(?new, "actor");
                 self.correlator.made(&new);
             }
+            Record::Chosen(id, chosen) => self.connections.chosen(id, chosen),
+            Record::NotHttp(cookie) => self.probes.leave_alone(cookie),
         }
     }
 
@@ -390,7 +398,9 @@ impl Parts {
                 Change::Selected(inspected) => {
                     let pid = inspected.pid();
                     self.world.add(&inspected);
-                    match self.probes.select(pid) {
+                    let service = self.world.service_name(pid);
+                    let propagate = !self.propagate_not.iter().any(|name| name == service);
+                    match self.probes.select_with(pid, propagate) {
                         Ok(()) => {
                             if self.existing_sdk == ExistingSdk::HoldBack {
                                 self.correlator.may_have_tracer(pid);

@@ -16,7 +16,7 @@ use crate::{
     discovery::{Inspected, Inspector, Selector, SelectorArgs},
     exit::{ExitCode, Failure},
     export::{Counter, Counters, ExportConfig, Pipeline, PrintMode, Summary},
-    probes::{ProbeError, ProbeOptions, Probes},
+    probes::{ProbeError, ProbeOptions, Probes, Sampling},
     snapshot::debugger::Debugger,
     trace::peer::ServiceMap,
 };
@@ -44,10 +44,25 @@ struct TraceArgs {
     #[arg(long, value_enum, value_name = "WHAT", default_value_t = ExistingSdk::HoldBack)]
     #[arg(env = "TRACEKIT_EXISTING_SDK")]
     existing_sdk: ExistingSdk,
+    /// Put traceparent into outgoing plaintext HTTP/1 requests, so that the services that get them join the trace
+    #[arg(long, value_enum, value_name = "ON|OFF", default_value_t = Switch::On, env = "TRACEKIT_PROPAGATE")]
+    propagate: Switch,
+    /// Leave the requests of this service as they are; may be repeated
+    #[arg(long, value_name = "SERVICE", value_delimiter = ',', env = "TRACEKIT_PROPAGATE_NOT")]
+    propagate_not: Vec<String>,
     #[command(flatten)]
     control: ControlArgs,
     #[command(flatten)]
     redaction: RedactionArgs,
+}
+
+/// Something that can be switched.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+enum Switch {
+    /// Done where it can be.
+    On,
+    /// Not done.
+    Off,
 }
 
 /// Arguments of `tracekit attach`.
@@ -122,9 +137,11 @@ fn usage(error: impl std::fmt::Display) -> anyhow::Error {
 fn probe_failure(error: ProbeError) -> anyhow::Error {
     let code = match error {
         ProbeError::NotPermitted { .. } => ExitCode::NotPermitted,
-        ProbeError::NoBtf(_) | ProbeError::Btf(_) | ProbeError::Layout(_) | ProbeError::Program { .. } => {
-            ExitCode::Unsupported
-        }
+        ProbeError::NoBtf(_)
+        | ProbeError::Btf(_)
+        | ProbeError::Layout(_)
+        | ProbeError::ControlGroup(_)
+        | ProbeError::Program { .. } => ExitCode::Unsupported,
         ProbeError::Load(_) | ProbeError::Map { .. } => ExitCode::Error,
     };
     Failure::new(code, error.to_string()).into()
@@ -146,13 +163,15 @@ fn trace(
     let stop = stop_on_signals()?;
     let debugging = args.control.start(&inspector)?;
     // At full priority, because somebody is waiting for the first span; then the agent gives way.
-    let options = ProbeOptions { ring_bytes: args.ring_bytes, follow_all: follow };
+    let sampler = export.sampler;
+    let propagate = (args.propagate == Switch::On)
+        .then(|| Sampling { below: sampler.bound(), as_parent: sampler.follows_parent() });
+    let options = ProbeOptions { ring_bytes: args.ring_bytes, follow_all: follow, propagate };
     let loaded = Probes::load(options).map_err(probe_failure)?;
     if let Err(error) = priority::give_way() {
         tracing::warn!(%error, "can't lower the agent's own priority");
     }
     let counters = Arc::new(Counters::new());
-    let sampler = export.sampler;
     let target = export.traces.otlp.then(|| export.traces_otlp.display_endpoint());
     let pipeline = Pipeline::start(export, print, Arc::clone(&counters))?;
     let registry = Arc::clone(&debugging.registry);
@@ -166,6 +185,7 @@ fn trace(
         services,
         sampler,
         existing_sdk: args.existing_sdk,
+        propagate_not: args.propagate_not.clone(),
         breakpoints: Arc::clone(&debugging.registry),
         follow,
     };

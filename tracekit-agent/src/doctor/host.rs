@@ -44,6 +44,7 @@ pub(super) fn checks(proc: &ProcFs) -> Vec<Check> {
     checks.push(raw_tracepoints());
     checks.push(ring_buffer());
     checks.push(memory_reads());
+    checks.push(propagation());
     checks.push(memlock(version));
     checks.push(uprobes(Path::new("/sys/bus/event_source/devices/uprobe")));
     checks.push(perf_event_paranoid(text_of(&proc.path("sys/kernel/perf_event_paranoid")).as_deref()));
@@ -138,6 +139,40 @@ fn memory_reads() -> Check {
             "boot with lockdown=integrity or lockdown=none",
         ),
         other => probe("bpf.read_memory", "programs that read memory", other),
+    }
+}
+
+/// Headers of traces in outgoing requests: everything else works without.
+fn propagation() -> Check {
+    const ID: &str = "bpf.propagation";
+    let warning = |what: String, remedy: &str| {
+        Check::warning(ID, format!("outgoing requests get no traceparent: {what}"), remedy.to_owned())
+    };
+    let supported = |kind| {
+        Ok(aya::sys::is_program_supported(kind)?
+            && aya::sys::is_helper_supported(kind, BpfHelper::BPF_FUNC_probe_read_kernel)?)
+    };
+    let supported: Result<bool, aya::programs::ProgramError> =
+        supported(ProgramType::SkMsg).and_then(|messages| Ok(messages && supported(ProgramType::SockOps)?));
+    match (supported, aya::sys::is_map_supported(MapType::SockHash)) {
+        (Ok(true), Ok(true)) => {}
+        (Ok(_), Ok(_)) => {
+            return warning(
+                "the kernel has no programs on messages of sockets".to_owned(),
+                "use a kernel of 5.10 or newer with CONFIG_BPF_STREAM_PARSER and CONFIG_CGROUP_BPF",
+            );
+        }
+        (Err(error), _) => {
+            return warning(error_chain(&error), "grant CAP_BPF, CAP_PERFMON and CAP_NET_ADMIN");
+        }
+        (_, Err(error)) => return warning(error_chain(&error), "grant CAP_NET_ADMIN"),
+    }
+    match crate::probes::control_group_root() {
+        Ok(root) => Check::ok(ID, format!("connections are followed in {}", root.display())),
+        Err(error) => warning(
+            error.to_string(),
+            "mount -t cgroup2 none /sys/fs/cgroup; in a container mount that of the host",
+        ),
     }
 }
 

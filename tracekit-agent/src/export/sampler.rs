@@ -57,6 +57,22 @@ impl Sampler {
         Self { parent_based: true, ..self }
     }
 
+    /// Traces without a parent are sampled if the low 63 bits of the id's right half are below this.
+    #[must_use]
+    pub fn bound(&self) -> u64 {
+        match self.root {
+            Root::On => u64::MAX,
+            Root::Off => 0,
+            Root::Below(bound) => bound,
+        }
+    }
+
+    /// A trace with a parent is sampled as that is.
+    #[must_use]
+    pub fn follows_parent(&self) -> bool {
+        self.parent_based
+    }
+
     /// Whether to export the spans of a trace. `parent` is `None` if the request brought no `traceparent`.
     #[must_use]
     pub fn decide(&self, trace_id: TraceId, parent: Option<ParentSampled>) -> bool {

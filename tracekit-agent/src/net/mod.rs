@@ -2,12 +2,15 @@
 //!
 //! Pure: no I/O and no clock, so that it can be tested and fuzzed without a kernel.
 
+mod chosen;
+
 use std::{collections::HashMap, sync::Arc};
 
 use tracekit_common::actor::Identity;
 use tracekit_protocol::{Close, Direction, Event, Limits, Moment, Segment, Session, exchange::Http};
 
-use crate::probes::record::{ConnectionId, Data, Endpoint};
+use self::chosen::Choices;
+use crate::probes::record::{Chosen, ConnectionId, Data, Endpoint};
 
 /// Connections followed at once. Beyond, those that were quiet longest are forgotten: of a message in
 /// flight on one of them nothing is reported.
@@ -39,11 +42,13 @@ pub struct Connection {
     pub by: Identity,
     /// When it was met, nanoseconds of `CLOCK_MONOTONIC`; `u64::MAX` if the record that said so was lost.
     pub opened: u64,
+    /// Ids that the kernel side has chosen for the request that begins.
+    pub chosen: Option<Chosen>,
 }
 
 impl Connection {
     fn new(id: ConnectionId, ends: Option<(Endpoint, Endpoint)>, opened: u64) -> Self {
-        Self { id, ends, nonblocking: false, caller: None, by: Identity::default(), opened }
+        Self { id, ends, nonblocking: false, caller: None, by: Identity::default(), opened, chosen: None }
     }
 }
 
@@ -65,6 +70,7 @@ struct Followed {
 #[derive(Default)]
 pub struct Connections {
     followed: HashMap<ConnectionId, Followed>,
+    choices: Choices,
     events: Vec<Event>,
     limits: Limits,
     /// Counts transfers: a clock for `last_used`.
@@ -114,8 +120,13 @@ impl Connections {
         followed.connection.by = data.by;
         followed.take(data, &mut self.events);
         for event in self.events.drain(..) {
+            followed.connection.chosen = match &event {
+                Event::Begin(begin) => self.choices.take(begin, data),
+                Event::End(_) => None,
+            };
             emit(&followed.connection, event);
         }
+        self.choices.seen(data);
         if data.direction == Direction::Inbound {
             // What is sent after an answer may be sent from elsewhere.
             followed.connection.caller = None;
@@ -133,6 +144,11 @@ impl Connections {
     pub fn request(&self, id: ConnectionId, request: u64) -> Option<(&Connection, &Http)> {
         let followed = self.followed.get(&id)?;
         Some((&followed.connection, followed.session.http(request)?))
+    }
+
+    /// The kernel side has chosen ids for a request, of which the bytes follow.
+    pub fn chosen(&mut self, id: ConnectionId, chosen: Chosen) {
+        self.choices.add(id, chosen);
     }
 
     /// What is sent on this connection until something is received is sent from here.
@@ -165,6 +181,7 @@ impl Connections {
         }
         if close == Close::Local {
             self.followed.remove(&id);
+            self.choices.forget(id);
         }
     }
 

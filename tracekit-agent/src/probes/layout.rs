@@ -70,9 +70,9 @@ pub fn globals(btf: &Btf<'_>) -> Result<Vec<(&'static str, u32)>, Vec<String>> {
     if missing.is_empty() { Ok(globals) } else { Err(missing) }
 }
 
-/// System call numbers of this architecture with what they do to a socket.
-pub fn syscalls() -> Vec<(u32, u32)> {
-    let table = [
+/// System call numbers of this architecture with what they do to a socket; with those that only propagation needs.
+pub fn syscalls(propagate: bool) -> Vec<(u32, u32)> {
+    let mut table = vec![
         (libc::SYS_read, syscall::READ),
         (libc::SYS_readv, syscall::READV),
         (libc::SYS_recvfrom, syscall::RECVFROM),
@@ -99,5 +99,13 @@ pub fn syscalls() -> Vec<(u32, u32)> {
         (libc::SYS_epoll_pwait, syscall::WAIT),
         (libc::SYS_epoll_pwait2, syscall::WAIT),
     ];
+    if propagate {
+        table.extend([
+            #[cfg(target_arch = "x86_64")]
+            (libc::SYS_epoll_wait, syscall::WAIT),
+            (libc::SYS_epoll_pwait, syscall::WAIT),
+            (libc::SYS_epoll_pwait2, syscall::WAIT),
+        ]);
+    }
     table.into_iter().filter_map(|(number, class)| Some((u32::try_from(number).ok()?, class))).collect()
 }

@@ -1,8 +1,10 @@
 //! The kernel side: load, attach, select processes, read records.
 
 mod btf;
+mod existing;
 mod functions;
 mod layout;
+mod propagate;
 pub mod record;
 pub mod tasks;
 pub mod watchpoint;
@@ -18,15 +20,20 @@ use thiserror::Error;
 use tracekit_common::{
     actor::Actors,
     map::{ConnectionKey, ConnectionState, IGNORE, LOSSES, SERVER},
+    propagate::PROPAGATE,
     python::{APPLICATION, CodeClass, CodeKey, Python},
 };
 
-pub use self::functions::{Function, FunctionError};
 use self::{
     btf::Btf,
     functions::Functions,
+    propagate::{Globals, Propagation},
     record::ConnectionId,
     watchpoint::{HitRecords, Watchpoints},
+};
+pub use self::{
+    functions::{Function, FunctionError},
+    propagate::{Sampling, control_group_root},
 };
 
 /// The kernel object: built by `cargo xtask build-ebpf` from `tracekit-ebpf`.
@@ -79,6 +86,12 @@ pub enum ProbeError {
         #[source]
         source: Box<ProgramError>,
     },
+    /// Connections can't be followed.
+    #[error(
+        "follow new connections in the root of control groups: {0}. Mount it (mount -t cgroup2 none /sys/fs/cgroup), in a \
+         container that of the host"
+    )]
+    ControlGroup(#[source] io::Error),
     /// A map operation failed.
     #[error("map {map}: {source}")]
     Map {
@@ -97,11 +110,13 @@ pub struct ProbeOptions {
     pub ring_bytes: u32,
     /// Report every `exec` of the host, not only those of selected processes.
     pub follow_all: bool,
+    /// Put headers of traces into outgoing requests of processes for which that is wanted.
+    pub propagate: Option<Sampling>,
 }
 
 impl Default for ProbeOptions {
     fn default() -> Self {
-        Self { ring_bytes: 8 * 1024 * 1024, follow_all: false }
+        Self { ring_bytes: 8 * 1024 * 1024, follow_all: false, propagate: None }
     }
 }
 
@@ -117,6 +132,7 @@ pub struct Probes {
     actors: HashMap<MapData, u32, Actors>,
     functions: Functions,
     losses: PerCpuArray<MapData, u64>,
+    propagation: Option<Propagation>,
 }
 
 /// What [`Probes::losses`] counts, since the load.
@@ -146,14 +162,34 @@ fn not_permitted(error: &(dyn std::error::Error + 'static)) -> bool {
 }
 
 impl Probes {
-    /// Loads and attaches. No process is selected yet.
+    /// Loads and attaches. No process is selected yet. What only propagation needs and is missing is told in the log.
     ///
     /// # Errors
     /// The kernel lacks something, or the caller a privilege.
     pub fn load(options: ProbeOptions) -> Result<(Self, Records), ProbeError> {
+        if options.propagate.is_some() {
+            match Self::load_object(options) {
+                Ok((mut probes, records)) => match Propagation::attach(&mut probes.ebpf) {
+                    Ok(propagation) => {
+                        probes.propagation = Some(propagation);
+                        return Ok((probes, records));
+                    }
+                    Err(error) => warn_of(&error),
+                },
+                Err(error) => warn_of(&error),
+            }
+        }
+        // Another object: maps of sockets need a capability more to be created.
+        Self::load_object(ProbeOptions { propagate: None, ..options })
+    }
+
+    fn load_object(options: ProbeOptions) -> Result<(Self, Records), ProbeError> {
         let image = fs::read(VMLINUX).map_err(ProbeError::NoBtf)?;
-        let globals =
-            layout::globals(&Btf::parse(&image, &layout::structures())?).map_err(ProbeError::Layout)?;
+        let mut structures = layout::structures();
+        structures.extend(propagate::STRUCTURES);
+        let btf = Btf::parse(&image, &structures)?;
+        let globals = layout::globals(&btf).map_err(ProbeError::Layout)?;
+        let propagation = options.propagate.map(|sampling| Globals::new(&btf, sampling)).transpose()?;
         drop(image);
 
         let follow_all = u32::from(options.follow_all);
@@ -166,7 +202,11 @@ impl Probes {
         for (name, value) in &globals {
             loader.override_global(name, value, true);
         }
-        let mut ebpf = loader.load(OBJECT).map_err(|error| {
+        if let Some(propagation) = &propagation {
+            propagation.set(&mut loader);
+        }
+        let object = if propagation.is_some() { propagate::OBJECT } else { OBJECT };
+        let mut ebpf = loader.load(object).map_err(|error| {
             if not_permitted(&error) {
                 ProbeError::NotPermitted { what: "create BPF maps".to_owned() }
             } else {
@@ -175,7 +215,7 @@ impl Probes {
         })?;
 
         let mut syscalls: Array<_, u32> = take(&mut ebpf, "SYSCALLS")?;
-        for (number, class) in layout::syscalls() {
+        for (number, class) in layout::syscalls(propagation.is_some()) {
             syscalls.set(number, class, 0).map_err(|source| ProbeError::Map { map: "SYSCALLS", source })?;
         }
         let selected = take(&mut ebpf, "SELECTED")?;
@@ -190,7 +230,18 @@ impl Probes {
             attach(&mut ebpf, program, tracepoint)?;
         }
         let functions = Functions::default();
-        let probes = Self { ebpf, selected, connections, roles, pythons, codes, actors, functions, losses };
+        let probes = Self {
+            ebpf,
+            selected,
+            connections,
+            roles,
+            pythons,
+            codes,
+            actors,
+            functions,
+            losses,
+            propagation: None,
+        };
         Ok((probes, Records { ring }))
     }
 
@@ -207,7 +258,34 @@ impl Probes {
     /// # Errors
     /// The map is full.
     pub fn select(&mut self, tgid: u32) -> Result<(), ProbeError> {
-        self.selected.insert(tgid, 1, 0).map_err(|source| ProbeError::Map { map: "SELECTED", source })
+        self.select_with(tgid, false)
+    }
+
+    /// As [`Probes::select`]; `propagate` if its outgoing requests get headers of traces.
+    ///
+    /// # Errors
+    /// The map is full.
+    pub fn select_with(&mut self, tgid: u32, propagate: bool) -> Result<(), ProbeError> {
+        let flags = 1 | if propagate && self.propagation.is_some() { PROPAGATE } else { 0 };
+        self.selected.insert(tgid, flags, 0).map_err(|source| ProbeError::Map { map: "SELECTED", source })?;
+        if propagate && let Some(propagation) = &mut self.propagation {
+            propagation.adopt(tgid);
+        }
+        Ok(())
+    }
+
+    /// Follows connections that could not be followed at first. To be called now and then.
+    pub fn tick(&mut self) {
+        if let Some(propagation) = &mut self.propagation {
+            propagation.tick();
+        }
+    }
+
+    /// Has nothing to do with a socket any more: there is no HTTP on it.
+    pub fn leave_alone(&mut self, cookie: u64) {
+        if let Some(propagation) = &mut self.propagation {
+            propagation.leave_alone(cookie);
+        }
     }
 
     /// Stops tracing a process.
@@ -277,6 +355,9 @@ impl Probes {
     /// Forgets what was said of a connection.
     pub fn connection_ended(&mut self, id: ConnectionId) {
         let _ = self.roles.remove(&key_of(id));
+        if let Some(propagation) = &mut self.propagation {
+            propagation.ended(id.inode);
+        }
     }
 
     /// Stops capturing a connection that nobody can read.
@@ -296,6 +377,25 @@ impl Probes {
         const { assert!(LOSSES == 2) };
         Losses { ring_full: sum(0), fault: sum(1) }
     }
+}
+
+/// Tracing goes on without propagation.
+fn warn_of(error: &ProbeError) {
+    // What the verifier has to say may be long; its verdict is at the end.
+    let text = error.to_string();
+    let (mut head, mut tail) = (text.len().min(300), text.len().saturating_sub(700));
+    while !text.is_char_boundary(head) {
+        head -= 1;
+    }
+    while !text.is_char_boundary(tail) {
+        tail += 1;
+    }
+    let text = if head < tail {
+        format!("{} … {}", text.get(..head).unwrap_or_default(), text.get(tail..).unwrap_or_default())
+    } else {
+        text
+    };
+    tracing::warn!(error = text, "outgoing requests get no traceparent");
 }
 
 fn key_of(id: ConnectionId) -> ConnectionKey {

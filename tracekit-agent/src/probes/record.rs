@@ -10,6 +10,7 @@ use tracekit_common::event::{
     CLOSE_LOCAL, CLOSE_LOCAL_WRITE, CLOSE_REMOTE, CloseRecord, ConnectionRecord, DataRecord, INBOUND, Kind,
     NONBLOCKING, OUTBOUND, PROCESS_EXEC, PROCESS_EXIT, PROCESS_FORK, ProcessRecord, UNCOUNTED, UNIX_PATH,
 };
+use tracekit_common::propagate::{SAMPLED, TRACE_OPAQUE, TRACE_READ, TRACE_SENT, TRACE_WHAT, TraceRecord};
 use tracekit_common::python::{
     END_APPLICATION, END_FAULT, END_LIMIT, END_OLDEST, Frame, MAX_FRAMES, StackRecord,
 };
@@ -66,6 +67,23 @@ pub enum Record<'a> {
     Actor(NewActor),
     /// The Python stack of a thread, from which it does what its next record says.
     Stack(Stack),
+    /// The kernel side has chosen ids for a request.
+    Chosen(ConnectionId, Chosen),
+    /// There is no HTTP on the socket with this cookie that could get headers.
+    NotHttp(u64),
+}
+
+/// Ids of a request that the kernel side has chosen: its record comes before those of the bytes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Chosen {
+    /// Thread.
+    pub tid: u32,
+    /// Entry of the call that sends, as in its [`Data`]; 0 for a request that was read.
+    pub entered: u64,
+    /// Trace and span, and whether the trace is sampled; `None` if the request was sent as it is.
+    pub ids: Option<([u8; 16], [u8; 8], bool)>,
+    /// The process reads this request; otherwise it sends it.
+    pub read: bool,
 }
 
 /// How a walk of a stack ended.
@@ -177,6 +195,7 @@ impl Plain for ActorRecord {}
 impl Plain for CloseRecord {}
 impl Plain for ProcessRecord {}
 impl Plain for StackRecord {}
+impl Plain for TraceRecord {}
 impl Plain for Frame {}
 
 fn plain<T: Plain>(bytes: &[u8]) -> Option<T> {
@@ -207,6 +226,7 @@ pub fn decode(bytes: &[u8]) -> Option<Record<'_>> {
             Some(Record::Close { id, time: record.time, tid: record.tid, close })
         }
         Kind::Stack => stack(&plain(bytes)?, bytes.get(size_of::<StackRecord>()..)?),
+        Kind::Trace => chosen(&plain(bytes)?),
         // In a ring buffer of its own: `snapshot::engine::hit`.
         Kind::Hit => None,
         Kind::Actor => actor(&plain(bytes)?),
@@ -237,6 +257,19 @@ fn actor(record: &ActorRecord) -> Option<Record<'static>> {
             _ => return None,
         },
     }))
+}
+
+fn chosen(record: &TraceRecord) -> Option<Record<'static>> {
+    let id = ConnectionId { tgid: record.tgid, inode: record.inode };
+    let read = match record.what & TRACE_WHAT {
+        TRACE_READ => true,
+        TRACE_SENT => false,
+        TRACE_OPAQUE => return Some(Record::NotHttp(record.cookie)),
+        _ => return None,
+    };
+    let ids = (record.trace_id, record.span_id, record.what & SAMPLED != 0);
+    let ids = (record.trace_id != [0; 16]).then_some(ids);
+    Some(Record::Chosen(id, Chosen { tid: record.tid, entered: record.entered, ids, read }))
 }
 
 fn stack(record: &StackRecord, frames: &[u8]) -> Option<Record<'static>> {

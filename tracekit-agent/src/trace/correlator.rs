@@ -22,7 +22,7 @@ use super::{
 };
 use crate::{
     net::{Caller, Connection},
-    probes::record::{ConnectionId, NewActor},
+    probes::record::{Chosen, ConnectionId, NewActor},
     python::library::{Category, Libraries},
 };
 
@@ -73,6 +73,8 @@ struct Open {
     begin: u64,
     /// Who sent it, if it is not known for which request.
     actor: Option<ActorId>,
+    /// Its ids are in the headers that the other end gets.
+    sent: bool,
     /// Where the application made this call.
     caller: Option<Arc<Caller>>,
     /// The request for which it was sent, or itself.
@@ -213,10 +215,16 @@ impl Correlator {
         std::mem::take(&mut self.quiet)
     }
 
-    /// The request that a thread serves, and its span, if that is known.
+    /// The request for which somebody acts in a thread, and its span, if that is known.
     #[must_use]
-    pub fn serving(&self, tgid: u32, tid: u32) -> Option<((ConnectionId, u64), Option<SpanRef>)> {
-        let request = self.served((tgid, tid, 0))?;
+    pub fn serving(
+        &self,
+        tgid: u32,
+        tid: u32,
+        by: &Identity,
+    ) -> Option<((ConnectionId, u64), Option<SpanRef>)> {
+        let of_lane = if by.flags & IN_TASK == 0 { self.served(self.lane(tgid, tid, by)) } else { None };
+        let request = of_lane.or_else(|| self.actors.request_of((tgid, by.actor)))?;
         let (trace_id, span_id) = (request.trace_id, Some(request.span_id));
         let ours = SpanRef { trace_id, span_id, sampled: request.sampled };
         Some((request.exchange, self.existing.of_request(request.exchange, ours)))
@@ -295,9 +303,10 @@ impl Correlator {
         let open = match begin.role {
             Role::Server => {
                 self.serve(connection, lane, exchange, env);
-                let mut open = Open { request: Some(exchange), ..root(lane, begin.start, env) };
                 let remote = header(begin, env);
                 self.existing.began(exchange, remote.clone());
+                let mut open = begun(lane, begin.start, connection.chosen, env);
+                open.request = Some(exchange);
                 if let Some(remote) = remote {
                     open.trace_id = remote.trace_id;
                     open.parent = Some(remote.span_id);
@@ -316,12 +325,10 @@ impl Correlator {
                 open
             }
             Role::Client => {
-                let mut open = Open {
-                    caller: connection.caller.clone(),
-                    header: header(begin, env),
-                    libraries: self.existing.call(connection.id),
-                    ..root(lane, begin.start, env)
-                };
+                let mut open = begun(lane, begin.start, connection.chosen, env);
+                open.caller.clone_from(&connection.caller);
+                open.header = header(begin, env);
+                open.libraries = self.existing.call(connection.id);
                 // What a thread has read itself it has not got from elsewhere.
                 let mut cause = if by.flags & IN_TASK == 0 { self.cause(lane, connection.id) } else { None };
                 if cause.is_none() && by.actor != 0 {
@@ -335,6 +342,9 @@ impl Correlator {
                     open.cause(&cause);
                     if let Some(header) = &open.header {
                         self.existing.carries(cause.exchange, header);
+                    }
+                    if open.sent {
+                        self.existing.told(cause.exchange);
                     }
                 }
                 open
@@ -431,6 +441,7 @@ impl Correlator {
             category: category(&end.request),
             libraries: open.libraries,
             header: open.header,
+            sent: open.sent,
         };
         match open.actor {
             Some(actor) if self.actors.may_be_known_later(actor) && self.held.len() < MAX_HELD => {
@@ -459,6 +470,10 @@ impl Correlator {
 impl Open {
     fn cause(&mut self, cause: &Served) {
         self.request = Some(cause.exchange);
+        if self.sent && self.trace_id != cause.trace_id {
+            // The other end has been told of another trace: the kernel side knew less.
+            return;
+        }
         self.trace_id = cause.trace_id;
         self.parent = Some(cause.span_id);
         self.trace_state.clone_from(&cause.trace_state);
@@ -470,6 +485,9 @@ impl Held {
     fn caused_by(&mut self, cause: &Served) {
         self.finished.request = Some(cause.exchange);
         let span = &mut self.finished.span;
+        if self.finished.sent && span.trace_id != cause.trace_id {
+            return;
+        }
         span.trace_id = cause.trace_id;
         span.parent_span_id = Some(cause.span_id);
         span.trace_state.clone_from(&cause.trace_state);
@@ -495,6 +513,20 @@ fn category(request: &Request) -> Category {
     }
 }
 
+/// A request without a parent, with the ids that the kernel side has chosen for it.
+fn begun(lane: Lane, begin: u64, chosen: Option<Chosen>, env: &impl Environment) -> Open {
+    let open = root(lane, begin, env);
+    let Some((trace_id, span_id, sampled)) = chosen.and_then(|chosen| chosen.ids) else {
+        return open;
+    };
+    let trace_id = TraceId(trace_id);
+    match span_id {
+        // Of a request that was read only the trace is chosen.
+        [0, 0, 0, 0, 0, 0, 0, 0] => Open { trace_id, sampled: env.sample(trace_id, None), ..open },
+        id => Open { trace_id, span_id: SpanId(id), sampled, sent: true, ..open },
+    }
+}
+
 fn root(lane: Lane, begin: u64, env: &impl Environment) -> Open {
     let trace_id = new_trace_id();
     Open {
@@ -507,6 +539,7 @@ fn root(lane: Lane, begin: u64, env: &impl Environment) -> Open {
         lane,
         begin,
         actor: None,
+        sent: false,
         caller: None,
         request: None,
         header: None,
@@ -569,6 +602,7 @@ mod tests {
             caller: None,
             by: Identity::default(),
             opened: 0,
+            chosen: None,
         }
     }
 
@@ -596,6 +630,35 @@ mod tests {
         // After the answer the thread acts for nobody.
         correlator.event(&client, begin(2, Role::Client, 7), &SYNC);
         assert_eq!(correlator.event(&client, end(2, Role::Client), &SYNC).unwrap().parent_span_id, None);
+    }
+
+    fn chosen(inode: u64, trace: u8, span: u8, read: bool) -> Connection {
+        let ids = Some(([trace; 16], [span; 8], true));
+        let chosen = Chosen { tid: 7, entered: 1, ids, read };
+        Connection { chosen: Some(chosen), ..connection(inode, false) }
+    }
+
+    #[test]
+    fn ids_that_the_kernel_side_has_chosen_are_taken() {
+        let mut correlator = Correlator::default();
+        let (server, client) = (chosen(1, 1, 0, true), chosen(2, 1, 2, false));
+        correlator.event(&server, begin(1, Role::Server, 7), &SYNC);
+        correlator.event(&client, begin(1, Role::Client, 7), &SYNC);
+        let call = correlator.event(&client, end(1, Role::Client), &SYNC).unwrap();
+        let request = correlator.event(&server, end(1, Role::Server), &SYNC).unwrap();
+        assert_eq!((call.trace_id, call.span_id), (TraceId([1; 16]), SpanId([2; 8])));
+        assert_eq!((request.trace_id, call.parent_span_id), (TraceId([1; 16]), Some(request.span_id)));
+        assert_ne!(request.span_id, SpanId([0; 8]));
+    }
+
+    #[test]
+    fn a_call_that_carries_another_trace_has_no_parent_in_this_one() {
+        let mut correlator = Correlator::default();
+        let client = chosen(2, 3, 2, false);
+        correlator.event(&connection(1, false), begin(1, Role::Server, 7), &SYNC);
+        correlator.event(&client, begin(1, Role::Client, 7), &SYNC);
+        let call = correlator.event(&client, end(1, Role::Client), &SYNC).unwrap();
+        assert_eq!((call.trace_id, call.parent_span_id), (TraceId([3; 16]), None));
     }
 
     #[test]

@@ -63,8 +63,10 @@ pub struct Finished {
     pub category: Category,
     /// What was seen of the stack that made the call.
     pub libraries: Libraries,
-    /// What the request carried.
+    /// What the request carried when the process sent it.
     pub header: Option<RemoteParent>,
+    /// Its ids are in the headers that the other end gets.
+    pub sent: bool,
 }
 
 #[derive(Debug, Default)]
@@ -80,6 +82,8 @@ struct Request {
     outgoing: Option<RemoteParent>,
     /// Calls that were made for it are in several traces.
     differ: bool,
+    /// The other end of a call has been told of the trace that we have begun.
+    fixed: bool,
     /// When it was answered, nanoseconds of `CLOCK_MONOTONIC`.
     over: Option<u64>,
 }
@@ -217,6 +221,13 @@ impl Existing {
         }
     }
 
+    /// The other end of a call that was made for a request has been told of the trace that we have begun.
+    pub fn told(&mut self, exchange: ExchangeId) {
+        if let Some(request) = self.requests.get_mut(&exchange) {
+            request.fixed = true;
+        }
+    }
+
     /// A request is answered.
     pub fn ended(&mut self, exchange: ExchangeId, now: u64) {
         let Some(request) = self.requests.get_mut(&exchange) else { return };
@@ -299,6 +310,12 @@ impl Existing {
         Some(SpanRef { trace_id: of.trace_id, span_id: parent, sampled: of.sampled })
     }
 
+    /// The process has a tracer, or may have one.
+    #[must_use]
+    pub fn has_tracer(&self, pid: u32) -> bool {
+        self.processes.get(&pid).is_some_and(|process| process.sdk.is_some())
+    }
+
     /// The process has a tracer that makes spans of the requests that it serves.
     fn traces_requests(&self, pid: u32) -> bool {
         self.processes.get(&pid).and_then(|process| process.sdk.as_ref()).is_some_and(|sdk| sdk.server)
@@ -312,6 +329,9 @@ impl Existing {
         let is_call = finished.span.kind == SpanKind::Client;
         if let (true, Some(request), Some(header)) = (is_call, finished.request, &finished.header) {
             self.carries(request, header);
+        }
+        if let (true, Some(request)) = (finished.sent, finished.request) {
+            self.told(request);
         }
         let traced =
             if is_call { sdk.traces_call(finished.category, finished.libraries) } else { sdk.server };
@@ -335,6 +355,14 @@ impl Existing {
             return Some(finished.span);
         }
         let Some(request) = request else { return Some(self.without_trace(finished)) };
+        if finished.sent {
+            if self.traces_requests(finished.exchange.0.tgid) {
+                let context = request.context().filter(|context| context.of.trace_id == span.trace_id);
+                span.parent_span_id = context.and_then(|context| context.parent);
+                span.parent_is_remote = span.parent_span_id.is_some();
+            }
+            return Some(finished.span);
+        }
         if self.traces_requests(finished.exchange.0.tgid) {
             if let Some(Context { of, parent }) = request.context() {
                 put(span, of);
@@ -377,7 +405,8 @@ impl Existing {
                 span.parent_span_id = None;
             }
         } else if let Some(request) = request
-            && let (None, Some(outgoing), false) = (&request.incoming, &request.outgoing, request.differ)
+            && let (None, Some(outgoing)) = (&request.incoming, &request.outgoing)
+            && !(request.differ || request.fixed)
         {
             put(span, outgoing);
         }
@@ -443,7 +472,8 @@ mod tests {
         };
         let exchange = (ConnectionId { tgid: PID, inode }, 0);
         let libraries = Libraries::default();
-        Finished { span, exchange, request: Some(SERVED), begin: 100, category, libraries, header }
+        let request = Some(SERVED);
+        Finished { span, exchange, request, begin: 100, category, libraries, header, sent: false }
     }
 
     fn command() -> Finished {

@@ -220,6 +220,7 @@ mod tests {
             caller: None,
             by: tracekit_common::actor::Identity::default(),
             opened: 0,
+            chosen: None,
         }
     }
 

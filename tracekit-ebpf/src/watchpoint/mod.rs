@@ -31,6 +31,7 @@ use tracekit_common::{
 pub use self::image::SCRATCH;
 use self::image::{RECORD_MASK, Work};
 use crate::{
+    actor::{NOBODY, who},
     bounds::bounded,
     maps::{BREAKPOINTS, BUCKETS, HITS, IMAGES, PYTHONS, SNAPSHOTS, STACK, SWITCHES},
     process::selected,
@@ -224,6 +225,7 @@ fn capture(
     unsafe { copy_kernel(record.add(to), FRAMES, stack.add(from) as u64) };
     let work = Work::begin(record, armed, tgid);
     image::copy_variables(address, frame, python.family);
+    let by = who(tgid, tid).map_or(NOBODY, |found| found.identity);
     let took = now() - time;
     let (image, flags, objects) = work.outcome();
     let head = HitRecord {
@@ -243,6 +245,7 @@ fn capture(
         flags,
         objects,
         reserved: 0,
+        by,
     };
     // SAFETY: the room is larger than the head, and aligned to 8 bytes, as map values are.
     unsafe { *record.cast::<HitRecord>() = head };

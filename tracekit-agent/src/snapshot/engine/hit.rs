@@ -1,5 +1,6 @@
 //! Records of hits, checked; and the values in them.
 
+use tracekit_common::actor::Identity;
 use tracekit_common::event::Kind;
 use tracekit_common::python::{Frame, MAX_FRAMES};
 use tracekit_common::watchpoint::{HIT_HEAD, HitRecord, MAX_IMAGE, RangeHead};
@@ -79,6 +80,12 @@ pub fn decode(bytes: &[u8]) -> Option<RawHit> {
         flags: half(bytes, 76)?,
         objects: half(bytes, 80)?,
         reserved: half(bytes, 84)?,
+        by: Identity {
+            actor: word(bytes, 88)?,
+            lane: word(bytes, 96)?,
+            flags: half(bytes, 104)?,
+            reserved: half(bytes, 108)?,
+        },
     };
     if record.kind != Kind::Hit as u32 || record.frames as usize > MAX_FRAMES || record.image > MAX_IMAGE {
         return None;
