@@ -5,7 +5,12 @@
 //! event loop), it is the request for which the task acts that sends ([`super::actors`]); that may be known only
 //! when the task answers, so that spans wait for it. What is not known is left out, never guessed.
 
-use std::{collections::HashMap, sync::Arc};
+mod joining;
+
+use std::{
+    collections::{HashMap, HashSet},
+    sync::Arc,
+};
 
 use tracekit_common::actor::{IN_TASK, Identity, KNOWN, WAITS_ELSEWHERE};
 use tracekit_protocol::{Begin, End, Event, Outcome, Request, Role, exchange::SqlSystem};
@@ -17,6 +22,7 @@ use super::{
     database::{Statements, describe_redis, describe_sql},
     existing::{Existing, Finished, Look},
     http,
+    joined::Joined,
     peer::ServiceMap,
     span::{Attributes, Resource, Span, SpanId, SpanKind, SpanRef, Status, TraceId},
 };
@@ -25,6 +31,8 @@ use crate::{
     probes::record::{Chosen, ConnectionId, NewActor},
     python::library::{Category, Libraries},
 };
+
+use joining::Link;
 
 /// Requests in flight that are remembered; a process that opens more and never answers is not worth it.
 const MAX_IN_FLIGHT: usize = 64 * 1024;
@@ -55,6 +63,11 @@ pub trait Environment {
     fn has_event_loop(&self, tgid: u32) -> bool;
     /// Head sampling of a trace; `parent` is the sampled flag that came with the request.
     fn sample(&self, trace_id: TraceId, parent: Option<bool>) -> bool;
+    /// The network namespace of a process, if that is known: addresses mean the same in it.
+    fn network(&self, tgid: u32) -> Option<u64> {
+        let _ = tgid;
+        None
+    }
     /// `CLOCK_MONOTONIC` to Unix time, both in nanoseconds.
     fn unix_nanos(&self, monotonic: u64) -> u64;
 }
@@ -119,6 +132,11 @@ pub struct Correlator {
     services: ServiceMap,
     statements: Statements,
     existing: Existing,
+    joined: Joined,
+    /// Requests whose calls are known, but not yet for what these were made; by the call.
+    links: HashMap<ExchangeId, Link>,
+    /// Spans of such requests.
+    waiting: Vec<Finished>,
     /// See [`Correlator::quiet`].
     quiet: Vec<ConnectionId>,
 }
@@ -168,7 +186,7 @@ impl Correlator {
                 && let Some(served) = self.actors.request_of(actor)
             {
                 open.actor = None;
-                if served == request && open.begin >= served.begin {
+                if served.exchange == request.exchange && open.begin >= served.begin {
                     open.cause(&served);
                 }
             }
@@ -178,13 +196,15 @@ impl Correlator {
                 self.held.push(held);
                 continue;
             }
-            if self.actors.request_of(held.actor).is_some_and(|served| served == request)
-                && held.begin >= request.begin
+            let served = self.actors.request_of(held.actor);
+            if let Some(served) = served.filter(|served| served.exchange == request.exchange)
+                && held.begin >= served.begin
             {
-                held.caused_by(&request);
+                held.caused_by(&served);
             }
-            self.existing.finish(held.finished).map(&mut emit);
+            self.finish(held.finished).map(&mut emit);
         }
+        self.settle_links();
     }
 
     /// Gives up on parents that will not be known any more; all of them with `None`. `now` is in nanoseconds of
@@ -202,9 +222,13 @@ impl Correlator {
             if waits {
                 self.held.push(held);
             } else {
-                self.existing.finish(held.finished).map(&mut emit);
+                self.finish(held.finished).map(&mut emit);
             }
         }
+        if now.is_none() {
+            self.unlink(|_| true);
+        }
+        self.settle_links();
         self.existing.release(now);
         self.existing.ready().into_iter().for_each(emit);
     }
@@ -243,11 +267,12 @@ impl Correlator {
         self.actors.process_gone(tgid);
         for held in std::mem::take(&mut self.held) {
             if held.actor.0 == tgid {
-                self.existing.finish(held.finished).map(&mut emit);
+                self.finish(held.finished).map(&mut emit);
             } else {
                 self.held.push(held);
             }
         }
+        self.unlink(|call| call.0.tgid == tgid);
         self.existing.process_gone(tgid);
         self.existing.ready().into_iter().for_each(emit);
     }
@@ -351,6 +376,7 @@ impl Correlator {
             }
         };
         self.open.insert(exchange, open);
+        self.join_begun(connection, begin, env);
     }
 
     /// The server request on whose behalf a thread or greenlet acts.
@@ -399,6 +425,7 @@ impl Correlator {
     fn end(&mut self, connection: &Connection, end: End, env: &impl Environment) -> Option<Span> {
         let exchange = (connection.id, end.id);
         let open = self.open.remove(&exchange)?;
+        self.join_ended(connection, end.role, exchange, env);
         if end.role == Role::Server {
             self.actors.ended(exchange);
             self.existing.ended(exchange, end.end);
@@ -410,7 +437,10 @@ impl Correlator {
                 }
             }
         }
-        let mut described = self.describe(connection, &end)?;
+        let Some(mut described) = self.describe(connection, &end) else {
+            self.unlink(|call| *call == exchange);
+            return None;
+        };
         if let Some(caller) = &open.caller {
             attributes::code(&mut described.attributes, caller);
         }
@@ -448,7 +478,7 @@ impl Correlator {
                 self.held.push(Held { finished, actor, begin: open.begin, since: end.end });
                 None
             }
-            _ => self.existing.finish(finished),
+            _ => self.finish(finished),
         }
     }
 

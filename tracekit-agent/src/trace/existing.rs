@@ -249,6 +249,11 @@ impl Existing {
         oldest.and_then(|oldest| self.decide(oldest))
     }
 
+    /// This one has waited elsewhere.
+    pub fn hand_out(&mut self, span: Option<Span>) {
+        self.ready.extend(span);
+    }
+
     /// Spans that have waited and can be exported now.
     pub fn ready(&mut self) -> Vec<Span> {
         std::mem::take(&mut self.ready)

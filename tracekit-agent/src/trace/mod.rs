@@ -7,5 +7,6 @@ pub mod correlator;
 pub mod database;
 pub mod existing;
 pub mod http;
+pub mod joined;
 pub mod peer;
 pub mod span;
