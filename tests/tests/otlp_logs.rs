@@ -65,7 +65,7 @@ fn snapshot(kind: Kind, service: &str) -> Result<Snapshot> {
             headers: vec![("accept".to_owned(), "a".to_owned()), ("accept".to_owned(), "b".to_owned())],
             ..Request::default()
         }),
-        span: Some(SpanRef { trace_id: TraceId([1; 16]), span_id: SpanId([2; 8]), sampled: true }),
+        span: Some(SpanRef { trace_id: TraceId([1; 16]), span_id: Some(SpanId([2; 8])), sampled: true }),
         truncated: Vec::new(),
         redacted: Vec::new(),
     })

@@ -55,7 +55,7 @@ pub fn moment(hit: &RawHit, correlator: &Correlator, connections: &Connections) 
         return Moment::default();
     };
     let request = connections.request(exchange.0, exchange.1);
-    Moment { request: request.map(|(connection, http)| of_http(connection, http)), span: Some(span) }
+    Moment { request: request.map(|(connection, http)| of_http(connection, http)), span }
 }
 
 fn of_http(connection: &Connection, http: &Http) -> Request {

@@ -67,12 +67,23 @@ pub struct AgentConfig {
     pub insight: Insight,
     /// Which traces are exported.
     pub sampler: Sampler,
+    /// What is done about processes that export spans themselves.
+    pub existing_sdk: ExistingSdk,
     /// Services whose outgoing requests are left as they are.
     pub propagate_not: Vec<String>,
     /// Told which processes are traced.
     pub breakpoints: Arc<Registry>,
     /// Also processes that start later; otherwise those that run now, and their children.
     pub follow: bool,
+}
+
+/// What is done about processes that export spans themselves.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub enum ExistingSdk {
+    /// Spans that they make themselves are held back; others join their traces.
+    HoldBack,
+    /// Nothing: all spans are exported.
+    Ignore,
 }
 
 /// Why the agent ended.
@@ -115,6 +126,7 @@ impl Agent {
             breakpoints: config.breakpoints,
             debugger,
             hits: Waiting::default(),
+            existing_sdk: config.existing_sdk,
         };
         let mut agent = Self { parts, records, losses: Losses::default(), follow: config.follow };
         let changes = agent.parts.tracker.rescan();
@@ -143,6 +155,7 @@ impl Agent {
                 self.parts.apply(changes);
             }
             self.parts.pythons.look(now, &mut self.parts.probes);
+            self.parts.look_for_tracers();
             if now >= housekeeping {
                 housekeeping = now + HOUSEKEEPING;
                 self.parts.world.tick();
@@ -170,6 +183,7 @@ impl Agent {
         // What was in the ring buffer when the signal came.
         self.drain();
         self.count_losses();
+        self.parts.look_for_tracers();
         self.parts.stopped();
         Ended::Stopped
     }
@@ -238,6 +252,7 @@ struct Parts {
     breakpoints: Arc<Registry>,
     debugger: Debugger,
     hits: Waiting,
+    existing_sdk: ExistingSdk,
     /// Services whose outgoing requests are left as they are.
     propagate_not: Vec<String>,
 }
@@ -256,9 +271,10 @@ impl Parts {
                 correlator.losses(data.by.losses);
                 tracing::trace!(id = ?data.id, tid = data.tid, direction = ?data.direction, by = ?data.by, "data");
                 if data.direction == Direction::Outbound
-                    && let Some(origin) = pythons.sends(&data, probes)
+                    && let Some(sent) = pythons.sends(&data, probes)
                 {
-                    connections.sent_from(data.id, origin);
+                    correlator.sent_through(data.id, sent.libraries);
+                    connections.sent_from(data.id, sent.origin);
                 }
                 if data.direction == Direction::Outbound
                     && let Some(connection) = connections.get(data.id)
@@ -307,6 +323,18 @@ impl Parts {
         }
     }
 
+    /// Tells of processes that export spans themselves, and hands out the spans that have waited for that.
+    fn look_for_tracers(&mut self) {
+        let Self { correlator, pythons, probes, spans, counters, .. } = self;
+        pythons.look_at(&correlator.to_look_at(), probes);
+        for look in pythons.looks() {
+            correlator.looked(look);
+        }
+        let (ready, held_back) = correlator.waited();
+        ready.into_iter().for_each(|span| spans.submit(span));
+        counters.add(Counter::SpansHeldBack, held_back);
+    }
+
     /// Hits before this time belong to the requests that are open now.
     fn hits_before(&mut self, time: u64) {
         while let Some(hit) = self.hits.before(time) {
@@ -343,19 +371,22 @@ impl Parts {
 
     /// Hands out what will not be seen to its end.
     fn stopped(&mut self) {
-        let Self { connections, correlator, world, spans, .. } = self;
+        let Self { connections, correlator, world, spans, counters, .. } = self;
         correlator.release(None, |span| spans.submit(span));
         connections.stopped(monotonic_nanos(), |connection, event| {
             if let Some(span) = correlator.stopped(connection, &event, world) {
                 spans.submit(span);
             }
         });
+        correlator.release(None, |span| spans.submit(span));
+        counters.add(Counter::SpansHeldBack, correlator.waited().1);
     }
 
     fn process(&mut self, event: ProcessEvent) {
         let changes = match event {
             ProcessEvent::Fork { parent, child } => {
                 self.world.forked(parent, child);
+                self.correlator.forked(parent, child);
                 self.pythons.forked(parent, child, &mut self.probes);
                 self.debugger.forked(parent, child);
                 self.tracker.on_fork(parent, child)
@@ -393,6 +424,9 @@ impl Parts {
                     let propagate = !self.propagate_not.iter().any(|name| name == service);
                     match self.probes.select_with(pid, propagate) {
                         Ok(()) => {
+                            if self.existing_sdk == ExistingSdk::HoldBack {
+                                self.correlator.may_have_tracer(pid);
+                            }
                             let can_be_read = self.pythons.add(&inspected, &mut self.probes);
                             let service = self.world.service_name(pid);
                             let start_ticks = inspected.process.start_ticks;

@@ -22,12 +22,18 @@ use crate::{
     },
     python::{
         MemorySource as _,
-        actors::{Handles, find},
+        actors::{self, Handles},
         kernel::describe,
+        library::{Libraries, Library},
+        modules::{self, Mark},
         runtime::Target,
+        sdk::{self, Sdk},
         stack::{KnownCode, Resolver},
     },
+    trace::existing::Look,
 };
+
+use super::clock::monotonic_nanos;
 
 /// How long a process is waited for to start its interpreter.
 const START: Duration = Duration::from_secs(60);
@@ -36,6 +42,12 @@ const MAX_WAITING: usize = 4096;
 /// How often a process is looked at for what it has loaded: at first, and later.
 const LOOK_OFTEN: Duration = Duration::from_millis(250);
 const LOOK_SELDOM: Duration = Duration::from_secs(30);
+/// While somebody waits for it.
+const LOOK_AT_ONCE: Duration = Duration::from_millis(100);
+/// For how long after an import it is expected that what was imported is set up.
+const SET_UP: Duration = Duration::from_secs(10);
+/// How long a process whose modules can't be read is tried.
+const TRIES: Duration = Duration::from_secs(5);
 /// Bytes of a function that are read to see where to probe it.
 const PROBED_BYTES: usize = 8;
 /// Nanoseconds between the making of an actor and the reading of the stack, at most: what is longer was interrupted.
@@ -66,6 +78,18 @@ pub struct Pythons {
     deeper: bool,
     /// What each process has loaded.
     actors: HashMap<u32, Watched>,
+    /// What was found of tracers, until somebody asks.
+    looks: Vec<Look>,
+    reported: Reported,
+}
+
+/// From where something is sent.
+#[derive(Debug, Clone, Default)]
+pub struct Sent {
+    /// Where in the application.
+    pub origin: Option<Arc<Origin>>,
+    /// Through which libraries.
+    pub libraries: Libraries,
 }
 
 /// What was told of a process.
@@ -74,6 +98,15 @@ struct Watched {
     since: Instant,
     /// When to look again.
     due: Instant,
+    looked: Instant,
+    /// What was imported then, and since when.
+    mark: Option<Mark>,
+    marked: Instant,
+    /// A tracer is imported, and not set up.
+    is_expected: bool,
+    sdk: Option<Arc<Sdk>>,
+    /// Since when less is found of it than that.
+    less: Option<Instant>,
 }
 
 impl Pythons {
@@ -116,7 +149,7 @@ impl Pythons {
             tracing::warn!(pid, %error, "spans will not say which code made them");
         }
         self.resolvers.insert(pid, Resolver::new(target));
-        self.look_for_actors(pid, probes);
+        self.look_into(pid, probes);
         Some(true)
     }
 
@@ -127,7 +160,7 @@ impl Pythons {
             let resolver = resolver.forked(child);
             self.resolvers.insert(child, resolver);
             // The kernel side has copied what it was told of the parent; probes are not inherited.
-            self.look_for_actors(child, probes);
+            self.look_into(child, probes);
         }
     }
 
@@ -161,40 +194,86 @@ impl Pythons {
         let due: Vec<u32> =
             self.actors.iter().filter(|(_, watched)| watched.due <= now).map(|(pid, _)| *pid).collect();
         for pid in due {
-            self.look_for_actors(pid, probes);
+            self.look_into(pid, probes);
         }
     }
 
-    /// Tells the kernel side what the process has loaded of asyncio and executors since, and probes it.
-    fn look_for_actors(&mut self, pid: u32, probes: &mut Probes) {
-        let Some(target) = self.resolvers.get(&pid).map(Resolver::target) else { return };
-        let Some(found) = find(target) else { return };
+    /// Looks again at processes that somebody waits for, as far as that is necessary.
+    pub fn look_at(&mut self, pids: &[u32], probes: &mut Probes) {
         let now = Instant::now();
-        let watched = self.actors.entry(pid).or_insert(Watched { told: None, since: now, due: now });
-        if watched.told != Some(found) {
-            watched.told = Some(found);
-            tracing::debug!(pid, ?found, "actors");
-            let functions = [
-                (Function::TaskInit, found.task_init),
-                (Function::QueuePut, found.queue_put),
-                (Function::DequeAppend, found.deque_append),
-                (Function::GreenletInit, found.greenlet_init),
-                (Function::GreenletDealloc, found.greenlet_dealloc),
-            ];
-            for (function, address) in functions {
-                let Some(address) = address else { continue };
-                let start = target.memory.bytes(address, PROBED_BYTES).unwrap_or_default();
-                if let Err(error) = probes.probe(pid, function, address, &start) {
-                    tracing::warn!(pid, ?function, %error, "some spans will lack their parents");
+        for pid in pids {
+            let Some(watched) = self.actors.get(pid) else {
+                if !self.starting.contains_key(pid) {
+                    self.looks.push(Look { pid: *pid, time: u64::MAX, sdk: None });
                 }
-            }
-            if let Err(error) = probes.describe_actors(pid, &found.actors) {
-                tracing::warn!(pid, %error, "some spans will lack their parents");
+                continue;
+            };
+            let time = monotonic_nanos();
+            let mark = self.resolvers.get(pid).and_then(|resolver| modules::mark(resolver.target()));
+            let same = mark.is_some() && mark == watched.mark && !watched.is_expected;
+            if same && now.duration_since(watched.marked) >= SET_UP {
+                self.looks.push(Look { pid: *pid, time, sdk: watched.sdk.clone() });
+            } else if now.duration_since(watched.looked) >= LOOK_AT_ONCE {
+                self.look_into(*pid, probes);
             }
         }
-        // Most is loaded at the start, some with the first request.
+    }
+
+    /// What was found of tracers since this was asked last.
+    pub fn looks(&mut self) -> Vec<Look> {
+        std::mem::take(&mut self.looks)
+    }
+
+    /// Looks at what the process has imported: tells the kernel side of asyncio and executors and probes them,
+    /// and finds its tracer.
+    fn look_into(&mut self, pid: u32, probes: &mut Probes) {
+        let Some(target) = self.resolvers.get(&pid).map(Resolver::target) else { return };
+        let (now, time) = (Instant::now(), monotonic_nanos());
+        let watched = self.actors.entry(pid).or_insert_with(|| Watched::new(now));
         let young = watched.since.elapsed() < START;
+        // Most is loaded at the start, some with the first request.
         watched.due = now + if young { LOOK_OFTEN } else { LOOK_SELDOM };
+        watched.looked = now;
+        // Before anything else, so that what is imported meanwhile is seen next time.
+        let mark = modules::mark(target);
+        let found = modules::read(target, |modules| Some((actors::find(modules)?, sdk::find(modules))));
+        let (handles, tracer) = found.unzip();
+        let tracer = tracer.flatten();
+        if tracer.is_some() || target.layout.free_threaded || watched.since.elapsed() >= TRIES {
+            if let Some(tracer) = tracer {
+                if watched.mark != mark {
+                    (watched.mark, watched.marked) = (mark, now);
+                }
+                watched.is_expected = tracer.is_expected;
+                if watched.has_tracer(now, tracer.sdk) {
+                    self.reported.tell(pid, watched.sdk.as_deref());
+                }
+            }
+            self.looks.push(Look { pid, time, sdk: watched.sdk.clone() });
+        }
+        let Some(handles) = handles else { return };
+        if watched.told == Some(handles) {
+            return;
+        }
+        watched.told = Some(handles);
+        tracing::debug!(pid, ?handles, "actors");
+        let functions = [
+            (Function::TaskInit, handles.task_init),
+            (Function::QueuePut, handles.queue_put),
+            (Function::DequeAppend, handles.deque_append),
+            (Function::GreenletInit, handles.greenlet_init),
+            (Function::GreenletDealloc, handles.greenlet_dealloc),
+        ];
+        for (function, address) in functions {
+            let Some(address) = address else { continue };
+            let start = target.memory.bytes(address, PROBED_BYTES).unwrap_or_default();
+            if let Err(error) = probes.probe(pid, function, address, &start) {
+                tracing::warn!(pid, ?function, %error, "some spans will lack their parents");
+            }
+        }
+        if let Err(error) = probes.describe_actors(pid, &handles.actors) {
+            tracing::warn!(pid, %error, "some spans will lack their parents");
+        }
     }
 
     /// A thread is about to do something from here: its next record says what.
@@ -206,7 +285,7 @@ impl Pythons {
     }
 
     /// Where from in the application a thread sends this; `None` if nothing was said of what it sends now.
-    pub fn sends(&mut self, data: &Data<'_>, probes: &mut Probes) -> Option<Option<Arc<Origin>>> {
+    pub fn sends(&mut self, data: &Data<'_>, probes: &mut Probes) -> Option<Sent> {
         let stack = self.waiting.remove(&data.tid)?;
         // Read in this very call, else it is not of what is sent.
         let since = if data.entered < data.returned { data.entered } else { 0 };
@@ -215,11 +294,13 @@ impl Pythons {
         }
         let tgid = data.id.tgid;
         let walked = self.walk(&stack, &data.by, probes);
+        let libraries = walked.libraries;
         if walked.is_elsewhere {
-            return Some(None);
+            return Some(Sent { origin: None, libraries });
         }
         let origin = self.origin(walked.places, tgid, &data.by);
-        Some(origin.or_else(|| self.makers.origin(tgid, &data.by, data.entered)))
+        let origin = origin.or_else(|| self.makers.origin(tgid, &data.by, data.entered));
+        Some(Sent { origin, libraries })
     }
 
     /// A task was made, or work was handed over.
@@ -228,7 +309,7 @@ impl Pythons {
         if !(new.time..=new.time.saturating_add(AT_ONCE)).contains(&stack.time) {
             return;
         }
-        let Walked { places, directly, is_item, is_elsewhere } = self.walk(&stack, &new.by, probes);
+        let Walked { places, directly, is_item, is_elsewhere, .. } = self.walk(&stack, &new.by, probes);
         if is_elsewhere {
             return;
         }
@@ -282,6 +363,12 @@ impl Pythons {
                 break;
             }
             if known.is_library {
+                if let Some(library) = known.library
+                    && first.is_none()
+                    && (!in_event_loop || library == Library::Exporter)
+                {
+                    walked.libraries.add(library);
+                }
                 if first.is_none() {
                     walked.is_elsewhere |= known.runs_on_another_stack;
                     is_awaited |= walked.is_item && walked.directly && known.waits_for_work;
@@ -294,6 +381,7 @@ impl Pythons {
             if in_event_loop || walked.is_elsewhere {
                 break;
             }
+            walked.libraries.whole = true;
             walked.places.push(self.places.of(stack.tgid, frame, &known, resolver));
             if walked.places.len() > usize::from(self.deeper) * MAX_BELOW {
                 break;
@@ -314,6 +402,60 @@ impl Pythons {
     }
 }
 
+impl Watched {
+    fn new(now: Instant) -> Self {
+        Self {
+            told: None,
+            since: now,
+            due: now,
+            looked: now,
+            mark: None,
+            marked: now,
+            is_expected: false,
+            sdk: None,
+            less: None,
+        }
+    }
+
+    /// This tracer was found now; whether that is news. An interpreter that ends loses its modules one by one
+    /// while its tracer still exports, so that less is believed only after a while.
+    fn has_tracer(&mut self, now: Instant, sdk: Option<Sdk>) -> bool {
+        let includes = match (&sdk, &self.sdk) {
+            (Some(sdk), Some(known)) => sdk.includes(known),
+            (None, Some(_)) => false,
+            (_, None) => true,
+        };
+        if !includes && now.duration_since(*self.less.get_or_insert(now)) < SET_UP {
+            return false;
+        }
+        self.less = None;
+        let is_news = self.sdk.as_deref() != sdk.as_ref();
+        if is_news {
+            self.sdk = sdk.map(Arc::new);
+        }
+        is_news
+    }
+}
+
+/// What was said of tracers: workers of a service have all the same.
+#[derive(Default)]
+struct Reported(HashSet<(&'static str, Vec<&'static str>)>);
+
+impl Reported {
+    fn tell(&mut self, pid: u32, sdk: Option<&Sdk>) {
+        let Some(sdk) = sdk else {
+            tracing::info!(pid, "exports no spans itself any more");
+            return;
+        };
+        let (tracer, watches) = (sdk.vendor.name(), sdk.instrumentations.join(", "));
+        if self.0.insert((tracer, sdk.instrumentations.clone())) {
+            tracing::warn!(pid, tracer, watches, "exports spans itself; see --existing-sdk");
+        } else {
+            tracing::info!(pid, tracer, watches, "exports spans itself");
+        }
+    }
+}
+
 /// What a stack says.
 #[derive(Default)]
 struct Walked {
@@ -325,6 +467,8 @@ struct Walked {
     is_item: bool,
     /// The application's innermost frames are on another stack, of which nothing is known.
     is_elsewhere: bool,
+    /// Through which libraries.
+    libraries: Libraries,
 }
 
 /// Places that were met: they are met again and again.

@@ -29,6 +29,8 @@ pub struct World {
     resources: HashMap<u32, Arc<Resource>>,
     /// Whether the process has an `epoll` descriptor, and when that was looked up.
     event_loops: RefCell<HashMap<u32, (bool, Instant)>>,
+    /// Network namespaces, as far as they were asked for.
+    networks: RefCell<HashMap<u32, Option<u64>>>,
     unknown: Arc<Resource>,
     service_name: Option<String>,
     sampler: Sampler,
@@ -42,6 +44,7 @@ impl World {
         Self {
             resources: HashMap::new(),
             event_loops: RefCell::default(),
+            networks: RefCell::default(),
             unknown: Arc::new(unknown),
             service_name,
             sampler,
@@ -77,6 +80,7 @@ impl World {
     pub fn remove(&mut self, pid: u32) {
         self.resources.remove(&pid);
         self.event_loops.borrow_mut().remove(&pid);
+        self.networks.borrow_mut().remove(&pid);
     }
 
     /// The name of the service that a process is.
@@ -110,6 +114,13 @@ impl Environment for World {
 
     fn sample(&self, trace_id: TraceId, parent: Option<bool>) -> bool {
         self.sampler.decide(trace_id, parent.map(ParentSampled))
+    }
+
+    fn network(&self, tgid: u32) -> Option<u64> {
+        *self.networks.borrow_mut().entry(tgid).or_insert_with(|| {
+            let namespace = std::fs::metadata(format!("/proc/{tgid}/ns/net"));
+            namespace.ok().map(|namespace| std::os::unix::fs::MetadataExt::ino(&namespace))
+        })
     }
 
     fn unix_nanos(&self, monotonic: u64) -> u64 {

@@ -12,7 +12,7 @@ use clap::Args;
 use super::control::ControlArgs;
 use super::redaction::RedactionArgs;
 use crate::{
-    agent::{Agent, AgentConfig, Ended, priority},
+    agent::{Agent, AgentConfig, Ended, ExistingSdk, priority},
     discovery::{Inspected, Inspector, Selector, SelectorArgs},
     exit::{ExitCode, Failure},
     export::{Counter, Counters, ExportConfig, Pipeline, PrintMode, Summary},
@@ -39,6 +39,11 @@ struct TraceArgs {
     /// Size of the buffer between kernel and agent: a power of two
     #[arg(long, value_name = "BYTES", default_value_t = 8 * 1024 * 1024, value_parser = ring_bytes)]
     ring_bytes: u32,
+    /// What to do about a process that exports spans itself (OpenTelemetry, ddtrace, Sentry, Elastic APM, New
+    /// Relic): hold back those that it makes too and let the others join its traces, or take no notice
+    #[arg(long, value_enum, value_name = "WHAT", default_value_t = ExistingSdk::HoldBack)]
+    #[arg(env = "TRACEKIT_EXISTING_SDK")]
+    existing_sdk: ExistingSdk,
     /// Put traceparent into outgoing plaintext HTTP/1 requests, so that the services that get them join the trace
     #[arg(long, value_enum, value_name = "ON|OFF", default_value_t = Switch::On, env = "TRACEKIT_PROPAGATE")]
     propagate: Switch,
@@ -207,6 +212,7 @@ fn trace(
             repeats: Some(args.n_plus_one).filter(|&limit| limit > 0),
         },
         sampler,
+        existing_sdk: args.existing_sdk,
         propagate_not: args.propagate_not.clone(),
         breakpoints: Arc::clone(&debugging.registry),
         follow,
@@ -268,8 +274,12 @@ fn announce(processes: &mut dyn Iterator<Item = &Arc<Inspected>>, target: Option
 fn report(summary: &Summary, counters: &Counters) {
     let made = counters.get(Counter::SpansFinished);
     let lost = counters.get(Counter::EventsLost);
+    let held_back = match counters.get(Counter::SpansHeldBack) {
+        0 => String::new(),
+        count => format!(" {count} held back that the processes export themselves,"),
+    };
     eprintln!(
-        "{made} spans, {} exported, {} dropped, {lost} events lost",
+        "{made} spans, {} exported, {} dropped,{held_back} {lost} events lost",
         summary.exported,
         summary.dropped()
     );

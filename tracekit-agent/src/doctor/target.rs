@@ -6,7 +6,7 @@ use crate::discovery::resource::parse_attributes;
 use crate::discovery::service_name::NameSource;
 use crate::discovery::{InspectError, Inspected, Inspector};
 use crate::exit::ExitCode;
-use crate::python::Target;
+use crate::python::{Target, modules, sdk};
 
 pub(super) fn checks(inspector: &Inspector, pid: u32) -> Vec<Check> {
     let mut checks = Vec::new();
@@ -62,6 +62,20 @@ fn frames(inspector: &Inspector, inspected: &Inspected) -> Check {
     }
 }
 
+/// Whether it exports spans itself.
+fn tracer(inspector: &Inspector, inspected: &Inspected) -> Option<Check> {
+    let target = Target::open(&inspector.proc, inspected).ok()?;
+    let found = modules::read(&target, sdk::find)?;
+    let text = match found.sdk {
+        Some(sdk) => {
+            let (name, watches) = (sdk.vendor.name(), sdk.instrumentations.join(", "));
+            format!("exports spans itself ({name}: {watches}); these are held back (--existing-sdk)")
+        }
+        None => "exports no spans itself".to_owned(),
+    };
+    Some(Check::ok("process.tracer", text))
+}
+
 fn found(inspector: &Inspector, inspected: &Inspected, checks: &mut Vec<Check>) {
     let process = &inspected.process;
     let interpreter = &inspected.interpreter;
@@ -90,6 +104,7 @@ fn found(inspector: &Inspector, inspected: &Inspected, checks: &mut Vec<Check>) 
     }
     if interpreter.unsupported().is_none() {
         checks.push(frames(inspector, inspected));
+        checks.extend(tracer(inspector, inspected));
     }
     if process.exe_deleted || interpreter.binary.deleted {
         let binary = match interpreter.linkage {

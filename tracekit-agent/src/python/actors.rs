@@ -3,24 +3,16 @@
 //! Their C modules export no symbols, but their types say where their functions are: `tp_init` of
 //! `_asyncio.Task`, and the method `put` of the queue that executors use. All of that is in `sys.modules`.
 
-use std::ops::ControlFlow;
-use std::time::Duration;
-
 use tracekit_common::ABSENT;
 use tracekit_common::actor::{Actors, SIZED_KEYS};
 
 use super::greenlets;
-use super::kernel::{main_interpreter, small};
+use super::kernel::small;
 use super::layout::DictLayout;
 use super::memory::MemorySource as _;
-use super::object::access::Objects;
-use super::object::budget::{AccessError, Budget};
-use super::reader::Reader;
+use super::modules::Modules;
 use super::runtime::Target;
 
-/// What looking through `sys.modules` may cost.
-const STEPS: u32 = 200_000;
-const TIME: Duration = Duration::from_secs(1);
 /// Methods of a type at most.
 const MAX_METHODS: u64 = 64;
 /// Characters of a name of one at most.
@@ -51,26 +43,16 @@ pub struct Handles {
 
 /// What a process has loaded so far; `None` if it is not known how its interpreter lays that out.
 #[must_use]
-pub fn find(target: &Target) -> Option<Handles> {
-    let layout = &target.layout;
-    // Objects of builds without a GIL differ in more than their header.
-    if layout.free_threaded {
-        return None;
-    }
-    target.memory.forget();
+pub fn find(modules: &Modules<'_, '_, '_>) -> Option<Handles> {
     let mut handles = Handles {
-        actors: offsets(target)?,
+        actors: offsets(modules.target)?,
         task_init: None,
         queue_put: None,
         deque_append: None,
         greenlet_init: None,
         greenlet_dealloc: None,
     };
-    let reader = Reader::new(&target.memory, *layout);
-    let budget = Budget::new(STEPS, TIME);
-    let started = std::time::Instant::now();
-    Modules::loaded(Objects::new(&reader, &budget), target)?.fill(&mut handles);
-    tracing::debug!(pid = target.pid, took = ?started.elapsed(), "sys.modules");
+    Loaded(modules).fill(&mut handles);
     Some(handles)
 }
 
@@ -103,7 +85,7 @@ fn offsets(target: &Target) -> Option<Actors> {
 }
 
 /// Modules that are looked for.
-const MODULES: [&str; 7] = [
+pub(super) const MODULES: [&str; 7] = [
     "_asyncio",
     "concurrent.futures.thread",
     "queue",
@@ -113,49 +95,21 @@ const MODULES: [&str; 7] = [
     "greenlet._greenlet",
 ];
 
-struct Modules<'t, 'r, 'm> {
-    objects: Objects<'r, 'm>,
-    target: &'t Target,
-    /// The dicts of [`MODULES`], as far as they are loaded.
-    found: [Option<u64>; MODULES.len()],
-}
+struct Loaded<'a, 't, 'r, 'm>(&'a Modules<'t, 'r, 'm>);
 
-impl<'t, 'r, 'm> Modules<'t, 'r, 'm> {
-    /// Looks through `sys.modules`, once for all.
-    fn loaded(objects: Objects<'r, 'm>, target: &'t Target) -> Option<Self> {
-        let Target { memory, layout, .. } = target;
-        let interpreter = main_interpreter(target)?;
-        let modules = memory.u64(interpreter.wrapping_add(layout.task.modules)).ok()?;
-        let mut found = [None; MODULES.len()];
-        let looked = objects.each_entry::<(), AccessError>(modules, |key, module| {
-            for (name, found) in MODULES.iter().zip(&mut found) {
-                if found.is_none() && objects.has_text(key, name, name.len() as u64)? == Some(true) {
-                    *found = Some(memory.u64(module.wrapping_add(layout.object.module_dict))?);
-                    break;
-                }
-            }
-            Ok(ControlFlow::Continue(()))
-        });
-        if let Err(error) = looked {
-            tracing::debug!(pid = target.pid, %error, "sys.modules");
-        }
-        Some(Self { objects, target, found })
-    }
-}
-
-impl Modules<'_, '_, '_> {
+impl Loaded<'_, '_, '_, '_> {
     fn fill(&self, handles: &mut Handles) {
         let actors = &mut handles.actors;
-        if let Some(task) = self.member("_asyncio", "Task") {
-            actors.future_type = self.member("_asyncio", "Future").unwrap_or(0);
-            handles.task_init = self.function(task, self.target.layout.task.tp_init);
+        if let Some(task) = self.0.member("_asyncio", "Task") {
+            actors.future_type = self.0.member("_asyncio", "Future").unwrap_or(0);
+            handles.task_init = self.function(task, self.0.target.layout.task.tp_init);
             if actors.running_task == ABSENT {
-                actors.current_tasks = self.member("_asyncio", "_current_tasks").unwrap_or(0);
+                actors.current_tasks = self.0.member("_asyncio", "_current_tasks").unwrap_or(0);
             }
         }
         // Libraries of greenlets put other queues there: gevent one of Cython, eventlet one of Python.
-        if let Some(item) = self.member("concurrent.futures.thread", "_WorkItem")
-            && let Some(queue) = self.member("queue", "SimpleQueue")
+        if let Some(item) = self.0.member("concurrent.futures.thread", "_WorkItem")
+            && let Some(queue) = self.0.member("queue", "SimpleQueue")
         {
             handles.queue_put = self.method(queue, "put");
             if handles.queue_put.is_none() {
@@ -165,14 +119,14 @@ impl Modules<'_, '_, '_> {
                 actors.item_type = item;
             }
         }
-        if let Some(channel) = self.member("waitress.channel", "HTTPChannel") {
+        if let Some(channel) = self.0.member("waitress.channel", "HTTPChannel") {
             handles.deque_append = self.deque_append();
             actors.channel_type = if handles.deque_append.is_some() { channel } else { 0 };
         }
-        if let Some(greenlet) = self.member("greenlet._greenlet", "greenlet")
-            && let Some(place) = greenlets::place(self.objects.reader, self.target, greenlet)
+        if let Some(greenlet) = self.0.member("greenlet._greenlet", "greenlet")
+            && let Some(place) = greenlets::place(self.0.objects.reader, self.0.target, greenlet)
         {
-            let layout = &self.target.layout;
+            let layout = &self.0.target.layout;
             handles.greenlet_init = self.function(greenlet, layout.task.tp_init);
             handles.greenlet_dealloc = self.function(greenlet, layout.object_type + TP_DEALLOC);
             actors.greenlet_type = greenlet;
@@ -181,24 +135,18 @@ impl Modules<'_, '_, '_> {
         actors.worker_code = self.worker().unwrap_or(0);
     }
 
-    /// What a module has under this name.
-    fn member(&self, module: &str, name: &str) -> Option<u64> {
-        let index = MODULES.iter().position(|known| *known == module)?;
-        self.objects.dict_entry(*self.found.get(index)?.as_ref()?, name).ok()?
-    }
-
     /// The function in a slot of a type.
     fn function(&self, kind: u64, slot: u64) -> Option<u64> {
-        self.target.memory.u64(kind.wrapping_add(slot)).ok().filter(|function| *function != 0)
+        self.0.target.memory.u64(kind.wrapping_add(slot)).ok().filter(|function| *function != 0)
     }
 
     fn deque_append(&self) -> Option<u64> {
-        self.method(self.member("_collections", "deque")?, "append")
+        self.method(self.0.member("_collections", "deque")?, "append")
     }
 
     /// The function of a method.
     fn method(&self, kind: u64, wanted: &str) -> Option<u64> {
-        let Target { memory, layout, .. } = self.target;
+        let Target { memory, layout, .. } = self.0.target;
         let table = memory.u64(kind.wrapping_add(layout.object.tp_methods)).ok()?;
         for index in 0..if table == 0 { 0 } else { MAX_METHODS } {
             let Some(definition) = self.definition(table.wrapping_add(index * DEFINITION)) else { break };
@@ -208,7 +156,7 @@ impl Modules<'_, '_, '_> {
         }
         // Methods of Cython are functions, each with a definition of its own (`PyCFunctionObject.m_ml`).
         let dict = memory.u64(kind.wrapping_add(layout.object.tp_dict)).ok().filter(|dict| *dict != 0)?;
-        let function = self.objects.dict_entry(dict, wanted).ok()??;
+        let function = self.0.objects.dict_entry(dict, wanted).ok()??;
         let row = memory.u64(function.wrapping_add(layout.object_type + 8)).ok()?;
         let (name, address) = self.definition(row)?;
         let flags = memory.u32(row.wrapping_add(16)).ok()?;
@@ -217,17 +165,17 @@ impl Modules<'_, '_, '_> {
 
     /// Name and function of a `PyMethodDef`, of which flags and documentation follow.
     fn definition(&self, row: u64) -> Option<(Vec<u8>, u64)> {
-        let memory = &self.target.memory;
+        let memory = &self.0.target.memory;
         let name = memory.u64(row).ok().filter(|name| *name != 0)?;
         Some((memory.c_string(name, MAX_NAME).ok()?, memory.u64(row.wrapping_add(8)).ok()?))
     }
 
     /// The code of `WorkerThread.run` of anyio.
     fn worker(&self) -> Option<u64> {
-        let Target { memory, layout, .. } = self.target;
-        let worker = self.member("anyio._backends._asyncio", "WorkerThread")?;
+        let Target { memory, layout, .. } = self.0.target;
+        let worker = self.0.member("anyio._backends._asyncio", "WorkerThread")?;
         let dict = memory.u64(worker.wrapping_add(layout.object.tp_dict)).ok()?;
-        let run = self.objects.dict_entry(dict, "run").ok()??;
+        let run = self.0.objects.dict_entry(dict, "run").ok()??;
         memory.u64(run.wrapping_add(layout.object.function_code)).ok().filter(|code| *code != 0)
     }
 }

@@ -4,8 +4,9 @@
 //! in a process; `reader` turns addresses into strings, types and code objects (`evidence` tells whether those
 //! that it remembers still hold); `thread` and `frame` walk the stacks; `object` decodes values; `dump` puts
 //! stacks and variables together; `code` enumerates code objects; `kernel` tells the kernel side what it needs
-//! to walk stacks itself, `actors` and `greenlets` what it needs to tell who acts, and `stack` resolves what it reports. Nothing is written to the process and nothing stops it,
-//! so whatever is read may be about to change: types and bounds are checked, everything of a dump is read
+//! to walk stacks itself, `actors` and `greenlets` what it needs to tell who acts, and `stack` resolves what it reports; `sdk` finds a tracer of the
+//! process's own, and `library` what of a stack is whose (`modules` looks through `sys.modules` for both).
+//! Nothing is written to the process and nothing stops it, so whatever is read may be about to change: types and bounds are checked, everything of a dump is read
 //! twice, `rest` tells which threads ran meanwhile, and what does not hold is marked, not believed.
 
 pub mod actors;
@@ -18,12 +19,15 @@ mod greenlets;
 pub(crate) mod hostile;
 pub mod kernel;
 pub mod layout;
+pub mod library;
 pub mod line_table;
 pub mod memory;
+pub mod modules;
 pub mod object;
 pub mod reader;
 pub mod rest;
 pub mod runtime;
+pub mod sdk;
 pub mod stack;
 pub mod thread;
 

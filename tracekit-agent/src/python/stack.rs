@@ -10,6 +10,7 @@ use tracekit_common::python::Frame;
 use super::code::{acts_for_its_caller, is_event_loop, is_library, runs_on_another_stack, waits_for_work};
 use super::evidence::Evidence;
 use super::frame::instruction_offset;
+use super::library::{Library, of_file};
 use super::reader::{Code, Reader};
 use super::runtime::Target;
 
@@ -33,6 +34,8 @@ pub struct KnownCode {
     pub waits_for_work: bool,
     /// It makes tasks for who calls it, not for itself.
     pub acts_for_its_caller: bool,
+    /// The client library or tracer that it is of.
+    pub library: Option<Library>,
 }
 
 /// One frame of a stack, resolved.
@@ -132,6 +135,7 @@ impl Resolver {
             runs_on_another_stack: runs_on_another_stack(&code.filename, &code.qualname),
             waits_for_work: waits_for_work(&code.filename),
             acts_for_its_caller: acts_for_its_caller(&code.filename),
+            library: of_file(&code.filename),
             code,
         });
         if self.codes.len() >= MAX_CODES {

@@ -15,7 +15,10 @@ use std::{
     sync::Arc,
 };
 
-use super::span::{SpanId, TraceId};
+use super::{
+    context::RemoteParent,
+    span::{SpanId, TraceId},
+};
 use crate::probes::record::{Cause, ConnectionId, NewActor};
 
 /// Actors that are remembered.
@@ -391,6 +394,28 @@ impl Actors {
             requests.open.pop_front();
         }
         requests.open.push_back(Open { request, taken: false, answering: false });
+    }
+
+    /// The request is in the trace of its other end.
+    pub fn moved(&mut self, exchange: (ConnectionId, u64), remote: &RemoteParent) {
+        let Some(request) = self.open(exchange) else { return };
+        let request = Arc::new(Served {
+            trace_id: remote.trace_id,
+            trace_state: remote.trace_state.clone(),
+            sampled: remote.sampled,
+            ..Served::clone(&request)
+        });
+        if let Some(requests) = self.connections.get_mut(&exchange.0) {
+            let open = requests.open.iter_mut().filter(|open| open.request.exchange == exchange);
+            open.for_each(|open| open.request = Arc::clone(&request));
+        }
+        for actor in self.actors.values_mut() {
+            if let ActsFor::Request(of) = &mut actor.acts_for
+                && of.exchange == exchange
+            {
+                *of = Arc::clone(&request);
+            }
+        }
     }
 
     /// It is answered, or never will be.

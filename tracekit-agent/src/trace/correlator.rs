@@ -6,17 +6,25 @@
 //! when the task answers, so that spans wait for it. What is not known is left out, never guessed.
 
 mod ends;
+mod joining;
 
-use std::{collections::HashMap, sync::Arc, time::Duration};
+use std::{
+    collections::{HashMap, HashSet},
+    sync::Arc,
+    time::Duration,
+};
 
 use tracekit_common::actor::{IN_GREENLET, IN_TASK, IN_WAITING_LANE, Identity, KNOWN, WAITS_ELSEWHERE};
-use tracekit_protocol::{Begin, End, Event, Outcome, Request, Role};
+use tracekit_protocol::{Begin, End, Event, Outcome, Request, Role, exchange::SqlSystem};
 
 use super::{
     actors::{ActorId, Actors, Served},
-    attributes, context,
+    attributes,
+    context::{self, RemoteParent},
     database::{Statements, describe_redis, describe_sql},
+    existing::{Existing, Finished, Look},
     http,
+    joined::Joined,
     peer::ServiceMap,
     repeats::{Insight, Repeated, Repeats},
     span::{Attributes, Resource, Span, SpanId, SpanKind, SpanRef, Status, TraceId},
@@ -24,7 +32,10 @@ use super::{
 use crate::{
     net::{Connection, Origin},
     probes::record::{Chosen, ConnectionId, NewActor},
+    python::library::{Category, Libraries},
 };
+
+use joining::Link;
 
 /// Requests in flight that are remembered; a process that opens more and never answers is not worth it.
 const MAX_IN_FLIGHT: usize = 64 * 1024;
@@ -55,6 +66,11 @@ pub trait Environment {
     fn has_event_loop(&self, tgid: u32) -> bool;
     /// Head sampling of a trace; `parent` is the sampled flag that came with the request.
     fn sample(&self, trace_id: TraceId, parent: Option<bool>) -> bool;
+    /// The network namespace of a process, if that is known: addresses mean the same in it.
+    fn network(&self, tgid: u32) -> Option<u64> {
+        let _ = tgid;
+        None
+    }
     /// `CLOCK_MONOTONIC` to Unix time, both in nanoseconds.
     fn unix_nanos(&self, monotonic: u64) -> u64;
 }
@@ -77,10 +93,14 @@ struct Open {
     sent: bool,
     /// Where the application made this call.
     origin: Option<Arc<Origin>>,
-    /// The request for which this call was made.
-    cause: Option<ExchangeId>,
     /// Of this request, which is served: spans of its calls were exported.
     has_children: bool,
+    /// The request for which it was sent, or itself.
+    request: Option<ExchangeId>,
+    /// What the request carried.
+    header: Option<RemoteParent>,
+    /// What was seen of the stack that made the call.
+    libraries: Libraries,
 }
 
 type ExchangeId = (ConnectionId, u64);
@@ -89,9 +109,7 @@ type Lane = (u32, u32, u64);
 
 /// A client span of which it is not known for which request it was sent.
 struct Held {
-    span: Span,
-    /// Its ids are in the headers that the other end gets.
-    sent: bool,
+    finished: Finished,
     actor: ActorId,
     /// When it was sent, and when it was complete; nanoseconds of `CLOCK_MONOTONIC`.
     begin: u64,
@@ -122,6 +140,12 @@ pub struct Correlator {
     statements: Statements,
     insight: Insight,
     repeats: Repeats,
+    existing: Existing,
+    joined: Joined,
+    /// Requests whose calls are known, but not yet for what these were made; by the call.
+    links: HashMap<ExchangeId, Link>,
+    /// Spans of such requests.
+    waiting: Vec<Finished>,
     /// See [`Correlator::quiet`].
     quiet: Vec<ConnectionId>,
     /// See [`Correlator::losses`].
@@ -196,7 +220,7 @@ impl Correlator {
                 && let Some(served) = self.actors.request_of(actor)
             {
                 open.actor = None;
-                if *served == *request && open.begin >= served.begin {
+                if served.exchange == request.exchange && open.begin >= served.begin {
                     open.cause(&served);
                 }
             }
@@ -207,20 +231,22 @@ impl Correlator {
                 self.held.push(held);
                 continue;
             }
-            if self.actors.request_of(held.actor).is_some_and(|served| *served == *request)
-                && held.begin >= request.begin
+            let served = self.actors.request_of(held.actor);
+            if let Some(served) = served.filter(|served| served.exchange == request.exchange)
+                && held.begin >= served.begin
             {
-                held.caused_by(request);
+                held.caused_by(&served);
                 if let Some(call) = &held.call {
-                    self.repeats.called(request.span_id, call);
+                    self.repeats.called(served.span_id, call);
                 }
                 has_child = true;
             }
-            emit(held.span);
+            self.finish(held.finished).map(&mut emit);
         }
         if has_child {
             self.has_child(Some(request.exchange));
         }
+        self.settle_links();
     }
 
     /// Gives up on parents that will not be known any more; all of them with `None`. `now` is in nanoseconds of
@@ -239,9 +265,15 @@ impl Correlator {
             if waits {
                 self.held.push(held);
             } else {
-                emit(held.span);
+                self.finish(held.finished).map(&mut emit);
             }
         }
+        if now.is_none() {
+            self.unlink(|_| true);
+        }
+        self.settle_links();
+        self.existing.release(now);
+        self.existing.ready().into_iter().for_each(emit);
     }
 
     /// Connections that were used for requests which have been answered since: nothing more will come on
@@ -250,18 +282,25 @@ impl Correlator {
         std::mem::take(&mut self.quiet)
     }
 
-    /// The request for which somebody acts in a thread, and its span.
+    /// The request for which somebody acts in a thread, and its span, if that is known.
     #[must_use]
-    pub fn serving(&self, tgid: u32, tid: u32, by: &Identity) -> Option<((ConnectionId, u64), SpanRef)> {
+    pub fn serving(
+        &self,
+        tgid: u32,
+        tid: u32,
+        by: &Identity,
+    ) -> Option<((ConnectionId, u64), Option<SpanRef>)> {
         let of_lane = if by.flags & IN_TASK == 0 { self.served(self.lane(tgid, tid, by)) } else { None };
         let request = of_lane.or_else(|| self.actors.request_of((tgid, by.actor)))?;
-        let span = SpanRef { trace_id: request.trace_id, span_id: request.span_id, sampled: request.sampled };
-        Some((request.exchange, span))
+        let (trace_id, span_id) = (request.trace_id, Some(request.span_id));
+        let ours = SpanRef { trace_id, span_id, sampled: request.sampled };
+        Some((request.exchange, self.existing.of_request(request.exchange, ours)))
     }
 
     /// A connection is closed.
     pub fn closed(&mut self, id: ConnectionId) {
         self.actors.closed(id);
+        self.existing.closed(id);
     }
 
     /// A process is gone: forget its threads. Spans that wait for their parent go to `emit`.
@@ -272,11 +311,45 @@ impl Correlator {
         self.repeats.process_gone(tgid);
         for held in std::mem::take(&mut self.held) {
             if held.actor.0 == tgid {
-                emit(held.span);
+                self.finish(held.finished).map(&mut emit);
             } else {
                 self.held.push(held);
             }
         }
+        self.unlink(|call| call.0.tgid == tgid);
+        self.existing.process_gone(tgid);
+        self.existing.ready().into_iter().for_each(emit);
+    }
+
+    /// This process may have a tracer of its own: spans wait until it was looked at.
+    pub fn may_have_tracer(&mut self, pid: u32) {
+        self.existing.selected(pid);
+    }
+
+    /// A process has a child.
+    pub fn forked(&mut self, parent: u32, child: u32) {
+        self.existing.forked(parent, child);
+    }
+
+    /// It was found out whether a process has a tracer of its own.
+    pub fn looked(&mut self, look: Look) {
+        self.existing.looked(look);
+    }
+
+    /// Processes that spans wait for to be looked at.
+    #[must_use]
+    pub fn to_look_at(&self) -> Vec<u32> {
+        self.existing.wanted()
+    }
+
+    /// What is sent on this connection next is sent through these libraries.
+    pub fn sent_through(&mut self, id: ConnectionId, libraries: Libraries) {
+        self.existing.sent_through(id, libraries);
+    }
+
+    /// Spans that have waited and can be exported now, and how many will not be, since this was asked last.
+    pub fn waited(&mut self) -> (Vec<Span>, u64) {
+        (self.existing.ready(), self.existing.held_back())
     }
 
     /// Where something happens. If only the thread is known, or was when it read, that has to do.
@@ -300,16 +373,15 @@ impl Correlator {
         let open = match begin.role {
             Role::Server => {
                 self.serve(connection, lane, exchange, env);
-                let remote = begin
-                    .traceparent
-                    .as_deref()
-                    .and_then(|header| context::parse(header, begin.tracestate.as_deref()));
+                let remote = header(begin, env);
+                self.existing.began(exchange, remote.clone());
                 let mut open = begun(lane, begin.start, connection.chosen, env);
+                open.request = Some(exchange);
                 if let Some(remote) = remote {
                     open.trace_id = remote.trace_id;
                     open.parent = Some(remote.span_id);
                     open.parent_is_remote = true;
-                    open.sampled = env.sample(remote.trace_id, Some(remote.sampled));
+                    open.sampled = remote.sampled;
                     open.trace_state = remote.trace_state;
                 }
                 self.repeats.began(tgid, open.span_id);
@@ -326,6 +398,8 @@ impl Correlator {
             Role::Client => {
                 let mut open = begun(lane, begin.start, connection.chosen, env);
                 open.origin.clone_from(&connection.origin);
+                open.header = header(begin, env);
+                open.libraries = self.existing.call(connection.id);
                 // What a thread has read itself it has not got from elsewhere.
                 let mut cause = if by.flags & IN_TASK == 0 { self.cause(lane, connection.id) } else { None };
                 if cause.is_none() && by.actor != 0 {
@@ -338,11 +412,18 @@ impl Correlator {
                 }
                 if let Some(cause) = cause {
                     open.cause(&cause);
+                    if let Some(header) = &open.header {
+                        self.existing.carries(cause.exchange, header);
+                    }
+                    if open.sent {
+                        self.existing.told(cause.exchange);
+                    }
                 }
                 open
             }
         };
         self.open.insert(exchange, open);
+        self.join_begun(connection, begin, env);
     }
 
     /// The server request on whose behalf a thread or greenlet acts.
@@ -394,8 +475,10 @@ impl Correlator {
     fn end(&mut self, connection: &Connection, end: End, env: &impl Environment) -> Option<Span> {
         let exchange = (connection.id, end.id);
         let open = self.open.remove(&exchange)?;
+        self.join_ended(connection, end.role, exchange, env);
         if end.role == Role::Server {
             self.actors.ended(exchange);
+            self.existing.ended(exchange, end.end);
             if let Some(serving) = self.lanes.get_mut(&open.lane) {
                 serving.open.retain(|other| *other != exchange);
                 self.quiet.append(&mut serving.calls);
@@ -404,9 +487,13 @@ impl Correlator {
                 }
             }
         }
-        let mut described = match self.describe(connection, &end) {
-            None if open.has_children => self.incomplete(connection, &end)?,
-            described => described?,
+        let described = match self.describe(connection, &end) {
+            None if open.has_children => self.incomplete(connection, &end),
+            described => described,
+        };
+        let Some(mut described) = described else {
+            self.unlink(|call| *call == exchange);
+            return None;
         };
         let took = Duration::from_nanos(end.end.saturating_sub(end.start));
         if let Some(origin) = &open.origin
@@ -420,17 +507,16 @@ impl Correlator {
         } else if let (Some(parent), Some(call)) = (open.parent, &call) {
             self.repeats.called(parent, call);
         }
-        let (actor, begin, since, sent) = (open.actor, open.begin, end.end, open.sent);
-        let cause = open.cause;
-        let span = finished(open, described, connection, &end, env);
+        let (actor, begin, since, request) = (open.actor, open.begin, end.end, open.request);
+        let finished = finished(open, described, connection, &end, env);
         match actor {
             Some(actor) if self.actors.may_be_known_later(actor) && self.held.len() < MAX_HELD => {
-                self.held.push(Held { span, sent, actor, begin, since, call });
+                self.held.push(Held { finished, actor, begin, since, call });
                 None
             }
             _ => {
-                self.has_child(cause);
-                Some(span)
+                self.has_child(request);
+                self.finish(finished)
             }
         }
     }
@@ -452,11 +538,11 @@ impl Correlator {
 
 impl Open {
     fn cause(&mut self, cause: &Served) {
+        self.request = Some(cause.exchange);
         if self.sent && self.trace_id != cause.trace_id {
             // The other end has been told of another trace: the kernel side knew less.
             return;
         }
-        self.cause = Some(cause.exchange);
         self.trace_id = cause.trace_id;
         self.parent = Some(cause.span_id);
         self.trace_state.clone_from(&cause.trace_state);
@@ -466,13 +552,33 @@ impl Open {
 
 impl Held {
     fn caused_by(&mut self, cause: &Served) {
-        if self.sent && self.span.trace_id != cause.trace_id {
+        self.finished.request = Some(cause.exchange);
+        let span = &mut self.finished.span;
+        if self.finished.sent && span.trace_id != cause.trace_id {
             return;
         }
-        self.span.trace_id = cause.trace_id;
-        self.span.parent_span_id = Some(cause.span_id);
-        self.span.trace_state.clone_from(&cause.trace_state);
-        self.span.sampled = cause.sampled;
+        span.trace_id = cause.trace_id;
+        span.parent_span_id = Some(cause.span_id);
+        span.trace_state.clone_from(&cause.trace_state);
+        span.sampled = cause.sampled;
+    }
+}
+
+/// What a request carries, with the decision whether its trace is exported.
+fn header(begin: &Begin, env: &impl Environment) -> Option<RemoteParent> {
+    let mut header = context::parse(begin.traceparent.as_deref()?, begin.tracestate.as_deref())?;
+    header.sampled = env.sample(header.trace_id, Some(header.sampled));
+    Some(header)
+}
+
+fn category(request: &Request) -> Category {
+    match request {
+        Request::Http(_) => Category::Http,
+        Request::Redis(_) => Category::Redis,
+        Request::Sql(sql) => match sql.system {
+            SqlSystem::PostgreSql => Category::PostgreSql,
+            SqlSystem::MySql | SqlSystem::MariaDb => Category::MySql,
+        },
     }
 }
 
@@ -483,12 +589,12 @@ fn finished(
     connection: &Connection,
     end: &End,
     env: &impl Environment,
-) -> Span {
+) -> Finished {
     if let Some(origin) = &open.origin {
         attributes::code(&mut described.attributes, &origin.caller);
     }
     let start = env.unix_nanos(end.start);
-    Span {
+    let span = Span {
         trace_id: open.trace_id,
         span_id: open.span_id,
         parent_span_id: open.parent,
@@ -505,6 +611,16 @@ fn finished(
         status: described.status,
         attributes: described.attributes,
         resource: env.resource(connection.id.tgid),
+    };
+    Finished {
+        span,
+        exchange: (connection.id, end.id),
+        request: open.request,
+        begin: open.begin,
+        category: category(&end.request),
+        libraries: open.libraries,
+        header: open.header,
+        sent: open.sent,
     }
 }
 
@@ -536,8 +652,10 @@ fn root(lane: Lane, begin: u64, env: &impl Environment) -> Open {
         actor: None,
         sent: false,
         origin: None,
-        cause: None,
         has_children: false,
+        request: None,
+        header: None,
+        libraries: Libraries::default(),
     }
 }
 

@@ -103,13 +103,13 @@ impl Resource {
     }
 }
 
-/// Names a span.
+/// Names a span, or the trace that something belongs to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct SpanRef {
     /// Its trace.
     pub trace_id: TraceId,
-    /// The span.
-    pub span_id: SpanId,
+    /// The span, if it is known which.
+    pub span_id: Option<SpanId>,
     /// It is exported.
     pub sampled: bool,
 }

@@ -220,7 +220,7 @@ pub fn snapshot(snapshot: &Snapshot) -> Json {
         "security_flags": if flags.is_empty() { Json::Null } else { Json::Array(flags) },
         "stack_trace": snapshot.stack_text(MAX_STACK),
         "trace_id": snapshot.span.map(|span| span.trace_id.to_string()),
-        "span_id": snapshot.span.map(|span| span.span_id.to_string()),
+        "span_id": snapshot.span.and_then(|span| span.span_id).map(|id| id.to_string()),
         "request_context": request,
         "captured_at": snapshot.time,
         "expression_results": if results.is_empty() { Json::Null } else { Json::Object(results) },

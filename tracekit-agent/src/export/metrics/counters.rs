@@ -60,6 +60,8 @@ counters! {
         "Connections forgotten because too many were open at once.";
     ParseErrors = "tracekit.parse.errors", "{error}", "Messages that did not follow their protocol.";
     SpansFinished = "tracekit.spans.finished", "{span}", "Spans made, sampled or not.";
+    SpansHeldBack = "tracekit.spans.held_back", "{span}",
+        "Spans left out because the process exports them itself.";
     SpansNotSampled = "tracekit.spans.not_sampled", "{span}", "Spans left out by head sampling.";
     SpansExported = "tracekit.spans.exported", "{span}", "Spans that the collector accepted.";
     SpansDroppedQueueFull = "tracekit.spans.dropped" ["reason" = "queue_full"], "{span}",

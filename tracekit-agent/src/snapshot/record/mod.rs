@@ -173,7 +173,7 @@ impl Snapshot {
             "process": { "pid": self.process.pid, "service": self.process.resource.service_name() },
             "thread": { "id": self.thread.tid, "name": self.thread.name },
             "trace_id": self.span.map(|span| span.trace_id.to_string()),
-            "span_id": self.span.map(|span| span.span_id.to_string()),
+            "span_id": self.span.and_then(|span| span.span_id).map(|id| id.to_string()),
             "request": self.request.as_ref().map(Request::to_json),
             "stack": self.stack.iter().map(Frame::to_json).collect::<Vec<_>>(),
             "watches": self.watches.iter().map(Watch::to_json).collect::<Vec<_>>(),

@@ -39,7 +39,7 @@ pub fn log_record(snapshot: &Snapshot, observed_unix_nano: u64) -> LogRecord {
         attributes: attributes(snapshot),
         flags: span.map_or(0, |span| u32::from(span.sampled)),
         trace_id: span.map(|span| span.trace_id.0.to_vec()).unwrap_or_default(),
-        span_id: span.map(|span| span.span_id.0.to_vec()).unwrap_or_default(),
+        span_id: span.and_then(|span| span.span_id).map(|id| id.0.to_vec()).unwrap_or_default(),
         event_name: if snapshot.is_log() { LOGPOINT } else { SNAPSHOT }.to_owned(),
         ..LogRecord::default()
     }

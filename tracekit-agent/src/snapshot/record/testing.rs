@@ -84,7 +84,7 @@ pub(crate) fn snapshot(kind: Kind) -> Snapshot {
             headers: vec![("accept".to_owned(), "*/*".to_owned())],
             client: Some("10.0.0.1".to_owned()),
         }),
-        span: Some(SpanRef { trace_id: TraceId([1; 16]), span_id: SpanId([2; 8]), sampled: true }),
+        span: Some(SpanRef { trace_id: TraceId([1; 16]), span_id: Some(SpanId([2; 8])), sampled: true }),
         truncated: Vec::new(),
         redacted: vec![Redacted { path: "locals.password".to_owned(), kind: "sensitive_name".to_owned() }],
     }

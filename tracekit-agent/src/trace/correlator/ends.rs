@@ -41,11 +41,12 @@ impl Correlator {
                 }
                 parents.push(served.exchange);
             }
-            emit(held.span);
+            self.finish(held.finished).map(&mut emit);
         }
         for parent in parents {
             self.has_child(Some(parent));
         }
+        self.settle_links();
     }
 
     /// The agent stops tracing while a request is being served. If spans of its calls were exported, so is its own: it
@@ -60,7 +61,8 @@ impl Correlator {
         let open = self.open.remove(&(connection.id, end.id)).filter(|open| open.has_children)?;
         let mut described = self.incomplete(connection, end)?;
         self.repeats.ended(open.span_id, &mut described.attributes);
-        Some(finished(open, described, connection, end, env))
+        let finished = finished(open, described, connection, end, env);
+        self.finish(finished)
     }
 
     /// As much as is known of a request whose end is not.
