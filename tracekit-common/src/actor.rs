@@ -10,8 +10,11 @@ pub struct Actors {
     pub current_tasks: u64,
     /// `concurrent.futures.thread._WorkItem`: what executors hand to their threads.
     pub item_type: u64,
-    /// The code of `WorkerThread.run` of anyio, which runs what a task waits for.
+    /// The code of `WorkerThread.run` of anyio, which runs what a task waits for. Not known before anyio's part for
+    /// asyncio is loaded, which is when it is needed first: until then it is known by its name.
     pub worker_code: u64,
+    /// The type `_asyncio.Future`.
+    pub future_type: u64,
     /// `PyThreadState.context`
     pub context: u32,
     /// `PyThreadState.datastack_chunk` (3.11+)
@@ -28,12 +31,12 @@ pub struct Actors {
     pub object_type: u32,
     /// `PyCodeObject.co_name`
     pub code_name: u32,
+    /// `PyCodeObject.co_qualname` (3.11+); `co_name` before
+    pub code_qualname: u32,
     /// `sizeof(PyASCIIObject)`
     pub str_ascii: u32,
     /// `localsplus`, `f_localsplus`
     pub frame_locals: u32,
-    /// Which of the variables of `worker_code` is its `future`.
-    pub worker_future: u32,
     /// `FutureObj.fut_callback0`
     pub future_callback: u32,
 }
@@ -71,6 +74,13 @@ pub struct LastInput {
     pub what: u32,
     /// Zero.
     pub reserved: u32,
+    /// Work that it does of which it is not known who waits for it: its number, the future that is waited for, and the
+    /// socket on which it has sent. No number, no such work.
+    pub unsettled: u64,
+    /// See `unsettled`.
+    pub unsettled_future: u64,
+    /// See `unsettled`.
+    pub unsettled_inode: u64,
 }
 
 /// Who acts.
@@ -81,10 +91,11 @@ pub struct Identity {
     pub actor: u64,
     /// The stack on which it happens, of the thread or of a greenlet in it; 0 if not known.
     pub lane: u64,
-    /// [`KNOWN`], [`IN_WAITING_LANE`], [`WAITS_ELSEWHERE`], [`IN_TASK`]
+    /// [`KNOWN`], [`IN_WAITING_LANE`], [`WAITS_ELSEWHERE`], [`IN_TASK`], [`NESTED`]
     pub flags: u32,
-    /// Zero.
-    pub reserved: u32,
+    /// When a record was lost last, for which the ring buffer had no room: the lower half of nanoseconds of
+    /// `CLOCK_MONOTONIC`. Another number than before says that something was lost since.
+    pub losses: u32,
 }
 
 /// The identity was looked for.
@@ -95,8 +106,10 @@ pub const IN_WAITING_LANE: u32 = 2;
 pub const WAITS_ELSEWHERE: u32 = 4;
 /// The actor is the task that the thread runs.
 pub const IN_TASK: u32 = 8;
+/// It runs in another context than its own, which it has entered.
+pub const NESTED: u32 = 16;
 
-/// There is a new actor.
+/// There is a new actor, or it is known since who made one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(C)]
 pub struct ActorRecord {
@@ -106,7 +119,7 @@ pub struct ActorRecord {
     pub tgid: u32,
     /// Thread that made it.
     pub tid: u32,
-    /// [`CAUSE_NONE`], [`CAUSE_READ`], [`CAUSE_ACCEPT`]: what `cause` is.
+    /// [`CAUSE_NONE`], [`CAUSE_READ`], [`CAUSE_ACCEPT`]: what `cause` is; or [`CAUSE_NEXT`].
     pub what: u32,
     /// Its number.
     pub actor: u64,
@@ -125,10 +138,12 @@ pub const CAUSE_NONE: u32 = 0;
 pub const CAUSE_READ: u32 = 1;
 /// A socket that was accepted.
 pub const CAUSE_ACCEPT: u32 = 2;
+/// Its maker has answered a request, and with that a protocol has begun with the one behind it.
+pub const CAUSE_NEXT: u32 = 3;
 
-const _: () = assert!(size_of::<Actors>() == 24 + 12 * 4);
+const _: () = assert!(size_of::<Actors>() == 32 + 12 * 4);
 const _: () = assert!(size_of::<ObjectKey>() == 16);
-const _: () = assert!(size_of::<LastInput>() == 48);
+const _: () = assert!(size_of::<LastInput>() == 72);
 const _: () = assert!(size_of::<Identity>() == 24);
 const _: () = assert!(size_of::<ActorRecord>() == 64);
 

@@ -1,6 +1,6 @@
 //! The context of a trace in outgoing requests: what both sides know of it.
 
-use crate::http::Stream;
+use crate::{actor::Identity, http::Stream};
 
 /// Flag of a selected process: its requests get headers.
 pub const PROPAGATE: u32 = 2;
@@ -145,6 +145,8 @@ pub struct Outgoing {
     pub reserved: u32,
     /// While [`AWAITING`]: bytes that were sent on it before.
     pub sent: u64,
+    /// Who sends.
+    pub by: Identity,
     /// Bytes of a message.
     pub window: [u8; WINDOW],
     /// The lines that are put in; eight bytes more than there is use for, because sizes are masked.
@@ -165,6 +167,7 @@ impl Default for Outgoing {
             before: 0,
             reserved: 0,
             sent: 0,
+            by: Identity::default(),
             window: [0; WINDOW],
             lines: [0; LINES_MAX + 8],
         }
@@ -215,7 +218,7 @@ const _: () = assert!(size_of::<Exchange>() == 40);
 const _: () = assert!(size_of::<LaneKey>() == 16);
 const _: () = assert!(size_of::<Lane>() == 24);
 const _: () = assert!(size_of::<Acts>() == 24);
-const _: () = assert!(size_of::<Outgoing>() == 128 + WINDOW + LINES_MAX);
+const _: () = assert!(size_of::<Outgoing>() == 152 + WINDOW + LINES_MAX);
 const _: () = assert!(size_of::<TraceRecord>() == 64);
 
 // SAFETY: `repr(C)`, integers only, no padding (asserted above).

@@ -42,3 +42,5 @@ pub const FCNTL: u32 = 16;
 pub const ACCEPT: u32 = 17;
 /// `epoll_wait(epfd, events, count, timeout)`, `epoll_pwait`, `epoll_pwait2`
 pub const WAIT: u32 = 18;
+/// `epoll_ctl(epfd, op, fd, event)`
+pub const WATCH: u32 = 19;

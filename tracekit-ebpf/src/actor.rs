@@ -11,26 +11,35 @@ use aya_ebpf::{
 use tracekit_common::{
     ABSENT,
     actor::{
-        ActorRecord, Actors, CAUSE_NONE, CAUSE_READ, IN_TASK, IN_WAITING_LANE, Identity, KNOWN, LastInput,
-        ObjectKey, SIZED_KEYS, WAITS_ELSEWHERE,
+        ActorRecord, Actors, CAUSE_NEXT, CAUSE_NONE, CAUSE_READ, IN_TASK, IN_WAITING_LANE, Identity, KNOWN,
+        LastInput, NESTED, ObjectKey, SIZED_KEYS, WAITS_ELSEWHERE,
     },
     event::Kind,
     python::Python,
 };
 
 use crate::{
-    maps::{ACTOR_NUMBERS, ACTORS, COUNTERS, FOUND, FRAME, INPUTS, PYTHONS, send},
+    maps::{ACTOR_NUMBERS, ACTORS, FOUND, FRAME, INPUTS, PYTHONS, losses, send},
     process::selected,
     python::{known_running, running},
     read::word,
+    stack::report_stack,
+    waiter::note_waiter,
 };
 
 /// Entries of the dict of running tasks that are looked at, from the last on: one for each event loop, and
 /// those that were removed.
 const TASK_ENTRIES: u64 = 8;
-/// Frames that are visited in search of handed-over work, and of a protocol's method.
+/// Frames that are visited in search of handed-over work, of a protocol's method, and of the begin of a request.
 const FRAMES: usize = 64;
 const CALLBACK_FRAMES: usize = 32;
+const REQUEST_FRAMES: usize = 16;
+/// Contexts that are looked at: that in which a thread is, and those from which it has entered that.
+const CONTEXTS: usize = 4;
+/// Variables of a worker of anyio that are looked at for its future.
+const WORKER_LOCALS: u64 = 12;
+/// How often who makes an actor is looked for, where others come between.
+const TRIES: usize = 3;
 /// Chunks of a stack, and frames of a greenlet or thread before 3.11.
 const CHUNKS: usize = 16;
 const OLDEST_FRAMES: usize = 96;
@@ -39,12 +48,16 @@ const OLDEST_FRAMES: usize = 96;
 /// Each as two words, little-endian, the second with the end of the string.
 const DATA_RECEIVED: (u64, u64) = (u64::from_le_bytes(*b"data_rec"), u64::from_le_bytes(*b"eived\0\0\0"));
 const BUFFER_UPDATED: (u64, u64) = (u64::from_le_bytes(*b"buffer_u"), u64::from_le_bytes(*b"pdated\0\0"));
+/// `requestReceived` of Twisted: called for each request, with whose last byte or with the answer to the one before.
+const REQUEST_RECEIVED: (u64, u64) = (u64::from_le_bytes(*b"requestR"), u64::from_le_bytes(*b"eceived\0"));
+/// `connection_made` of protocols: called for each connection.
+#[cfg(feature = "propagate")]
+const CONNECTION_MADE: (u64, u64) = (u64::from_le_bytes(*b"connecti"), u64::from_le_bytes(*b"on_made\0"));
+/// `WorkerThread.run` of anyio.
+const WORKER_RUN: (u64, u64) = (u64::from_le_bytes(*b"WorkerTh"), u64::from_le_bytes(*b"read.run"));
 /// What of the second word is the string and its end.
 const DATA_RECEIVED_MASK: u64 = (1 << 48) - 1;
 const BUFFER_UPDATED_MASK: u64 = (1 << 56) - 1;
-
-/// It is not known who acts.
-pub const NOBODY: Identity = Identity { actor: 0, lane: 0, flags: 0, reserved: 0 };
 
 /// What [`identify`] found.
 #[derive(Clone, Copy)]
@@ -56,8 +69,12 @@ pub struct Found {
     pub state: u64,
     /// Its newest frame.
     pub frame: u64,
-    /// How often somebody was looked for on this processor.
-    turn: u64,
+    /// The future for which nobody waits yet of the work that it does; 0 if that is not so.
+    pub future: u64,
+    /// Counts who was looked for: a probe in user code may be interrupted by another thread, which then is found here.
+    pub turn: u32,
+    /// Zero.
+    pub reserved: u32,
 }
 
 /// `Task.__init__(self, …)`: a task is made.
@@ -125,13 +142,24 @@ fn put(arguments: u64) -> u32 {
 #[unsafe(no_mangle)]
 #[inline(never)]
 extern "C" fn new_actor(tgid: u32, tid: u32, object: u64) -> u32 {
-    let Some(Found { identity: by, state, frame, .. }) = who(tgid, tid) else { return 0 };
+    let (by, state, frame) =
+        who(tgid, tid, |found| {
+            // SAFETY: the pointer comes from the map and was checked. Volatile: see `who`.
+            let found = unsafe { found.read_volatile() };
+            (found.identity, found.state, found.frame)
+        })
+        .unwrap_or((NOBODY, 0, 0));
     let actor = next_number();
     let _ = ACTOR_NUMBERS.insert(&ObjectKey { object, tgid, reserved: 0 }, &actor, 0);
     let mut what = CAUSE_NONE;
     let mut cause = 0;
+    if by.flags & NESTED != 0 {
+        // A protocol begins with a request here.
+        if is_called(tgid, frame, REQUEST_RECEIVED.0, REQUEST_RECEIVED.1) != 0 {
+            what = CAUSE_NEXT;
+        }
     // SAFETY: the pointer comes from the map and was checked; only this thread uses its entry.
-    if by.flags & IN_TASK == 0
+    } else if by.flags & IN_TASK == 0
         && let Some(input) = unsafe { INPUTS.get(&tid) }
         && input.inode != 0
         && is_same_callback(tgid, state, frame, input) != 0
@@ -139,29 +167,84 @@ extern "C" fn new_actor(tgid: u32, tid: u32, object: u64) -> u32 {
         what = input.what;
         cause = input.inode;
     }
-    // SAFETY: the helper has no preconditions.
-    let time = unsafe { bpf_ktime_get_ns() };
+    // Right before the record: what it does later, it may do for who stands there.
+    report_stack(tgid, tid);
+    report(tgid, tid, actor, by, what, cause);
     #[cfg(feature = "propagate")]
-    crate::propagate::lineage::made(tgid, tid, actor, time, &by, what, cause);
-    send(ActorRecord { kind: Kind::Actor as u32, tgid, tid, what, actor, time, by, cause });
+    if what == CAUSE_NONE && by.actor == 0 && is_called(tgid, frame, CONNECTION_MADE.0, CONNECTION_MADE.1) != 0 {
+        crate::propagate::lineage::made_by_connection(tid, actor);
+    }
     0
 }
 
+#[inline(always)]
+fn report(tgid: u32, tid: u32, actor: u64, by: Identity, what: u32, cause: u64) {
+    // SAFETY: the helper has no preconditions.
+    let time = unsafe { bpf_ktime_get_ns() };
+    let by = Identity { losses: losses(), ..by };
+    #[cfg(feature = "propagate")]
+    crate::propagate::lineage::made(tgid, tid, actor, time, &by, what, cause);
+    send(ActorRecord { kind: Kind::Actor as u32, tgid, tid, what, actor, time, by, cause });
+}
+
 /// Whether the thread is still in the callback of its event loop in which it got this input: in the same
-/// context, of which each callback that watches a socket has its own, and the loop itself another one; or, where the loop reads outside of any
-/// context (uvloop), in the method of a protocol that the loop has called with what it read.
+/// context, of which each callback that watches a socket has its own, and the loop itself another one, or in one
+/// that was entered from there (Twisted); or, where the loop reads outside of any context (uvloop), in the method
+/// of a protocol that the loop has called with what it read.
 #[inline(always)]
 fn is_same_callback(tgid: u32, state: u64, frame: u64, input: &LastInput) -> u32 {
     // SAFETY: the value is not removed while this runs; one that is replaced is of the same process.
     let Some(actors) = (unsafe { ACTORS.get(&tgid) }) else { return 0 };
-    let context = word(state + u64::from(actors.context));
-    if context != 0 && context == input.context && context != input.waiting_context {
-        return 1;
+    let mut context = word(state + u64::from(actors.context));
+    for _ in 0..CONTEXTS {
+        if context == 0 || context == input.waiting_context {
+            break;
+        }
+        if context == input.context {
+            return 1;
+        }
+        context = entered_from(actors, context);
     }
     if input.what != CAUSE_READ {
         return 0;
     }
     is_in_protocol(tgid, frame, input.frame)
+}
+
+/// `PyContext.ctx_prev`, the first member behind the object's head: the context from which this one was entered, 0 if it
+/// was from none. Include/internal/pycore_context.h
+#[inline(always)]
+fn entered_from(actors: &Actors, context: u64) -> u64 {
+    word(context + u64::from(actors.object_type) + 8)
+}
+
+/// The first two words of a name: `offset` is where a code object refers to it.
+#[inline(always)]
+fn name_of(python: &Python, actors: &Actors, frame: u64, offset: u32) -> (u64, u64) {
+    let code = word(frame + u64::from(python.frame_code)) & python.code_mask;
+    let name = word(code + u64::from(offset)) + u64::from(actors.str_ascii);
+    (word(name), word(name + 8))
+}
+
+/// Whether one of the newest frames is that of a function with this name, in two words.
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn is_called(tgid: u32, newest: u64, first: u64, second: u64) -> u32 {
+    // SAFETY: as in `is_same_callback`.
+    let (Some(python), Some(actors)) = (unsafe { PYTHONS.get(&tgid) }, unsafe { ACTORS.get(&tgid) }) else {
+        return 0;
+    };
+    let mut at = newest;
+    for _ in 0..REQUEST_FRAMES {
+        if at == 0 {
+            break;
+        }
+        if name_of(python, actors, at, actors.code_name) == (first, second) {
+            return 1;
+        }
+        at = word(at + u64::from(python.frame_back));
+    }
+    0
 }
 
 /// Whether the frame that `base` has called through the event loop is that of a protocol's method.
@@ -187,41 +270,51 @@ extern "C" fn is_in_protocol(tgid: u32, newest: u64, base: u64) -> u32 {
     if called == 0 || at != base {
         return 0;
     }
-    let code = word(called + u64::from(python.frame_code)) & python.code_mask;
-    let name = word(code + u64::from(actors.code_name)) + u64::from(actors.str_ascii);
-    let (first, second) = (word(name), word(name + 8));
+    let (first, second) = name_of(python, actors, called, actors.code_name);
     let data = first == DATA_RECEIVED.0 && second & DATA_RECEIVED_MASK == DATA_RECEIVED.1;
     let buffer = first == BUFFER_UPDATED.0 && second & BUFFER_UPDATED_MASK == BUFFER_UPDATED.1;
     u32::from(data || buffer)
 }
 
-/// A number that is given once.
+/// A number that is given once: what the clock says, and the processor. Not a count, which two threads could get
+/// at once where probes in user code can be interrupted.
 #[inline(always)]
 pub fn next_number() -> u64 {
-    let Some(counter) = COUNTERS.get_ptr_mut(0) else { return 0 };
-    // SAFETY: the pointer is to this CPU's value, and programs are not preempted by themselves.
-    let count = unsafe {
-        *counter += 1;
-        *counter
-    };
-    // SAFETY: the helper has no preconditions.
-    count << 16 | u64::from(unsafe { bpf_get_smp_processor_id() } & 0xffff)
+    // SAFETY: the helpers have no preconditions.
+    unsafe { bpf_ktime_get_ns() << 10 | u64::from(bpf_get_smp_processor_id() & 0x3ff) }
 }
 
-/// Who acts. Nobody, if another program has looked for somebody on this processor meanwhile: those on functions and on
-/// messages may be preempted.
+/// Nothing is known.
+pub const NOBODY: Identity = Identity { actor: 0, lane: 0, flags: 0, losses: 0 };
+
+/// Who acts, for programs that may be preempted: those on functions and on messages. Gives what `take` takes of it;
+/// `None` if nothing is known, or somebody else was looked for on this processor again and again.
 #[inline(always)]
-pub fn who(tgid: u32, tid: u32) -> Option<Found> {
-    let found = FOUND.get_ptr(0)?;
-    // SAFETY: the pointer comes from the map and was checked. Volatile, here and below: others write to it.
-    let turn = unsafe { (&raw const (*found).turn).read_volatile() };
-    identify(tgid, tid);
-    // SAFETY: as above.
-    let now = unsafe { found.read_volatile() };
-    if now.turn == turn + 1 { Some(now) } else { None }
+pub fn who<T>(tgid: u32, tid: u32, take: impl Fn(*const Found) -> T) -> Option<T> {
+    for _ in 0..TRIES {
+        let turn = identify(tgid, tid);
+        let found = FOUND.get_ptr(0)?;
+        if turn == 0 {
+            return None;
+        }
+        let taken = take(found);
+        // SAFETY: the pointer comes from the map and was checked; the value is this CPU's. Volatile, because another
+        // thread may write it between.
+        if unsafe { (&raw const (*found).turn).read_volatile() } == turn {
+            return Some(taken);
+        }
+    }
+    None
 }
 
-/// Finds out who acts, into [`FOUND`]: 1 if that is known. Only for programs that can't be preempted; see [`who`].
+/// Of what [`who`] found: the identity.
+#[inline(always)]
+pub fn identity(found: *const Found) -> Identity {
+    // SAFETY: the pointer comes from the map and was checked. Volatile, as above.
+    unsafe { (&raw const (*found).identity).read_volatile() }
+}
+
+/// Finds out who acts, into [`FOUND`]; gives the turn there, 0 if nobody is.
 ///
 /// A function of its own for the verifier's sake: see [`crate::stack::report_stack`].
 #[unsafe(no_mangle)]
@@ -229,12 +322,9 @@ pub fn who(tgid: u32, tid: u32) -> Option<Found> {
 pub extern "C" fn identify(tgid: u32, tid: u32) -> u32 {
     let Some(found) = FOUND.get_ptr_mut(0) else { return 0 };
     // SAFETY: the pointer comes from the map and was checked; the value is this CPU's.
-    unsafe {
-        (*found).turn += 1;
-        (*found).identity = NOBODY;
-        (*found).state = 0;
-        (*found).frame = 0;
-    }
+    let turn = unsafe { (*found).turn.wrapping_add(1) | 1 };
+    // SAFETY: as above.
+    unsafe { *found = Found { identity: NOBODY, state: 0, frame: 0, future: 0, turn, reserved: 0 } };
     // SAFETY: as in `is_same_callback`.
     let (Some(python), Some(actors)) = (unsafe { PYTHONS.get(&tgid) }, unsafe { ACTORS.get(&tgid) }) else {
         return 0;
@@ -251,18 +341,18 @@ pub extern "C" fn identify(tgid: u32, tid: u32) -> u32 {
     let task = current_task(tgid, state);
     let mut actor = 0;
     if task != 0 {
-        actor = number_of(tgid, task);
+        actor = number_of(tgid, task & !1);
         flags |= IN_TASK;
-    } else if actors.item_type != 0 || actors.worker_code != 0 {
+        if task & 1 != 0 {
+            flags |= NESTED;
+        }
+    } else if actors.item_type != 0 || actors.worker_code != 0 || actors.future_type != 0 {
         actor = handed_over(tgid, frame);
     }
-    // SAFETY: as above.
-    unsafe {
-        (*found).identity = Identity { actor, lane, flags, reserved: 0 };
-        (*found).state = state;
-        (*found).frame = frame;
-    }
-    1
+    let identity = Identity { actor, lane, flags, losses: 0 };
+    // SAFETY: as above. The turn is left as it is, whoever has taken one since.
+    unsafe { ((*found).identity, (*found).state, (*found).frame) = (identity, state, frame) };
+    turn
 }
 
 /// The number of a task; one that was made before the probes came gets it now.
@@ -279,16 +369,34 @@ fn number_of(tgid: u32, object: u64) -> u64 {
 }
 
 /// The task that the thread runs, 0 if it runs none: the one that is current for a loop and has the context that
-/// the thread is in.
+/// the thread is in, or, with the lowest bit set, one from which it has entered that.
 #[unsafe(no_mangle)]
 #[inline(never)]
-extern "C" fn current_task(tgid: u32, state: u64) -> u64 {
+pub extern "C" fn current_task(tgid: u32, state: u64) -> u64 {
     // SAFETY: as in `is_same_callback`.
     let Some(actors) = (unsafe { ACTORS.get(&tgid) }) else { return 0 };
-    let context = word(state + u64::from(actors.context));
-    if context == 0 {
-        return 0;
+    let mut context = word(state + u64::from(actors.context));
+    let mut nested = 0;
+    for _ in 0..CONTEXTS {
+        if context == 0 {
+            break;
+        }
+        let task = task_in(tgid, state, context);
+        if task != 0 {
+            return task | nested;
+        }
+        nested = 1;
+        context = entered_from(actors, context);
     }
+    0
+}
+
+/// The running task that has this context, 0 if there is none.
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn task_in(tgid: u32, state: u64, context: u64) -> u64 {
+    // SAFETY: as in `is_same_callback`.
+    let Some(actors) = (unsafe { ACTORS.get(&tgid) }) else { return 0 };
     if actors.running_task != ABSENT {
         let task = word(state + u64::from(actors.running_task));
         let same = task != 0 && word(task + u64::from(actors.task_context)) == context;
@@ -368,7 +476,8 @@ extern "C" fn oldest_frame(tgid: u32, frame: u64) -> u64 {
 }
 
 /// The number of the work that was handed to this thread: in one of its frames is the item that an executor's
-/// queue has given it, or the future for which a task waits that has asked anyio for a thread.
+/// queue has given it, or the future for which a task waits that has asked anyio for a thread. That future is noted in
+/// [`FOUND`]: 0 and a future, if the task does not wait yet.
 #[unsafe(no_mangle)]
 #[inline(never)]
 extern "C" fn handed_over(tgid: u32, newest: u64) -> u64 {
@@ -389,20 +498,48 @@ extern "C" fn handed_over(tgid: u32, newest: u64) -> u64 {
                 unsafe { *number }
             });
         }
-        let code = word(at + u64::from(python.frame_code)) & python.code_mask;
-        if code == actors.worker_code {
-            return waiting_task(python, actors, tgid, at);
+        let is_worker = if actors.worker_code != 0 {
+            word(at + u64::from(python.frame_code)) & python.code_mask == actors.worker_code
+        } else {
+            name_of(python, actors, at, actors.code_qualname) == WORKER_RUN
+        };
+        if is_worker {
+            let future = worker_future(tgid, at);
+            if let Some(found) = FOUND.get_ptr_mut(0) {
+                // SAFETY: the pointer comes from the map and was checked; the value is this CPU's.
+                unsafe { (*found).future = future };
+            }
+            return waiting_task(actors, tgid, future);
         }
         at = word(at + u64::from(python.frame_back));
     }
     0
 }
 
-/// The number of the task that waits for the future of this frame.
+/// The future of a worker of anyio, 0 if it is none of `_asyncio`.
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn worker_future(tgid: u32, frame: u64) -> u64 {
+    // SAFETY: as in `is_same_callback`.
+    let (Some(python), Some(actors)) = (unsafe { PYTHONS.get(&tgid) }, unsafe { ACTORS.get(&tgid) }) else {
+        return 0;
+    };
+    if actors.future_type == 0 {
+        return 0;
+    }
+    let locals = frame + u64::from(actors.frame_locals);
+    for index in 0..WORKER_LOCALS {
+        let object = word(locals + index * 8) & python.code_mask;
+        if object != 0 && word(object + u64::from(actors.object_type)) == actors.future_type {
+            return object;
+        }
+    }
+    0
+}
+
+/// The number of the task that waits for this future.
 #[inline(always)]
-fn waiting_task(python: &Python, actors: &Actors, tgid: u32, frame: u64) -> u64 {
-    let at = frame + u64::from(actors.frame_locals) + u64::from(actors.worker_future) * 8;
-    let future = word(at) & python.code_mask;
+fn waiting_task(actors: &Actors, tgid: u32, future: u64) -> u64 {
     let callback = word(future + u64::from(actors.future_callback));
     if future == 0 || callback == 0 {
         return 0;
@@ -420,6 +557,85 @@ fn waiting_task(python: &Python, actors: &Actors, tgid: u32, frame: u64) -> u64 
         unsafe { *number }
     })
 }
+
+/// Finds out who reads.
+#[inline(always)]
+pub fn reader(tgid: u32, tid: u32) -> Identity {
+    identify(tgid, tid);
+    // SAFETY: the pointer comes from the map and was checked; the value is this CPU's.
+    FOUND.get_ptr(0).map_or(NOBODY, |found| unsafe { (*found).identity })
+}
+
+/// Finds out who sends on this socket. Work of which it is not known yet who waits for it has a number of its own,
+/// until the thread receives something there.
+#[inline(always)]
+pub fn sender(tgid: u32, tid: u32, inode: u64) -> Identity {
+    identify(tgid, tid);
+    let Some(found) = FOUND.get_ptr(0) else { return NOBODY };
+    // SAFETY: the pointer comes from the map and was checked; the value is this CPU's.
+    let (mut by, future) = unsafe { ((*found).identity, (*found).future) };
+    if by.actor == 0 && future != 0 {
+        by.actor = unsettled(tgid, tid, inode, future);
+    }
+    by
+}
+
+/// The number of work for which nobody waits yet.
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn unsettled(tgid: u32, tid: u32, inode: u64, future: u64) -> u64 {
+    if INPUTS.get_ptr(&tid).is_none() {
+        let _ = INPUTS.insert(&tid, &NO_INPUT, 0);
+    }
+    let Some(input) = INPUTS.get_ptr_mut(&tid) else { return 0 };
+    // SAFETY: the pointer comes from the map and was checked; only this thread uses its entry.
+    let input = unsafe { &mut *input };
+    if input.unsettled == 0 || input.unsettled_inode != inode || input.unsettled_future != future {
+        input.unsettled = next_number();
+        input.unsettled_inode = inode;
+        input.unsettled_future = future;
+        report(tgid, tid, input.unsettled, NOBODY, CAUSE_NONE, 0);
+    }
+    input.unsettled
+}
+
+/// The thread has received the answer to what work of it has sent of which it was not known who waits for it. Who does
+/// is known now: a task waits as soon as it gets to run, and this thread has let others run while it sent and received.
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn settle(tgid: u32, tid: u32, inode: u64) -> u32 {
+    let Some(input) = INPUTS.get_ptr_mut(&tid) else { return 0 };
+    // SAFETY: the pointer comes from the map and was checked; only this thread uses its entry.
+    let input = unsafe { &mut *input };
+    let (actor, future) = (input.unsettled, input.unsettled_future);
+    if input.unsettled_inode == inode {
+        identify(tgid, tid);
+        let Some(found) = FOUND.get_ptr(0) else { return 0 };
+        // SAFETY: as above; the value is this CPU's.
+        let (by, of) = unsafe { ((*found).identity, (*found).future) };
+        if of == future {
+            if by.actor == 0 {
+                return 0;
+            }
+            report(tgid, tid, actor, by, CAUSE_NONE, 0);
+        }
+    }
+    input.unsettled = 0;
+    1
+}
+
+const NO_INPUT: LastInput = LastInput {
+    inode: 0,
+    context: 0,
+    frame: 0,
+    waiting_lane: 0,
+    waiting_context: 0,
+    what: CAUSE_NONE,
+    reserved: 0,
+    unsettled: 0,
+    unsettled_future: 0,
+    unsettled_inode: 0,
+};
 
 /// Notes what [`identify`] has just found to have read from or accepted a socket as its server.
 #[inline(always)]
@@ -445,8 +661,7 @@ pub fn note_input(tgid: u32, tid: u32, inode: u64, what: u32) -> Option<()> {
         None => {
             // Nothing is known of its event loop yet.
             let waiting_context = context;
-            let input =
-                LastInput { inode, context, frame, waiting_lane: 0, waiting_context, what, reserved: 0 };
+            let input = LastInput { inode, context, frame, waiting_context, what, ..NO_INPUT };
             let _ = INPUTS.insert(&tid, &input, 0);
         }
     }
@@ -455,10 +670,14 @@ pub fn note_input(tgid: u32, tid: u32, inode: u64, what: u32) -> Option<()> {
 
 /// The thread has read something else, so that what it did before is not the reason for what it does next.
 #[inline(always)]
-pub fn forget_input(tid: u32) {
+pub fn forget_input(tgid: u32, tid: u32, inode: u64) {
     if let Some(input) = INPUTS.get_ptr_mut(&tid) {
         // SAFETY: the pointer comes from the map and was checked; only this thread uses its entry.
-        unsafe { (*input).inode = 0 };
+        let input = unsafe { &mut *input };
+        input.inode = 0;
+        if input.unsettled != 0 {
+            settle(tgid, tid, inode);
+        }
     }
 }
 
@@ -469,6 +688,12 @@ pub extern "C" fn waits(tgid: u32, tid: u32) -> u32 {
     // SAFETY: as in `is_same_callback`.
     let Some(python) = (unsafe { PYTHONS.get(&tgid) }) else { return 0 };
     let Some((state, frame)) = known_running(python, tid) else { return 0 };
+    if let Some(found) = FOUND.get_ptr_mut(0) {
+        // SAFETY: the pointer comes from the map and was checked; the value is this CPU's. What was looked for between
+        // may have to be looked for again: `FRAME` is used below.
+        unsafe { (*found).turn = (*found).turn.wrapping_add(2) };
+    }
+    note_waiter(tgid, tid, state, frame);
     let waiting_lane = lane_of(tgid, state, frame);
     // SAFETY: as in `is_same_callback`.
     let Some(actors) = (unsafe { ACTORS.get(&tgid) }) else { return 0 };
@@ -482,15 +707,7 @@ pub extern "C" fn waits(tgid: u32, tid: u32) -> u32 {
             input.waiting_context = waiting_context;
         }
         None => {
-            let input = LastInput {
-                inode: 0,
-                context: 0,
-                frame: 0,
-                waiting_lane,
-                waiting_context,
-                what: CAUSE_NONE,
-                reserved: 0,
-            };
+            let input = LastInput { waiting_lane, waiting_context, ..NO_INPUT };
             let _ = INPUTS.insert(&tid, &input, 0);
         }
     }

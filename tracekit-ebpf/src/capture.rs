@@ -2,7 +2,7 @@
 
 use aya_ebpf::helpers::bpf_ktime_get_ns;
 use tracekit_common::{
-    actor::{CAUSE_READ, Identity},
+    actor::CAUSE_READ,
     event::{DataRecord, HEAD_MAX, INBOUND, Kind, NONBLOCKING, TAIL_MAX, UNCOUNTED},
     map::{ACCEPTED, IGNORE, Loss, SENDING},
 };
@@ -10,9 +10,9 @@ use tracekit_common::{
 #[cfg(feature = "propagate")]
 use crate::propagate::request;
 use crate::{
-    actor::{NOBODY, forget_input, identify, note_input},
+    actor::{NOBODY, forget_input, note_input, reader, sender},
     bounds::{advanced, bounded},
-    maps::{BUFFER, EVENTS, FOUND, ROLES, SCRATCH, lose, wakeup},
+    maps::{BUFFER, EVENTS, ROLES, SCRATCH, lose, losses, wakeup},
     read::{copy_user, user},
     socket, stack,
 };
@@ -95,7 +95,7 @@ impl Call {
         *place = offset + self.length;
         let server = state.flags & ACCEPTED != 0 || ROLES.get_ptr(&key).is_some();
         if self.direction == INBOUND && (!server || state.flags & IGNORE != 0) {
-            forget_input(self.tid);
+            forget_input(self.tgid, self.tid, socket.inode);
         }
         if state.flags & IGNORE != 0 {
             return None;
@@ -107,17 +107,18 @@ impl Call {
         if self.direction == INBOUND {
             state.flags &= !SENDING;
             if server {
-                by = self.identify();
+                by = reader(self.tgid, self.tid);
                 note_input(self.tgid, self.tid, socket.inode, CAUSE_READ);
             }
         } else {
-            by = self.identify();
+            by = sender(self.tgid, self.tid, socket.inode);
             state.flags |= SENDING;
             // The first bytes after an answer, unless they are an answer themselves.
             if turned && self.stack && !server {
                 stack::report_stack(self.tgid, self.tid);
             }
         }
+        by.losses = losses();
         let flags = if socket.flags() & O_NONBLOCK != 0 { NONBLOCKING } else { 0 }
             | if self.counted { 0 } else { UNCOUNTED };
 
@@ -159,19 +160,6 @@ impl Call {
             lose(Loss::RingFull);
         }
         Some(())
-    }
-}
-
-impl Call {
-    /// Who makes it.
-    #[inline(always)]
-    fn identify(&self) -> Identity {
-        identify(self.tgid, self.tid);
-        match FOUND.get_ptr(0) {
-            // SAFETY: the pointer comes from the map and was checked; the value is this CPU's.
-            Some(found) => unsafe { (*found).identity },
-            None => NOBODY,
-        }
     }
 }
 

@@ -10,7 +10,7 @@ use tracekit_common::{
     actor::{Actors, LastInput, ObjectKey},
     event::{HEAD_MAX, TAIL_MAX},
     map::{ConnectionKey, ConnectionState, LOSSES, Loss},
-    python::{CodeClass, CodeKey, Python, Thread},
+    python::{CodeClass, CodeKey, Frame, Python, Thread},
     syscall::TABLE,
     watchpoint::{
         Armed, ArmedKey, Bucket, Condition, Hits, MAX_ARMED, MAX_BREAKPOINTS, MAX_CONDITIONS, MAX_LAYOUTS,
@@ -62,13 +62,13 @@ pub static ACTORS: HashMap<u32, Actors> = HashMap::with_max_entries(16 * 1024, 0
 #[map]
 pub static ACTOR_NUMBERS: LruHashMap<ObjectKey, u64> = LruHashMap::with_max_entries(64 * 1024, 0);
 
-/// How many numbers there are.
-#[map]
-pub static COUNTERS: PerCpuArray<u64> = PerCpuArray::with_max_entries(1, 0);
-
 /// What each thread got last. An entry stays until its thread exits.
 #[map]
 pub static INPUTS: HashMap<u32, LastInput> = HashMap::with_max_entries(32 * 1024, 0);
+
+/// From where each thread waited for events last without running a task.
+#[map]
+pub static WAITERS: LruHashMap<u32, Frame> = LruHashMap::with_max_entries(16 * 1024, 0);
 
 /// Who acts now.
 #[map]
@@ -89,6 +89,10 @@ pub static LOSS_COUNTS: PerCpuArray<u64> = PerCpuArray::with_max_entries(LOSSES,
 /// Room for what the verifier takes for the largest record: its bounds are powers of two, so it believes
 /// that a copy of up to twice `HEAD_MAX` may begin just below `HEAD_MAX`.
 pub const SCRATCH: usize = 96 + 3 * HEAD_MAX + 2 * TAIL_MAX;
+
+/// When a record was lost last for which there was no room: nanoseconds of `CLOCK_MONOTONIC`.
+#[map]
+pub static LAST_LOSS: Array<u64> = Array::with_max_entries(1, 0);
 
 /// Where records are put together.
 #[map]
@@ -154,6 +158,20 @@ pub fn lose(loss: Loss) {
         // SAFETY: the pointer is to this CPU's value and programs are not preempted by themselves.
         unsafe { *count += 1 };
     }
+    if matches!(loss, Loss::RingFull)
+        && let Some(last) = LAST_LOSS.get_ptr_mut(0)
+    {
+        // SAFETY: the helper has no preconditions; the pointer comes from the map and was checked. Of two CPUs that
+        // write at once either has lost something.
+        unsafe { last.write_volatile(bpf_ktime_get_ns()) };
+    }
+}
+
+/// See `Identity::losses`.
+#[inline(always)]
+pub fn losses() -> u32 {
+    // SAFETY: the pointer comes from the map and was checked.
+    LAST_LOSS.get_ptr(0).map_or(0, |last| unsafe { last.read_volatile() } as u32)
 }
 
 /// Flags for the next record: a wake-up for each would cost the traced thread more than the copy.

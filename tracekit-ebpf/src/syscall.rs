@@ -5,6 +5,8 @@ use aya_ebpf::{
     macros::raw_tracepoint,
     programs::RawTracePointContext,
 };
+#[cfg(feature = "propagate")]
+use tracekit_common::syscall::WATCH;
 use tracekit_common::{
     actor::CAUSE_ACCEPT,
     event::{CLOSE_LOCAL, CLOSE_LOCAL_WRITE, CLOSE_REMOTE, CloseRecord, INBOUND, Kind, OUTBOUND, UNSEEN},
@@ -86,13 +88,37 @@ pub fn sys_enter(ctx: RawTracePointContext) -> i32 {
         }
         WAIT => {
             #[cfg(feature = "propagate")]
-            crate::propagate::request::loops(tgid);
+            {
+                crate::propagate::request::loops(tgid);
+                crate::propagate::lineage::waits(tid);
+            }
             waits(tgid, tid);
+        }
+        #[cfg(feature = "propagate")]
+        WATCH => {
+            let _ = watched(ctx.arg(0), tgid, tid);
         }
         _ => {}
     }
     0
 }
+
+/// A descriptor is added to those of an `epoll` instance.
+#[cfg(feature = "propagate")]
+#[inline(always)]
+fn watched(regs: u64, tgid: u32, tid: u32) -> Option<()> {
+    let operation: u64 = kernel(regs, REGS_ARG1.load())?;
+    let descriptor: u64 = kernel(regs, REGS_ARG2.load())?;
+    if operation as u32 == EPOLL_CTL_ADD {
+        let key = socket::of_descriptor(descriptor as u32)?.key(tgid);
+        crate::propagate::lineage::watched(tid, &key);
+    }
+    Some(())
+}
+
+/// `EPOLL_CTL_ADD`: include/uapi/linux/eventpoll.h
+#[cfg(feature = "propagate")]
+const EPOLL_CTL_ADD: u32 = 1;
 
 #[inline(always)]
 fn ended(regs: u64, class: u32, tgid: u32, tid: u32, time: u64) -> Option<()> {

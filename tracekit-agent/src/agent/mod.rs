@@ -5,6 +5,7 @@
 
 pub mod clock;
 mod hits;
+mod makers;
 pub mod priority;
 mod pythons;
 mod world;
@@ -32,6 +33,7 @@ use crate::{
     trace::{
         correlator::{Correlator, Environment as _},
         peer::ServiceMap,
+        repeats::Insight,
     },
 };
 use clock::monotonic_nanos;
@@ -61,6 +63,8 @@ pub struct AgentConfig {
     pub service_name: Option<String>,
     /// Names of the services at the other ends.
     pub services: ServiceMap,
+    /// What is said of calls beyond what they are.
+    pub insight: Insight,
     /// Which traces are exported.
     pub sampler: Sampler,
     /// What is done about processes that export spans themselves.
@@ -112,10 +116,10 @@ impl Agent {
         let parts = Parts {
             probes,
             connections: Connections::default(),
-            correlator: Correlator::new(config.services),
+            correlator: Correlator::new(config.services, config.insight),
             tracker: Tracker::new(config.inspector, config.selector),
             world: World::new(config.service_name, config.sampler),
-            pythons: Pythons::default(),
+            pythons: Pythons::new(config.insight.slow_call.is_some()),
             spans,
             counters,
             propagate_not: config.propagate_not,
@@ -182,7 +186,7 @@ impl Agent {
         self.parts.look_for_tracers();
         let Parts { correlator, spans, counters, .. } = &mut self.parts;
         correlator.release(None, |span| spans.submit(span));
-        counters.add(Counter::SpansHeldBack, correlator.settled().1);
+        counters.add(Counter::SpansHeldBack, correlator.waited().1);
         Ended::Stopped
     }
 
@@ -262,21 +266,22 @@ impl Parts {
                 self.counters.add(Counter::ConnectionsTracked, 1);
                 self.connections.opened(id, local, remote, time);
             }
-            Record::Stack(stack) => self.pythons.stack(&stack, &mut self.probes),
+            Record::Stack(stack) => self.pythons.stack(stack),
             Record::Data(data) => {
                 self.hits_before(data.returned);
                 let Self { probes, connections, correlator, world, pythons, spans, .. } = self;
+                correlator.losses(data.by.losses);
                 tracing::trace!(id = ?data.id, tid = data.tid, direction = ?data.direction, by = ?data.by, "data");
                 if data.direction == Direction::Outbound
-                    && let Some(sent) = pythons.sends(data.tid)
+                    && let Some(sent) = pythons.sends(&data, probes)
                 {
                     correlator.sent_through(data.id, sent.libraries);
-                    connections.sent_from(data.id, sent.caller);
+                    connections.sent_from(data.id, sent.origin);
                 }
                 if data.direction == Direction::Outbound
                     && let Some(connection) = connections.get(data.id)
                 {
-                    correlator.wrote(connection, &data.by, |span| spans.submit(span));
+                    correlator.wrote(connection, &data.by, data.returned, |span| spans.submit(span));
                 }
                 let mut emit = emit(correlator, world, spans);
                 let verdict = connections.data(&data, |connection, event| {
@@ -307,7 +312,9 @@ impl Parts {
             Record::Process(event) => self.process(event),
             Record::Actor(new) => {
                 tracing::trace!(?new, "actor");
-                self.correlator.made(&new);
+                self.correlator.losses(new.by.losses);
+                self.pythons.made(&new, &mut self.probes);
+                self.correlator.made(&new, |span| self.spans.submit(span));
             }
             Record::Chosen(id, chosen) => self.connections.chosen(id, chosen),
             Record::NotHttp(cookie) => self.probes.leave_alone(cookie),
@@ -321,7 +328,7 @@ impl Parts {
         for look in pythons.looks() {
             correlator.looked(look);
         }
-        let (ready, held_back) = correlator.settled();
+        let (ready, held_back) = correlator.waited();
         ready.into_iter().for_each(|span| spans.submit(span));
         counters.add(Counter::SpansHeldBack, held_back);
     }

@@ -100,12 +100,7 @@ pub fn syscalls(propagate: bool) -> Vec<(u32, u32)> {
         (libc::SYS_epoll_pwait2, syscall::WAIT),
     ];
     if propagate {
-        table.extend([
-            #[cfg(target_arch = "x86_64")]
-            (libc::SYS_epoll_wait, syscall::WAIT),
-            (libc::SYS_epoll_pwait, syscall::WAIT),
-            (libc::SYS_epoll_pwait2, syscall::WAIT),
-        ]);
+        table.extend([(libc::SYS_epoll_ctl, syscall::WATCH)]);
     }
     table.into_iter().filter_map(|(number, class)| Some((u32::try_from(number).ok()?, class))).collect()
 }

@@ -5,7 +5,7 @@ use std::{
     path::PathBuf,
 };
 
-use tracekit_common::actor::{ActorRecord, CAUSE_ACCEPT, CAUSE_NONE, CAUSE_READ, Identity};
+use tracekit_common::actor::{ActorRecord, CAUSE_ACCEPT, CAUSE_NEXT, CAUSE_NONE, CAUSE_READ, Identity};
 use tracekit_common::event::{
     CLOSE_LOCAL, CLOSE_LOCAL_WRITE, CLOSE_REMOTE, CloseRecord, ConnectionRecord, DataRecord, INBOUND, Kind,
     NONBLOCKING, OUTBOUND, PROCESS_EXEC, PROCESS_EXIT, PROCESS_FORK, ProcessRecord, UNCOUNTED, UNIX_PATH,
@@ -95,7 +95,7 @@ pub enum WalkEnd {
     Limit,
     /// At a frame that could not be read.
     Fault,
-    /// At the first frame of the application.
+    /// At the first frame of the application, or as far behind it as was wanted.
     Application,
 }
 
@@ -114,6 +114,10 @@ pub struct Stack {
     pub frames: Vec<Frame>,
     /// How the walk ended.
     pub end: WalkEnd,
+    /// Which of the frames is the first that the kernel side knew to be the application's.
+    pub application: Option<usize>,
+    /// From where the thread waited for events last without running a task; zeroes if it did not.
+    pub waiter: Frame,
 }
 
 /// Bytes transferred by one system call.
@@ -143,7 +147,7 @@ pub struct Data<'a> {
     pub by: Identity,
 }
 
-/// A task was made, or work handed over.
+/// A task was made, or work handed over; or it is known since who did that.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct NewActor {
     /// Process.
@@ -169,6 +173,8 @@ pub enum Cause {
     Read(ConnectionId),
     /// It has accepted this connection.
     Accept(ConnectionId),
+    /// The maker has answered its request, and a protocol has begun with the one behind it.
+    Next,
 }
 
 /// A process forked, executed or exited.
@@ -254,6 +260,7 @@ fn actor(record: &ActorRecord) -> Option<Record<'static>> {
             CAUSE_NONE => Cause::None,
             CAUSE_READ => Cause::Read(id),
             CAUSE_ACCEPT => Cause::Accept(id),
+            CAUSE_NEXT => Cause::Next,
             _ => return None,
         },
     }))
@@ -288,6 +295,8 @@ fn stack(record: &StackRecord, frames: &[u8]) -> Option<Record<'static>> {
             END_APPLICATION => WalkEnd::Application,
             _ => return None,
         },
+        application: (record.application as usize).checked_sub(1),
+        waiter: record.waiter,
     }))
 }
 
@@ -443,13 +452,15 @@ mod tests {
             state: 3,
             time: 4,
             end: END_APPLICATION,
-            reserved: 0,
+            application: 2,
+            waiter: Frame { code: 7, instruction: 8 },
         };
         let frames = [Frame { code: 5, instruction: 6 }, Frame { code: 7, instruction: u64::MAX }];
         let mut record = bytes(&head);
         record.extend(frames.iter().flat_map(bytes));
         let Some(Record::Stack(stack)) = decode(&record) else { panic!("no stack") };
         assert_eq!((stack.frames.as_slice(), stack.end), (&frames[..], WalkEnd::Application));
+        assert_eq!((stack.application, stack.waiter.instruction), (Some(1), 8));
         record.pop();
         assert_eq!(decode(&record), None);
         let mut long = bytes(&StackRecord { count: MAX_FRAMES as u32 + 1, ..head });

@@ -10,7 +10,6 @@ use super::kernel::small;
 use super::layout::DictLayout;
 use super::memory::MemorySource as _;
 use super::modules::Modules;
-use super::reader::LocalKind;
 use super::runtime::Target;
 
 /// Methods of a type at most.
@@ -45,6 +44,7 @@ fn offsets(target: &Target) -> Option<Actors> {
         current_tasks: 0,
         item_type: 0,
         worker_code: 0,
+        future_type: 0,
         context: small(task.context)?,
         chunk: optional(task.chunk)?,
         running_task: optional(task.running_task)?,
@@ -53,9 +53,9 @@ fn offsets(target: &Target) -> Option<Actors> {
         flags: if layout.dict == DictLayout::Sized { SIZED_KEYS } else { 0 },
         object_type: small(layout.object_type)?,
         code_name: small(layout.code.name)?,
+        code_qualname: small(layout.code.qualname)?,
         str_ascii: small(layout.object.str_ascii)?,
         frame_locals: small(layout.frame.locals)?,
-        worker_future: 0,
         future_callback: small(task.future_callback)?,
     })
 }
@@ -70,6 +70,7 @@ impl Loaded<'_, '_, '_, '_> {
     fn fill(&self, handles: &mut Handles) {
         let actors = &mut handles.actors;
         if let Some(task) = self.0.member("_asyncio", "Task") {
+            actors.future_type = self.0.member("_asyncio", "Future").unwrap_or(0);
             handles.task_init = self.function(task, self.0.target.layout.task.tp_init);
             if actors.running_task == ABSENT {
                 actors.current_tasks = self.0.member("_asyncio", "_current_tasks").unwrap_or(0);
@@ -81,9 +82,7 @@ impl Loaded<'_, '_, '_, '_> {
             handles.queue_put = self.method(queue, b"put");
             actors.item_type = if handles.queue_put.is_some() { item } else { 0 };
         }
-        if let Some((code, future)) = self.worker() {
-            (actors.worker_code, actors.worker_future) = (code, future);
-        }
+        actors.worker_code = self.worker().unwrap_or(0);
     }
 
     /// The function in a slot of a type.
@@ -105,15 +104,12 @@ impl Loaded<'_, '_, '_, '_> {
         None
     }
 
-    /// The code of `WorkerThread.run` of anyio, and which of its variables is the future.
-    fn worker(&self) -> Option<(u64, u32)> {
+    /// The code of `WorkerThread.run` of anyio.
+    fn worker(&self) -> Option<u64> {
         let Target { memory, layout, .. } = self.0.target;
         let worker = self.0.member("anyio._backends._asyncio", "WorkerThread")?;
         let dict = memory.u64(worker.wrapping_add(layout.object.tp_dict)).ok()?;
         let run = self.0.objects.dict_entry(dict, "run").ok()??;
-        let code = memory.u64(run.wrapping_add(layout.object.function_code)).ok()?;
-        let locals = &self.0.objects.reader.code(code).ok()?.locals;
-        let future = locals.iter().position(|(name, kind)| name == "future" && *kind == LocalKind::Fast)?;
-        Some((code, u32::try_from(future).ok()?))
+        memory.u64(run.wrapping_add(layout.object.function_code)).ok().filter(|code| *code != 0)
     }
 }

@@ -70,16 +70,73 @@ enum ActsFor {
 #[derive(Debug, Default)]
 struct Requests {
     /// Not answered, oldest first.
-    open: VecDeque<Arc<Served>>,
-    /// Of those, how many have somebody that acts for them.
-    taken: usize,
+    open: VecDeque<Open>,
     /// Answered last.
     last: Option<Arc<Served>>,
+    /// Who wrote on the connection last, and when.
+    writer: (u64, u64),
+    /// Something of this connection may have been lost since its last answer.
+    uncertain: bool,
+}
+
+#[derive(Debug)]
+struct Open {
+    request: Arc<Served>,
+    /// Somebody acts for it.
+    taken: bool,
+    /// A part of its answer is written.
+    answering: bool,
 }
 
 impl Requests {
+    /// The request that is handled where one is handled after the other. Who has written a part of an answer may
+    /// have done with that, and have begun with the request behind it.
     fn current(&self) -> Option<&Arc<Served>> {
-        self.open.front().or(self.last.as_ref())
+        match self.open.front() {
+            _ if self.uncertain => None,
+            Some(first) if first.answering && self.open.len() > 1 => None,
+            Some(first) => Some(&first.request),
+            None => self.last.as_ref(),
+        }
+    }
+
+    /// The request for which something is made by who has read it.
+    fn read(&mut self) -> Option<Arc<Served>> {
+        let untaken = self.open.iter().filter(|open| !open.taken).count();
+        let open = match self.open.len() {
+            // Of several that were read together it is the first, if nothing is done for that yet.
+            count if count == untaken || count == 1 => self.open.front_mut()?,
+            // What was read alone while another one was handled.
+            count if untaken == 1 => {
+                let before = self.open.get(count - 2)?.request.begin;
+                self.open.back_mut().filter(|open| !open.taken && open.request.begin > before)?
+            }
+            _ => return None,
+        };
+        open.taken = true;
+        Some(Arc::clone(&open.request))
+    }
+
+    /// The first request that nobody acts for.
+    fn next(&mut self) -> Option<Arc<Served>> {
+        let open = self.open.iter_mut().find(|open| !open.taken).filter(|_| !self.uncertain)?;
+        open.taken = true;
+        Some(Arc::clone(&open.request))
+    }
+
+    /// Somebody who acts for `request` may have begun with the one behind it: who has written its answer when that
+    /// one had been read already.
+    fn may_be_for_next(&self, request: &Served, actor: u64) -> bool {
+        let (writer, written) = self.writer;
+        if writer != actor {
+            return false;
+        }
+        let of_request = self.open.iter().find(|open| open.request.exchange == request.exchange);
+        let over = of_request.is_none_or(|open| open.answering);
+        let waits = |open: &Open| {
+            !open.taken && open.request.exchange != request.exchange && open.request.begin <= written
+        };
+        self.uncertain || over && self.open.iter().any(waits)
     }
 }
 
@@ -93,66 +150,80 @@ pub struct Actors {
 }
 
 impl Actors {
-    /// There is a new actor. `lane` is the request for which the thread or greenlet acted that made it, if that
-    /// was no task.
-    pub fn made(&mut self, new: &NewActor, lane: Option<Arc<Served>>) {
+    /// There is a new actor, or it is known since who made one: then `true`. `lane` is the request for which the
+    /// thread or greenlet acted that made it, if that was no task.
+    pub fn made(&mut self, new: &NewActor, lane: Option<Arc<Served>>) -> bool {
+        let id = (new.tgid, new.actor);
+        if new.by.actor != 0
+            && let Some(actor) = self.actors.get_mut(&id)
+        {
+            if actor.maker.is_some() || !matches!(actor.acts_for, ActsFor::Unknown) {
+                return false;
+            }
+            actor.maker = Some(new.by.actor);
+            self.unsettled.insert(id);
+            return true;
+        }
         if self.actors.len() >= MAX_ACTORS {
             self.forget_older_half();
         }
-        let caused = match new.cause {
-            Cause::Accept(id) => ActsFor::Connection(id),
-            Cause::Read(id) => self.read_for(id).map_or(ActsFor::Unknown, ActsFor::Request),
-            Cause::None => ActsFor::Unknown,
-        };
-        let mut maker = None;
-        let acts_for = if !matches!(caused, ActsFor::Unknown) {
-            caused
-        } else if let Some(request) = lane {
-            ActsFor::Request(request)
-        } else if new.by.actor != 0 {
-            let by = (new.tgid, new.by.actor);
-            match self.of(by) {
-                ActsFor::Request(request) if self.is_over_and_followed(&request) => ActsFor::Unknown,
-                ActsFor::Connection(id) => match self.connections.get(&id) {
-                    Some(requests) if !requests.open.is_empty() => {
-                        requests.open.front().cloned().map_or(ActsFor::Unknown, ActsFor::Request)
-                    }
-                    // Between two requests: it may act for either.
-                    Some(requests) if requests.last.is_some() => ActsFor::Unknown,
-                    _ => ActsFor::Connection(id),
-                },
-                ActsFor::Unknown => {
-                    maker = Some(new.by.actor);
-                    ActsFor::Unknown
-                }
-                known => known,
-            }
-        } else {
-            ActsFor::Unknown
-        };
-        let id = (new.tgid, new.actor);
+        let (acts_for, maker) = self.acts_for(new, lane);
         if maker.is_some() {
             self.unsettled.insert(id);
         }
         self.actors.insert(id, Actor { maker, born: new.time, acts_for });
+        false
     }
 
-    /// The request of this connection for which something is made by who has read it.
-    fn read_for(&mut self, id: ConnectionId) -> Option<Arc<Served>> {
-        let requests = self.connections.get_mut(&id)?;
-        // Of several that were read together it is the first, if nothing is done for that yet.
-        if requests.open.len() > 1 && requests.taken > 0 {
-            return None;
+    /// For whom a new actor acts, and who made it, if that decides.
+    fn acts_for(&mut self, new: &NewActor, lane: Option<Arc<Served>>) -> (ActsFor, Option<u64>) {
+        let caused = match new.cause {
+            Cause::Accept(id) => Some(ActsFor::Connection(id)),
+            Cause::Read(id) => self.connections.get_mut(&id).and_then(Requests::read).map(ActsFor::Request),
+            Cause::Next => {
+                let ActsFor::Request(request) = self.of((new.tgid, new.by.actor)) else {
+                    return (ActsFor::Unknown, None);
+                };
+                let next = self.connections.get_mut(&request.exchange.0).and_then(Requests::next);
+                return (next.map_or(ActsFor::Unknown, ActsFor::Request), None);
+            }
+            Cause::None => None,
+        };
+        if let Some(known) = caused.or(lane.map(ActsFor::Request)) {
+            return (known, None);
         }
-        let request = requests.open.front().cloned()?;
-        requests.taken = 1;
-        Some(request)
-    }
-
-    /// The request is answered, and another one waits behind it: what is made now may be for that.
-    fn is_over_and_followed(&self, request: &Served) -> bool {
-        let Some(requests) = self.connections.get(&request.exchange.0) else { return false };
-        !requests.open.is_empty() && !requests.open.iter().any(|open| open.exchange == request.exchange)
+        if new.by.actor == 0 {
+            return (ActsFor::Unknown, None);
+        }
+        match self.of((new.tgid, new.by.actor)) {
+            ActsFor::Request(request) => {
+                let requests = self.connections.get(&request.exchange.0);
+                let unclear = requests.is_some_and(|all| all.may_be_for_next(&request, new.by.actor));
+                (if unclear { ActsFor::Unknown } else { ActsFor::Request(request) }, None)
+            }
+            ActsFor::Connection(id) => {
+                let acts_for = match self.connections.get_mut(&id) {
+                    // Between two requests it may act for either, and after a loss for any.
+                    Some(requests)
+                        if requests.open.is_empty() && requests.last.is_none() && !requests.uncertain =>
+                    {
+                        ActsFor::Connection(id)
+                    }
+                    Some(requests) => match requests.current().cloned() {
+                        Some(request) if !requests.open.is_empty() => {
+                            if let Some(first) = requests.open.front_mut() {
+                                first.taken = true;
+                            }
+                            ActsFor::Request(request)
+                        }
+                        _ => ActsFor::Unknown,
+                    },
+                    None => ActsFor::Connection(id),
+                };
+                (acts_for, None)
+            }
+            ActsFor::Unknown => (ActsFor::Unknown, Some(new.by.actor)),
+        }
     }
 
     fn of(&self, id: ActorId) -> ActsFor {
@@ -187,7 +258,7 @@ impl Actors {
     #[must_use]
     pub fn open(&self, exchange: (ConnectionId, u64)) -> Option<Arc<Served>> {
         let open = &self.connections.get(&exchange.0)?.open;
-        open.iter().find(|request| request.exchange == exchange).cloned()
+        open.iter().map(|open| &open.request).find(|request| request.exchange == exchange).cloned()
     }
 
     /// When the oldest request was read that each process has not answered, nanoseconds of `CLOCK_MONOTONIC`.
@@ -195,7 +266,7 @@ impl Actors {
     pub fn oldest_open(&self) -> HashMap<u32, u64> {
         let mut oldest = HashMap::new();
         for (id, requests) in &self.connections {
-            if let Some(request) = requests.open.front() {
+            if let Some(Open { request, .. }) = requests.open.front() {
                 let begin: &mut u64 = oldest.entry(id.tgid).or_insert(request.begin);
                 *begin = request.begin.min(*begin);
             }
@@ -209,7 +280,7 @@ impl Actors {
         if requests.open.len() >= MAX_OPEN {
             requests.open.pop_front();
         }
-        requests.open.push_back(request);
+        requests.open.push_back(Open { request, taken: false, answering: false });
     }
 
     /// The request is in the trace of its other end.
@@ -222,8 +293,8 @@ impl Actors {
             ..Served::clone(&request)
         });
         if let Some(requests) = self.connections.get_mut(&exchange.0) {
-            let open = requests.open.iter_mut().filter(|open| open.exchange == exchange);
-            open.for_each(|open| *open = Arc::clone(&request));
+            let open = requests.open.iter_mut().filter(|open| open.request.exchange == exchange);
+            open.for_each(|open| open.request = Arc::clone(&request));
         }
         for actor in self.actors.values_mut() {
             if let ActsFor::Request(of) = &mut actor.acts_for
@@ -237,11 +308,30 @@ impl Actors {
     /// It is answered, or never will be.
     pub fn ended(&mut self, exchange: (ConnectionId, u64)) {
         let Some(requests) = self.connections.get_mut(&exchange.0) else { return };
-        if requests.open.front().is_some_and(|first| first.exchange == exchange) {
-            requests.last = requests.open.pop_front();
-            requests.taken = 0;
+        if requests.open.front().is_some_and(|first| first.request.exchange == exchange) {
+            requests.last = requests.open.pop_front().map(|first| first.request);
+            requests.uncertain &= !requests.open.is_empty();
         } else {
-            requests.open.retain(|open| open.exchange != exchange);
+            requests.open.retain(|open| open.request.exchange != exchange);
+        }
+    }
+
+    /// Records were lost: what is known of requests may be over since, and others may have begun. Who acts for one
+    /// request goes on doing so.
+    pub fn lost(&mut self) {
+        for requests in self.connections.values_mut() {
+            requests.open.clear();
+            requests.last = None;
+            requests.uncertain = true;
+        }
+    }
+
+    /// Somebody writes on a connection, at this time (nanoseconds of `CLOCK_MONOTONIC`); 0 if it is no actor.
+    pub fn wrote(&mut self, connection: ConnectionId, actor: u64, time: u64) {
+        let Some(requests) = self.connections.get_mut(&connection) else { return };
+        requests.writer = (actor, time);
+        if let Some(first) = requests.open.front_mut() {
+            first.answering = true;
         }
     }
 
@@ -249,7 +339,8 @@ impl Actors {
     /// a request waits for its answer: that is the one for which it acts, and those that made it. Gives the
     /// request if that was news.
     pub fn answers(&mut self, id: ActorId, connection: ConnectionId, opened: u64) -> Option<Arc<Served>> {
-        let request = self.connections.get(&connection)?.open.front().cloned()?;
+        let requests = self.connections.get_mut(&connection).filter(|requests| !requests.uncertain)?;
+        let request = Arc::clone(&requests.open.front()?.request);
         if !matches!(self.of(id), ActsFor::Unknown) {
             return None;
         }
@@ -280,6 +371,10 @@ impl Actors {
         }
         if !news {
             return None;
+        }
+        let requests = self.connections.get_mut(&connection);
+        if let Some(first) = requests.and_then(|requests| requests.open.front_mut()) {
+            first.taken = true;
         }
         // Those that they have made since the request was read act for it too, and go on doing so.
         let made: Vec<ActorId> = self.unsettled.iter().filter(|id| id.0 == tgid).copied().collect();
@@ -424,7 +519,14 @@ mod tests {
         actors.made(&new(1, 0, 101, Cause::Read(CONNECTION)), None);
         actors.made(&new(2, 0, 101, Cause::Read(CONNECTION)), None);
         assert_eq!([1, 2].map(|actor| request(&actors, actor)), [Some((CONNECTION, 0)), None]);
+        // Not before it has written something.
+        actors.made(&new(4, 1, 102, Cause::None), None);
+        assert_eq!(request(&actors, 4), Some((CONNECTION, 0)));
+        actors.wrote(CONNECTION, 1, 109);
         actors.ended((CONNECTION, 0));
+        // Who did not write it has not begun with the next one.
+        actors.made(&new(5, 4, 110, Cause::None), None);
+        assert_eq!(request(&actors, 5), Some((CONNECTION, 0)));
         actors.made(&new(3, 1, 110, Cause::None), None);
         assert_eq!(request(&actors, 3), None);
         assert!(actors.answers((1, 3), CONNECTION, 50).is_some());

@@ -10,6 +10,7 @@ mod joining;
 use std::{
     collections::{HashMap, HashSet},
     sync::Arc,
+    time::Duration,
 };
 
 use tracekit_common::actor::{IN_TASK, Identity, KNOWN, WAITS_ELSEWHERE};
@@ -24,10 +25,11 @@ use super::{
     http,
     joined::Joined,
     peer::ServiceMap,
+    repeats::{Insight, Repeated, Repeats},
     span::{Attributes, Resource, Span, SpanId, SpanKind, SpanRef, Status, TraceId},
 };
 use crate::{
-    net::{Caller, Connection},
+    net::{Connection, Origin},
     probes::record::{Chosen, ConnectionId, NewActor},
     python::library::{Category, Libraries},
 };
@@ -89,7 +91,7 @@ struct Open {
     /// Its ids are in the headers that the other end gets.
     sent: bool,
     /// Where the application made this call.
-    caller: Option<Arc<Caller>>,
+    origin: Option<Arc<Origin>>,
     /// The request for which it was sent, or itself.
     request: Option<ExchangeId>,
     /// What the request carried.
@@ -109,6 +111,8 @@ struct Held {
     /// When it was sent, and when it was complete; nanoseconds of `CLOCK_MONOTONIC`.
     begin: u64,
     since: u64,
+    /// What of it may be repeated.
+    call: Option<Repeated>,
 }
 
 /// What a thread is serving, or a greenlet in it.
@@ -137,15 +141,19 @@ pub struct Correlator {
     links: HashMap<ExchangeId, Link>,
     /// Spans of such requests.
     waiting: Vec<Finished>,
+    insight: Insight,
+    repeats: Repeats,
     /// See [`Correlator::quiet`].
     quiet: Vec<ConnectionId>,
+    /// See [`Correlator::losses`].
+    losses: u32,
 }
 
 impl Correlator {
     /// With the user's names of services.
     #[must_use]
-    pub fn new(services: ServiceMap) -> Self {
-        Self { services, ..Self::default() }
+    pub fn new(services: ServiceMap, insight: Insight) -> Self {
+        Self { services, insight, repeats: Repeats::new(insight.repeats), ..Self::default() }
     }
 
     /// Something happened on a connection; gives the span that it completes.
@@ -159,11 +167,27 @@ impl Correlator {
         }
     }
 
-    /// A task was made, or work handed over.
-    pub fn made(&mut self, new: &NewActor) {
+    /// A task was made, or work handed over. Spans whose parent is known by that go to `emit`.
+    pub fn made(&mut self, new: &NewActor, emit: impl FnMut(Span)) {
         let lane = self.lane(new.tgid, new.tid, &new.by);
         let request = if new.by.flags & IN_TASK != 0 { None } else { self.served(lane) };
-        self.actors.made(new, request);
+        if self.actors.made(new, request)
+            && let Some(request) = self.actors.request_of((new.tgid, new.actor))
+        {
+            self.settled(new.tgid, &request, emit);
+        }
+    }
+
+    /// Notes how many records were lost so far, as a record says: what was known of requests that are in flight may be
+    /// over since.
+    pub fn losses(&mut self, losses: u32) {
+        if self.losses != losses {
+            self.losses = losses;
+            self.actors.lost();
+            for serving in self.lanes.values_mut() {
+                serving.open.clear();
+            }
+        }
     }
 
     /// The request that a thread or greenlet has read and not answered, if that is one at a time.
@@ -172,13 +196,21 @@ impl Correlator {
         request.and_then(|serving| self.actors.open(*serving.open.first()?))
     }
 
-    /// Somebody writes on this connection. Spans whose parent is known by that go to `emit`.
-    pub fn wrote(&mut self, connection: &Connection, by: &Identity, mut emit: impl FnMut(Span)) {
+    /// Somebody writes on this connection; `time` in nanoseconds of `CLOCK_MONOTONIC`. Spans whose parent is known by
+    /// that go to `emit`.
+    pub fn wrote(&mut self, connection: &Connection, by: &Identity, time: u64, emit: impl FnMut(Span)) {
         let (id, tgid) = (connection.id, connection.id.tgid);
+        self.actors.wrote(id, by.actor, time);
         if by.actor == 0 {
             return;
         }
-        let Some(request) = self.actors.answers((tgid, by.actor), id, connection.opened) else { return };
+        if let Some(request) = self.actors.answers((tgid, by.actor), id, connection.opened) {
+            self.settled(tgid, &request, emit);
+        }
+    }
+
+    /// Some actors of a process have turned out to act for this request.
+    fn settled(&mut self, tgid: u32, request: &Served, mut emit: impl FnMut(Span)) {
         // What its actors do later may be for another request.
         for (exchange, open) in &mut self.open {
             if exchange.0.tgid == tgid
@@ -201,6 +233,9 @@ impl Correlator {
                 && held.begin >= served.begin
             {
                 held.caused_by(&served);
+                if let Some(call) = &held.call {
+                    self.repeats.called(served.span_id, call);
+                }
             }
             self.finish(held.finished).map(&mut emit);
         }
@@ -265,6 +300,7 @@ impl Correlator {
         self.lanes.retain(|lane, _| lane.0 != tgid);
         self.open.retain(|id, _| id.0.tgid != tgid);
         self.actors.process_gone(tgid);
+        self.repeats.process_gone(tgid);
         for held in std::mem::take(&mut self.held) {
             if held.actor.0 == tgid {
                 self.finish(held.finished).map(&mut emit);
@@ -304,7 +340,7 @@ impl Correlator {
     }
 
     /// Spans that have waited and can be exported now, and how many will not be, since this was asked last.
-    pub fn settled(&mut self) -> (Vec<Span>, u64) {
+    pub fn waited(&mut self) -> (Vec<Span>, u64) {
         (self.existing.ready(), self.existing.held_back())
     }
 
@@ -339,6 +375,7 @@ impl Correlator {
                     open.sampled = remote.sampled;
                     open.trace_state = remote.trace_state;
                 }
+                self.repeats.began(tgid, open.span_id);
                 self.actors.began(Arc::new(Served {
                     exchange,
                     begin: begin.start,
@@ -351,7 +388,7 @@ impl Correlator {
             }
             Role::Client => {
                 let mut open = begun(lane, begin.start, connection.chosen, env);
-                open.caller.clone_from(&connection.caller);
+                open.origin.clone_from(&connection.origin);
                 open.header = header(begin, env);
                 open.libraries = self.existing.call(connection.id);
                 // What a thread has read itself it has not got from elsewhere.
@@ -441,8 +478,18 @@ impl Correlator {
             self.unlink(|call| *call == exchange);
             return None;
         };
-        if let Some(caller) = &open.caller {
-            attributes::code(&mut described.attributes, caller);
+        if let Some(origin) = &open.origin {
+            attributes::code(&mut described.attributes, &origin.caller);
+            let took = Duration::from_nanos(end.end.saturating_sub(end.start));
+            if self.insight.slow_call.is_some_and(|limit| took >= limit) {
+                attributes::stacktrace(&mut described.attributes, origin);
+            }
+        }
+        let call = Repeated::of(end.role, &described.attributes, open.origin.as_deref());
+        if end.role == Role::Server {
+            self.repeats.ended(open.span_id, &mut described.attributes);
+        } else if let (Some(parent), Some(call)) = (open.parent, &call) {
+            self.repeats.called(parent, call);
         }
         let start = env.unix_nanos(end.start);
         let span = Span {
@@ -475,7 +522,7 @@ impl Correlator {
         };
         match open.actor {
             Some(actor) if self.actors.may_be_known_later(actor) && self.held.len() < MAX_HELD => {
-                self.held.push(Held { finished, actor, begin: open.begin, since: end.end });
+                self.held.push(Held { finished, actor, begin: open.begin, since: end.end, call });
                 None
             }
             _ => self.finish(finished),
@@ -570,7 +617,7 @@ fn root(lane: Lane, begin: u64, env: &impl Environment) -> Open {
         begin,
         actor: None,
         sent: false,
-        caller: None,
+        origin: None,
         request: None,
         header: None,
         libraries: Libraries::default(),
@@ -629,7 +676,7 @@ mod tests {
             id: ConnectionId { tgid: 1, inode },
             ends,
             nonblocking,
-            caller: None,
+            origin: None,
             by: Identity::default(),
             opened: 0,
             chosen: None,
@@ -738,10 +785,10 @@ mod tests {
     fn call_of_unknown_task(correlator: &mut Correlator) -> (Connection, Option<Span>) {
         let env = Env { event_loop: true };
         let server = Connection { opened: 0, ..connection(1, true) };
-        let task = Identity { actor: 5, lane: 9, flags: KNOWN | IN_TASK, reserved: 0 };
+        let task = Identity { actor: 5, lane: 9, flags: KNOWN | IN_TASK, losses: 0 };
         let made =
             NewActor { tgid: 1, tid: 7, actor: 5, time: 1, by: Identity::default(), cause: Cause::None };
-        correlator.made(&made);
+        correlator.made(&made, |_| {});
         correlator.event(&server, begin(1, Role::Server, 7), &env);
         let client = Connection { by: task, ..connection(3, true) };
         correlator.event(&client, begin(1, Role::Client, 7), &env);
@@ -755,8 +802,8 @@ mod tests {
         let (server, early) = call_of_unknown_task(&mut correlator);
         assert_eq!(early, None);
         let mut spans = Vec::new();
-        let task = Identity { actor: 5, lane: 9, flags: KNOWN | IN_TASK, reserved: 0 };
-        correlator.wrote(&server, &task, |span| spans.push(span));
+        let task = Identity { actor: 5, lane: 9, flags: KNOWN | IN_TASK, losses: 0 };
+        correlator.wrote(&server, &task, 2, |span| spans.push(span));
         let request = correlator.event(&server, end(1, Role::Server), &Env { event_loop: true }).unwrap();
         assert_eq!(spans.len(), 1);
         assert_eq!(spans.first().unwrap().parent_span_id, Some(request.span_id));
@@ -780,7 +827,7 @@ mod tests {
         let mut correlator = Correlator::default();
         let env = Env { event_loop: true };
         let of = |inode: u64, lane: u64| Connection {
-            by: Identity { actor: 0, lane, flags: KNOWN | WAITS_ELSEWHERE, reserved: 0 },
+            by: Identity { actor: 0, lane, flags: KNOWN | WAITS_ELSEWHERE, losses: 0 },
             ..connection(inode, true)
         };
         correlator.event(&of(1, 100), begin(1, Role::Server, 7), &env);

@@ -9,4 +9,5 @@ pub mod existing;
 pub mod http;
 pub mod joined;
 pub mod peer;
+pub mod repeats;
 pub mod span;

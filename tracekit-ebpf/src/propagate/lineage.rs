@@ -17,7 +17,8 @@ use tracekit_common::{
     },
 };
 
-use crate::{actor::who, maps::SELECTED};
+use super::OUTGOING;
+use crate::{actor::identify, maps::{FOUND, SELECTED}};
 
 /// Requests by their numbers.
 #[map]
@@ -34,6 +35,19 @@ static LANES: LruHashMap<LaneKey, Lane> = LruHashMap::with_max_entries(8 * 1024,
 /// For whom actors act.
 #[map]
 static ACTS: LruHashMap<u64, Acts> = LruHashMap::with_max_entries(64 * 1024, 0);
+
+/// By thread: a task that was made for a connection of which it is not known which one that is.
+#[map]
+static NEWEST: LruHashMap<u32, Newest> = LruHashMap::with_max_entries(8 * 1024, 0);
+
+/// See [`NEWEST`].
+#[repr(C)]
+struct Newest {
+    /// Its number.
+    actor: u64,
+    /// How many there are.
+    count: u64,
+}
 
 /// Makers that are looked at, from an actor on.
 const LINE: u32 = 16;
@@ -169,6 +183,45 @@ pub fn made(tgid: u32, tid: u32, actor: u64, born: u64, by: &Identity, what: u32
     let _ = ACTS.insert(&actor, &Acts { value, born, tgid, what }, 0);
 }
 
+/// An actor is made in a protocol's `connection_made`. Event loops watch the connection right after that: asyncio with
+/// its next callback, uvloop before it waits.
+#[inline(always)]
+pub fn made_by_connection(tid: u32, actor: u64) {
+    // SAFETY: the pointer comes from the map and was checked; only this thread uses its entry.
+    let count = NEWEST.get_ptr(&tid).map_or(0, |newest| unsafe { (*newest).count });
+    let _ = NEWEST.insert(&tid, &Newest { actor, count: count + 1 }, 0);
+}
+
+/// An event loop begins to watch a connection. If that is the only one that a task was made for, it is that task's.
+#[inline(always)]
+pub fn watched(tid: u32, key: &ConnectionKey) {
+    let (Some(newest), Some(exchange)) = (NEWEST.get_ptr_mut(&tid), EXCHANGES.get_ptr(key)) else { return };
+    // SAFETY: the pointers come from maps and were checked; only this thread uses its entry.
+    let (newest, exchange) = unsafe { (&mut *newest, &*exchange) };
+    if newest.count == 1
+        && exchange.opened != 0
+        && exchange.request == 0
+        && let Some(acts) = ACTS.get_ptr_mut(&newest.actor)
+    {
+        // SAFETY: as above.
+        let acts = unsafe { &mut *acts };
+        if acts.what == ACTS_UNKNOWN && acts.tgid == key.tgid && acts.born >= exchange.opened {
+            acts.value = key.inode;
+            acts.what = ACTS_FOR_CONNECTION;
+        }
+    }
+    newest.count = 0;
+}
+
+/// The thread waits for events.
+#[inline(always)]
+pub fn waits(tid: u32) {
+    if let Some(newest) = NEWEST.get_ptr_mut(&tid) {
+        // SAFETY: as above.
+        unsafe { (*newest).count = 0 };
+    }
+}
+
 #[inline(always)]
 fn reason(tgid: u32, tid: u32, by: &Identity, what: u32, cause: u64) -> (u32, u64) {
     const NOBODY: (u32, u64) = (ACTS_UNKNOWN, 0);
@@ -262,12 +315,34 @@ extern "C" fn of_lane(tgid: u32, tid: u32, lane: u64, flags: u32) -> u64 {
     if looping || !open || serving.flags & INTERLEAVES != 0 { 0 } else { serving.request }
 }
 
-/// The number of the request on whose behalf the current thread acts; 0 if that is not known.
+/// Finds out who sends on a connection, into its entry; gives 0 if somebody else was looked for on this processor
+/// meanwhile (see [`crate::actor::who`]).
+///
+/// A function of its own, and once, because the stacks of functions that call each other add up.
 #[unsafe(no_mangle)]
 #[inline(never)]
-pub extern "C" fn current_request(tgid: u32, tid: u32) -> u64 {
-    let Some(found) = who(tgid, tid) else { return 0 };
-    let by = found.identity;
+pub extern "C" fn look_for_sender(cookie: u64, tgid: u32, tid: u32) -> u32 {
+    let turn = identify(tgid, tid);
+    let (Some(outgoing), Some(found)) = (OUTGOING.get_ptr_mut(&cookie), FOUND.get_ptr(0)) else { return 0 };
+    // SAFETY: the pointers come from maps and were checked; this thread holds the socket's lock. Volatile, because
+    // another thread may write it between.
+    unsafe {
+        let (from, to) = (&raw const (*found).identity, &raw mut (*outgoing).by);
+        (&raw mut (*to).actor).write((&raw const (*from).actor).read_volatile());
+        (&raw mut (*to).lane).write((&raw const (*from).lane).read_volatile());
+        (&raw mut (*to).flags).write((&raw const (*from).flags).read_volatile());
+        u32::from(turn != 0 && (&raw const (*found).turn).read_volatile() == turn)
+    }
+}
+
+/// The number of the request on whose behalf somebody sends on a connection, after [`look_for_sender`]; 0 if that is not
+/// known.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn request_of_sender(cookie: u64, tgid: u32, tid: u32) -> u64 {
+    let Some(outgoing) = OUTGOING.get_ptr(&cookie) else { return 0 };
+    // SAFETY: as above.
+    let by = unsafe { &(*outgoing).by };
     // What a thread has read itself it has not got from elsewhere.
     if by.flags & IN_TASK == 0 {
         let request = of_lane(tgid, tid, by.lane, by.flags);

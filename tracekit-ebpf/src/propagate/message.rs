@@ -26,7 +26,7 @@ use tracekit_common::{
 use super::{
     OUTGOING, SOCK_COOKIE, SOCK_QUEUED, SOCK_SNDBUF, SOCK_SOCKET, SOCKET_FILE, TCP_BYTES_SENT, TCP_SND_NXT,
     TCP_WRITE_SEQ, address_of,
-    request::{STEPS, compose},
+    request::{STEPS, cause, compose},
 };
 use crate::{
     bounds::{advanced, bounded},
@@ -203,7 +203,7 @@ fn insert(ctx: &SkMsgContext, outgoing: &mut Outgoing, sk: u64, cookie: u64, at:
     let entered = entered();
     // A request whose head is not captured has no span.
     let seen = entered & UNSEEN == 0 && u64::from(outgoing.before) + u64::from(at) < HEAD_MAX as u64;
-    let mut length = if own || !seen || !has_room(sk, at) { 0 } else { compose(cookie) };
+    let mut length = if own || !seen || !has_room(sk, at) { 0 } else { compose(cookie, cause(cookie)) };
     if length >= PARENT_LINE as u32 && length <= LINES_LEN {
         // SAFETY: the context is this program's.
         if unsafe { bpf_msg_push_data(ctx.msg, at, length, 0) } != 0 {

@@ -20,7 +20,7 @@ use tracekit_common::{
 
 use super::{
     FRESH, OUTGOING, READING, SAMPLE_AS_PARENT, SAMPLE_BELOW,
-    lineage::{self, READS_NONBLOCKING_INPUT, current_request},
+    lineage::{self, READS_NONBLOCKING_INPUT, look_for_sender, request_of_sender},
 };
 use crate::{
     actor::next_number,
@@ -335,51 +335,51 @@ extern "C" fn read_head(captured: u32) -> u32 {
     NEXT
 }
 
-/// What a thread's calls are caused by.
-enum Cause {
-    /// By this request.
-    Request(*const Serving),
-    /// By none: the process serves none.
-    Nothing,
-    /// That can't be told here.
-    Unknown,
-}
+/// Of [`cause`]: by no request, because the process serves none.
+const NOTHING: u64 = u64::MAX;
 
-/// On whose behalf the current thread acts.
+/// The number of the request by which it is caused that the current thread sends on a connection, [`NOTHING`], or 0: that
+/// can't be told here.
+///
+/// Not called by [`compose`], because the stacks of functions that call each other add up.
 #[inline(always)]
-fn cause(tgid: u32, tid: u32) -> Cause {
-    let Some(process) = SELECTED.get_ptr(&tgid) else { return Cause::Unknown };
+pub fn cause(cookie: u64) -> u64 {
+    let ids = bpf_get_current_pid_tgid();
+    let (tgid, tid) = ((ids >> 32) as u32, ids as u32);
+    let Some(process) = SELECTED.get_ptr(&tgid) else { return 0 };
     // SAFETY: the pointer comes from the map and was checked.
     let process = unsafe { *process };
     if process & PROPAGATE == 0 {
-        return Cause::Unknown;
+        0
+    } else if process & SERVES == 0 {
+        NOTHING
+    } else if look_for_sender(cookie, tgid, tid) == 0 {
+        0
+    } else {
+        request_of_sender(cookie, tgid, tid)
     }
-    if process & SERVES == 0 {
-        return Cause::Nothing;
-    }
-    lineage::request(tgid, current_request(tgid, tid)).map_or(Cause::Unknown, Cause::Request)
 }
 
 /// Puts the lines for a request that the current thread sends together, in the entry of its connection; gives their
-/// length, 0 if there are to be none.
+/// length, 0 if there are to be none. It is caused by `number` (see [`cause`]).
 #[unsafe(no_mangle)]
 #[inline(never)]
-pub extern "C" fn compose(cookie: u64) -> u32 {
-    let ids = bpf_get_current_pid_tgid();
+pub extern "C" fn compose(cookie: u64, number: u64) -> u32 {
+    let tgid = (bpf_get_current_pid_tgid() >> 32) as u32;
     let Some(outgoing) = OUTGOING.get_ptr_mut(&cookie) else { return 0 };
     // SAFETY: the pointer comes from the map and was checked; this thread holds the socket's lock.
     let lines = unsafe { (&raw mut (*outgoing).lines).cast::<u8>() };
-    let (trace_id, flags, state) = match cause((ids >> 32) as u32, ids as u32) {
-        Cause::Request(serving) => {
+    let (trace_id, flags, state) = match lineage::request(tgid, number) {
+        Some(serving) => {
             // SAFETY: the pointer comes from the map and was checked.
             let serving = unsafe { &*serving };
             (serving.trace_id, serving.flags, Some(serving))
         }
-        Cause::Nothing => {
+        None if number == NOTHING => {
             let id = new_trace_id();
             (id, sampled(&id), None)
         }
-        Cause::Unknown => return 0,
+        None => return 0,
     };
     let words = [random(), random() | 1];
     // SAFETY: the same size, and all bit patterns are values.

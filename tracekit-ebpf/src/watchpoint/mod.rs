@@ -23,15 +23,15 @@ use tracekit_common::{
     event::Kind,
     python::{Frame, MAX_FRAMES, Python, StackRecord},
     watchpoint::{
-        Armed, ArmedKey, BUCKET_OF_AGENT, Bucket, CAPTURE, HIT_HEAD, HitRecord, Hits, KILL_SWITCH, MET, NO_FAMILY,
-        UNMET, bucket_of_breakpoint, bucket_of_process,
+        Armed, ArmedKey, BUCKET_OF_AGENT, Bucket, CAPTURE, HIT_HEAD, HitRecord, Hits, KILL_SWITCH, MET,
+        NO_FAMILY, UNMET, bucket_of_breakpoint, bucket_of_process,
     },
 };
 
 pub use self::image::SCRATCH;
 use self::image::{RECORD_MASK, Work};
 use crate::{
-    actor::{NOBODY, who},
+    actor::{NOBODY, identity, who},
     bounds::bounded,
     maps::{BREAKPOINTS, BUCKETS, HITS, IMAGES, PYTHONS, SNAPSHOTS, STACK, SWITCHES},
     process::selected,
@@ -225,7 +225,7 @@ fn capture(
     unsafe { copy_kernel(record.add(to), FRAMES, stack.add(from) as u64) };
     let work = Work::begin(record, armed, tgid);
     image::copy_variables(address, frame, python.family);
-    let by = who(tgid, tid).map_or(NOBODY, |found| found.identity);
+    let by = who(tgid, tid, identity).unwrap_or(NOBODY);
     let took = now() - time;
     let (image, flags, objects) = work.outcome();
     let head = HitRecord {

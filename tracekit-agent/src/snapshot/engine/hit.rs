@@ -84,7 +84,7 @@ pub fn decode(bytes: &[u8]) -> Option<RawHit> {
             actor: word(bytes, 88)?,
             lane: word(bytes, 96)?,
             flags: half(bytes, 104)?,
-            reserved: half(bytes, 108)?,
+            losses: half(bytes, 108)?,
         },
     };
     if record.kind != Kind::Hit as u32 || record.frames as usize > MAX_FRAMES || record.image > MAX_IMAGE {
