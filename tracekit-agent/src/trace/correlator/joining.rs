@@ -192,7 +192,7 @@ mod tests {
             id: ConnectionId { tgid, inode: u64::from(local) },
             ends: Some((ip(local), ip(remote))),
             nonblocking: false,
-            caller: None,
+            origin: None,
             by: Identity::default(),
             opened: 0,
             chosen: None,
@@ -262,15 +262,9 @@ mod tests {
     #[test]
     fn also_if_it_turns_out_later_what_the_call_is_for() {
         let mut correlator = Correlator::default();
-        let task = Identity { actor: 5, lane: 9, flags: IN_TASK, reserved: 0 };
-        correlator.made(&NewActor {
-            tgid: 1,
-            tid: 7,
-            actor: 5,
-            time: 1,
-            by: Identity::default(),
-            cause: Cause::None,
-        });
+        let task = Identity { actor: 5, lane: 9, flags: IN_TASK, ..Identity::default() };
+        let (tgid, tid, by, cause) = (1, 7, Identity::default(), Cause::None);
+        correlator.made(&NewActor { tgid, tid, actor: 5, time: 1, by, cause }, |_| {});
         let [front, call, back, database] = connections();
         let call = Connection { by: task, ..call };
         correlator.event(&front, begin(Role::Server, 10), &Env);
@@ -293,9 +287,9 @@ mod tests {
     fn what_has_no_span_joins_nothing_and_nothing_waits_for_it() {
         let mut correlator = Correlator::default();
         let [_, call, back, _] = connections();
-        let task = Identity { actor: 5, lane: 9, flags: IN_TASK, reserved: 0 };
+        let task = Identity { actor: 5, lane: 9, flags: IN_TASK, ..Identity::default() };
         let (tgid, tid, by, cause) = (1, 7, Identity::default(), Cause::None);
-        correlator.made(&NewActor { tgid, tid, actor: 5, time: 1, by, cause });
+        correlator.made(&NewActor { tgid, tid, actor: 5, time: 1, by, cause }, |_| {});
         correlator.event(&Connection { by: task, ..call }, begin(Role::Client, 20), &Env);
         correlator.event(&back, begin(Role::Server, 25), &Env);
         assert_eq!(correlator.event(&back, end(Role::Server, 25, 50), &Env), None);
