@@ -277,7 +277,7 @@ mod tests {
             assert_eq!(correlator.event(connection, end(role, start, time), &Env), None);
         }
         let mut spans = Vec::new();
-        correlator.wrote(&front, &task, |span| spans.push(span));
+        correlator.wrote(&front, &task, 65, |span| spans.push(span));
         let (waited, _) = correlator.waited();
         let front = correlator.event(&front, end(Role::Server, 10, 70), &Env);
         check_one_trace(&waited.into_iter().chain(spans).chain(front).collect::<Vec<_>>());
