@@ -13,6 +13,7 @@ pub mod compare;
 pub mod debugger;
 pub mod interpreters;
 pub mod kernel;
+pub mod lines;
 pub mod load;
 pub mod parents;
 pub mod paths;

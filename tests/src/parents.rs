@@ -329,6 +329,18 @@ impl<'a> Token<'a> {
     }
 }
 
+/// The call that a client span is of, if that has a token.
+#[must_use]
+pub fn call_of(span: &Span) -> Option<&str> {
+    Token::of(span).map(|token| token.text)
+}
+
+/// How a call was made, and by which library.
+#[must_use]
+pub fn sort_of(call: &str) -> Option<(&str, &str)> {
+    Token::parse(call).map(|token| (token.kind, token.client))
+}
+
 /// The calls that the processes of a run noted.
 ///
 /// # Errors
@@ -337,6 +349,9 @@ pub fn answered_calls(directory: &Path) -> Result<BTreeSet<String>> {
     let mut calls = BTreeSet::new();
     for entry in std::fs::read_dir(directory).with_context(|| format!("read {}", directory.display()))? {
         let path = entry?.path();
+        if path.extension().is_none_or(|extension| extension != "calls") {
+            continue;
+        }
         let text = std::fs::read_to_string(&path).with_context(|| format!("read {}", path.display()))?;
         calls.extend(text.lines().map(str::to_owned));
     }

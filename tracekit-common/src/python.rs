@@ -39,7 +39,7 @@ pub struct Python {
     pub frame_owner: u32,
     /// Owners (bytes) from here on are no frames of Python code; before 3.11 above all bytes.
     pub first_shim_owner: u32,
-    /// [`ID_IN_DESCRIPTOR`], [`STACKS`]
+    /// [`ID_IN_DESCRIPTOR`], [`STACKS`], [`DEEPER`]
     pub flags: u32,
     /// The process whose line breakpoints are this one's: itself, and for one that was forked, from which it was.
     pub family: u32,
@@ -51,6 +51,12 @@ pub struct Python {
 pub const ID_IN_DESCRIPTOR: u32 = 1;
 /// Report the stack of what a client connection sends.
 pub const STACKS: u32 = 2;
+
+/// Report of each stack also [`DEEPER_FRAMES`] below the first of the application.
+pub const DEEPER: u32 = 4;
+
+/// Frames that are visited behind the first one of the application, if that is wanted.
+pub const DEEPER_FRAMES: u32 = 24;
 
 /// Bytes of a frame that are read at most.
 pub const FRAME_BYTES: usize = 120;
@@ -117,8 +123,11 @@ pub struct StackRecord {
     pub time: u64,
     /// How the walk ended: [`END_OLDEST`], [`END_LIMIT`], [`END_FAULT`], [`END_APPLICATION`].
     pub end: u32,
-    /// Zero.
-    pub reserved: u32,
+    /// Which frame is the first that is known to be the [`APPLICATION`]'s, counted from 1; 0 if none is.
+    pub application: u32,
+    /// From where the thread waited for events last without running a task: if it runs an event loop, what runs that.
+    /// Zeroes if it did not wait.
+    pub waiter: Frame,
 }
 
 /// At the oldest frame.
@@ -127,13 +136,13 @@ pub const END_OLDEST: u32 = 0;
 pub const END_LIMIT: u32 = 1;
 /// At a frame that could not be read.
 pub const END_FAULT: u32 = 2;
-/// At the first frame of the application.
+/// At the first frame of the application, or [`DEEPER_FRAMES`] behind it.
 pub const END_APPLICATION: u32 = 3;
 
 const _: () = assert!(size_of::<Python>() == 16 + 16 * 4 + 8);
 const _: () = assert!(size_of::<Thread>() == 24);
 const _: () = assert!(size_of::<CodeKey>() == 16);
-const _: () = assert!(size_of::<StackRecord>() == 40);
+const _: () = assert!(size_of::<StackRecord>() == 56);
 
 // SAFETY: `repr(C)`, integers only, no padding (asserted above).
 #[cfg(feature = "user")]

@@ -25,6 +25,8 @@ use crate::{
     process::selected,
     python::{known_running, running},
     read::word,
+    stack::report_stack,
+    waiter::note_waiter,
 };
 
 /// Entries of the dict of running tasks that are looked at, from the last on: one for each event loop, and
@@ -217,6 +219,8 @@ pub extern "C" fn new_actor(tgid: u32, tid: u32, object: u64, what: u32, sort: u
         what = input.what;
         cause = input.inode;
     }
+    // Right before the record: what it does later, it may do for who stands there.
+    report_stack(tgid, tid);
     let _ = ACTOR_NUMBERS.insert(&key, &actor, 0);
     report(tgid, tid, actor, by, what, cause);
     #[cfg(feature = "propagate")]
@@ -440,7 +444,7 @@ fn number_of(tgid: u32, object: u64) -> u64 {
 /// the thread is in, or, with the lowest bit set, one from which it has entered that.
 #[unsafe(no_mangle)]
 #[inline(never)]
-extern "C" fn current_task(tgid: u32, state: u64) -> u64 {
+pub extern "C" fn current_task(tgid: u32, state: u64) -> u64 {
     // SAFETY: as in `is_same_callback`.
     let Some(actors) = (unsafe { ACTORS.get(&tgid) }) else { return 0 };
     let mut context = word(state + u64::from(actors.context));
@@ -768,6 +772,7 @@ pub extern "C" fn waits(tgid: u32, tid: u32) -> u32 {
         // may have to be looked for again: `FRAME` is used below.
         unsafe { (*found).turn = (*found).turn.wrapping_add(2) };
     }
+    note_waiter(tgid, tid, state, frame);
     let waiting_lane = lane_of(tgid, state, frame);
     // SAFETY: as in `is_same_callback`.
     let Some(actors) = (unsafe { ACTORS.get(&tgid) }) else { return 0 };

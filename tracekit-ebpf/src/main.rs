@@ -32,6 +32,7 @@ mod read;
 mod socket;
 mod stack;
 mod syscall;
+mod waiter;
 mod watchpoint;
 
 #[cfg(not(test))]

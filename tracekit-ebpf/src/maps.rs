@@ -10,7 +10,7 @@ use tracekit_common::{
     actor::{Actors, LastInput, ObjectKey},
     event::{HEAD_MAX, TAIL_MAX},
     map::{ConnectionKey, ConnectionState, LOSSES, Loss},
-    python::{CodeClass, CodeKey, Python, Thread},
+    python::{CodeClass, CodeKey, Frame, Python, Thread},
     syscall::TABLE,
     watchpoint::{
         Armed, ArmedKey, Bucket, Condition, Hits, MAX_ARMED, MAX_BREAKPOINTS, MAX_CONDITIONS, MAX_LAYOUTS,
@@ -65,6 +65,10 @@ pub static ACTOR_NUMBERS: LruHashMap<ObjectKey, u64> = LruHashMap::with_max_entr
 /// What each thread got last. An entry stays until its thread exits.
 #[map]
 pub static INPUTS: HashMap<u32, LastInput> = HashMap::with_max_entries(32 * 1024, 0);
+
+/// From where each thread waited for events last without running a task.
+#[map]
+pub static WAITERS: LruHashMap<u32, Frame> = LruHashMap::with_max_entries(16 * 1024, 0);
 
 /// Who acts now.
 #[map]

@@ -5,14 +5,14 @@ use tracekit_common::{
     event::Kind,
     map::Loss,
     python::{
-        APPLICATION, CodeKey, END_APPLICATION, END_FAULT, END_LIMIT, END_OLDEST, FRAME_BYTES, Frame,
-        MAX_FRAMES, Python, STACKS, StackRecord,
+        APPLICATION, CodeKey, DEEPER, DEEPER_FRAMES, END_APPLICATION, END_FAULT, END_LIMIT, END_OLDEST,
+        FRAME_BYTES, Frame, MAX_FRAMES, Python, STACKS, StackRecord,
     },
 };
 
 use crate::{
     bounds::{advanced, bounded},
-    maps::{CODES, EVENTS, PYTHONS, STACK, lose, wakeup},
+    maps::{CODES, EVENTS, PYTHONS, STACK, WAITERS, lose, wakeup},
     python::running,
     read::copy_user,
 };
@@ -59,12 +59,20 @@ pub extern "C" fn report_stack(tgid: u32, tid: u32) -> u32 {
 fn report(python: &Python, tgid: u32, tid: u32) -> Option<()> {
     let (state, newest) = running(python, tgid, tid)?;
     let record = STACK.get_ptr_mut(0)?.cast::<u8>();
-    let end = walk::<false>(python, tgid, newest, record);
+    let end = walk::<false>(python, tgid, newest, record, tid);
     // SAFETY: the buffer is this CPU's, larger than the header, and aligned to 8 bytes, as map values are.
-    let count = unsafe { (*record.cast::<StackRecord>()).count };
+    let StackRecord { tid: owner, count, application, .. } =
+        unsafe { record.cast::<StackRecord>().read_volatile() };
+    // A probe in user code may be interrupted by another thread, which then has written its own stack here.
+    if owner != tid {
+        return None;
+    }
+    // SAFETY: only this thread uses its entry.
+    let waiter = unsafe { WAITERS.get(&tid) }.copied().unwrap_or(Frame { code: 0, instruction: 0 });
     // SAFETY: the helper has no preconditions.
     let time = unsafe { bpf_ktime_get_ns() };
-    let head = StackRecord { kind: Kind::Stack as u32, tgid, tid, count, state, time, end, reserved: 0 };
+    let kind = Kind::Stack as u32;
+    let head = StackRecord { kind, tgid, tid, count, state, time, end, application, waiter };
     // SAFETY: as above.
     unsafe { *record.cast::<StackRecord>() = head };
     let size = bounded::<RECORD_MASK>((HEADER + count as usize * size_of::<Frame>()) as u64) as usize;
@@ -85,21 +93,34 @@ pub extern "C" fn walk_whole(tgid: u32, newest: u64) -> u32 {
     let (Some(python), Some(record)) = (unsafe { PYTHONS.get(&tgid) }, STACK.get_ptr_mut(0)) else {
         return END_FAULT;
     };
-    walk::<true>(python, tgid, newest, record.cast())
+    walk::<true>(python, tgid, newest, record.cast(), 0)
 }
 
-/// Writes frames behind the header of `record`, and their number into it; how the walk ended. A walk that is not
-/// `WHOLE` ends at the first frame of the application.
+/// Writes frames behind the header of `record`, and their number into it; how the walk ended. `owner` is left in the
+/// record for who looks whether it is still his. A walk that is not `WHOLE` ends at the first frame of the application, or a few behind it.
 ///
 /// What differs from frame to frame is kept in memory, and nothing branches on what is known of the process:
 /// so every turn of the loop looks the same to the verifier, and it need not follow them all.
 #[inline(always)]
-fn walk<const WHOLE: bool>(python: &Python, tgid: u32, newest: u64, record: *mut u8) -> u32 {
+fn walk<const WHOLE: bool>(python: &Python, tgid: u32, newest: u64, record: *mut u8, owner: u32) -> u32 {
     // SAFETY: all are within the buffer's `SCRATCH` bytes, and aligned.
     let (count, frames, memory) =
         unsafe { (&raw mut (*record.cast::<StackRecord>()).count, record.add(HEADER), record.add(FRAME_AT)) };
+    // SAFETY: as above. `end` and `time` are not used before the walk is over: here they are how many frames are left,
+    // and how many will be once one of the application is met.
+    let (application, left, behind) = unsafe {
+        let head = record.cast::<StackRecord>();
+        (&raw mut (*head).application, &raw mut (*head).end, &raw mut (*head).time)
+    };
+    let deeper = if python.flags & DEEPER != 0 { u64::from(DEEPER_FRAMES) } else { 0 };
     // SAFETY: as above, here and at each use below; volatile, so that it stays in memory.
-    unsafe { count.write_volatile(0) };
+    unsafe {
+        (&raw mut (*record.cast::<StackRecord>()).tid).write_volatile(owner);
+        count.write_volatile(0);
+        application.write_volatile(0);
+        left.write_volatile(u32::MAX);
+        behind.write_volatile(deeper);
+    }
     let mut at = newest;
     for _ in 0..VISITS {
         if at == 0 {
@@ -109,6 +130,15 @@ fn walk<const WHOLE: bool>(python: &Python, tgid: u32, newest: u64, record: *mut
         let index = unsafe { count.read_volatile() };
         if index >= MAX_FRAMES as u32 {
             return END_LIMIT;
+        }
+        if !WHOLE {
+            // SAFETY: as above.
+            let rest = unsafe { left.read_volatile() };
+            if rest == 0 {
+                return END_APPLICATION;
+            }
+            // SAFETY: as above.
+            unsafe { left.write_volatile(rest - 1) };
         }
         // SAFETY: there is room for whatever the mask lets through.
         if !unsafe { copy_user(memory, bounded::<BYTE_MASK>(python.frame_size.into()), at) } {
@@ -135,8 +165,14 @@ fn walk<const WHOLE: bool>(python: &Python, tgid: u32, newest: u64, record: *mut
         // SAFETY: a value that is replaced meanwhile is still a number.
         if let Some(class) = unsafe { CODES.get(&key) }
             && *class == APPLICATION
+            // SAFETY: as above.
+            && unsafe { application.read_volatile() } == 0
         {
-            return END_APPLICATION;
+            // SAFETY: as above.
+            unsafe {
+                application.write_volatile(index + 1);
+                left.write_volatile(behind.read_volatile() as u32);
+            }
         }
     }
     END_LIMIT

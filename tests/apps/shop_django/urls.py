@@ -8,6 +8,8 @@ urlpatterns = [
     path("ping", views.ping),
     path("products/<int:number>", views.product),
     path("orders", views.order),
+    path("listed/<int:count>", views.listed),
+    path("report/<str:seconds>", views.report),
     path("gone", views.gone),
     path("boom", views.boom),
     path("sql-error", views.sql_error),

@@ -37,6 +37,24 @@ def order(request):
     return JsonResponse({"ok": True}, status=201)
 
 
+def _names(orders):
+    return [order.product.name for order in orders]
+
+
+def listed(request, count):
+    return JsonResponse({"names": _names(Order.objects.order_by("id")[:count])})
+
+
+def _report(seconds):
+    with connection.cursor() as cursor:
+        cursor.execute("SELECT pg_sleep(%s)", [float(seconds)])
+
+
+def report(request, seconds):
+    _report(seconds)
+    return HttpResponse("reported\n")
+
+
 def gone(request):
     raise Http404
 

@@ -19,7 +19,7 @@ import redis
 import requests
 import urllib3
 
-from tokens import REDIS_SCRIPT, answered, clients_of, expected_status, token
+from tokens import REDIS_SCRIPT, answered, clients_of, expected_status, here, token
 
 HOST = "127.0.0.1"
 UPSTREAM = int(os.environ.get("UPSTREAM_PORT", "0"))
@@ -74,31 +74,31 @@ _httpx = httpx.Client(timeout=30)
 
 def _sql(client, call, sleep):
     with _pools[client].connection() as connection, connection.cursor() as cursor:
-        cursor.execute(f"SELECT {sleep}(0.002), %s AS {call}", (1,))
+        cursor.execute(f"SELECT {sleep}(0.002), %s AS {here(call)}", (1,))
         cursor.fetchall()
 
 
 def _http(client, call):
-    url = f"http://{HOST}:{UPSTREAM}/echo/{call}"
+    url = f"http://{HOST}:{UPSTREAM}/echo/"
     if client == "requests":
-        answer = _session.get(url, timeout=30)
+        answer = _session.get(url + here(call), timeout=30)
         return answer.status_code, answer.content
     if client == "urllib3":
-        answer = _manager.request("GET", url, timeout=30, retries=False)
+        answer = _manager.request("GET", url + here(call), timeout=30, retries=False)
         return answer.status, answer.data
     if client == "httpx":
-        answer = _httpx.get(url)
+        answer = _httpx.get(url + here(call))
         return answer.status_code, answer.content
     if client == "urllib":
         try:
-            with urllib.request.urlopen(url, timeout=30) as answer:
+            with urllib.request.urlopen(url + here(call), timeout=30) as answer:
                 return answer.status, answer.read()
         except urllib.error.HTTPError as answer:
             with answer:
                 return answer.code, answer.read()
     connection = http.client.HTTPConnection(HOST, UPSTREAM, timeout=30)
     try:
-        connection.request("GET", f"/echo/{call}")
+        connection.request("GET", f"/echo/{here(call)}")
         answer = connection.getresponse()
         return answer.status, answer.read()
     finally:
@@ -117,7 +117,7 @@ def make(name, client):
     elif client == "redis":
         _redis.incr("calls")
         try:
-            _redis.eval(REDIS_SCRIPT, 1, name)
+            _redis.eval(REDIS_SCRIPT, 1, here(name))
         except redis.ResponseError as error:
             if not str(error).startswith(f"{name} "):
                 raise

@@ -11,7 +11,7 @@ import httpx
 import redis.asyncio
 
 import blocking
-from tokens import REDIS_SCRIPT, answered, clients_of, expected_status, token
+from tokens import REDIS_SCRIPT, answered, clients_of, expected_status, here, token
 
 HOST = "127.0.0.1"
 UPSTREAM = int(os.environ.get("UPSTREAM_PORT", "0"))
@@ -66,21 +66,21 @@ class Clients:
         if client == "asyncpg":
             await self.opened
             async with self.postgres.acquire() as connection:
-                await connection.fetchval(f"SELECT pg_sleep(0.002), $1::int AS {name}", 1)
+                await connection.fetchval(f"SELECT pg_sleep(0.002), $1::int AS {here(name)}", 1)
         elif client == "redisasync":
             await self.redis.incr("calls")
             try:
-                await self.redis.eval(REDIS_SCRIPT, 1, name)
+                await self.redis.eval(REDIS_SCRIPT, 1, here(name))
             except redis.ResponseError as error:
                 if not str(error).startswith(f"{name} "):
                     raise
         else:
-            url = f"http://{HOST}:{UPSTREAM}/echo/{name}"
+            url = f"http://{HOST}:{UPSTREAM}/echo/"
             if client == "httpxasync":
-                answer = await self.httpx.get(url)
+                answer = await self.httpx.get(url + here(name))
                 got = answer.status_code, answer.content
             else:
-                async with self.aiohttp.get(url) as answer:
+                async with self.aiohttp.get(url + here(name)) as answer:
                     got = answer.status, await answer.read()
             if got != (expected_status(name), f"{name}\n".encode()):
                 raise RuntimeError(f"{name} was answered with {got}")

@@ -3,6 +3,7 @@ SQL, a path of HTTP, an error's code of Redis, of whose commands only the name i
 written down with it."""
 
 import os
+import sys
 
 _file = {}
 
@@ -11,13 +12,25 @@ def token(number, kind, client):
     return f"w{number}_{kind}_{client}"
 
 
+def _note(kind, line):
+    key = os.getpid(), kind
+    if key not in _file:
+        path = os.path.join(os.environ["CALLS_DIR"], f"{key[0]}.{kind}")
+        _file[key] = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+    os.write(_file[key], f"{line}\n".encode())
+
+
 def answered(call):
     """Notes an answered call in a file of this process."""
-    process = os.getpid()
-    if process not in _file:
-        path = os.path.join(os.environ["CALLS_DIR"], f"{process}.calls")
-        _file[process] = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
-    os.write(_file[process], f"{call}\n".encode())
+    _note("calls", call)
+
+
+def here(call):
+    """Notes the line on which this stands as the one that makes the call."""
+    frame = sys._getframe(1)
+    code = frame.f_code
+    _note("lines", f"{call} {frame.f_lineno} {getattr(code, 'co_qualname', code.co_name)} {code.co_filename}")
+    return call
 
 
 def clients_of(number, position, clients, count):

@@ -5,6 +5,7 @@
 
 pub mod clock;
 mod hits;
+mod makers;
 pub mod priority;
 mod pythons;
 mod world;
@@ -32,6 +33,7 @@ use crate::{
     trace::{
         correlator::{Correlator, Environment as _},
         peer::ServiceMap,
+        repeats::Insight,
     },
 };
 use clock::monotonic_nanos;
@@ -61,6 +63,8 @@ pub struct AgentConfig {
     pub service_name: Option<String>,
     /// Names of the services at the other ends.
     pub services: ServiceMap,
+    /// What is said of calls beyond what they are.
+    pub insight: Insight,
     /// Which traces are exported.
     pub sampler: Sampler,
     /// Services whose outgoing requests are left as they are.
@@ -101,10 +105,10 @@ impl Agent {
         let parts = Parts {
             probes,
             connections: Connections::default(),
-            correlator: Correlator::new(config.services),
+            correlator: Correlator::new(config.services, config.insight),
             tracker: Tracker::new(config.inspector, config.selector),
             world: World::new(config.service_name, config.sampler),
-            pythons: Pythons::default(),
+            pythons: Pythons::new(config.insight.slow_call.is_some()),
             spans,
             counters,
             propagate_not: config.propagate_not,
@@ -247,16 +251,16 @@ impl Parts {
                 self.counters.add(Counter::ConnectionsTracked, 1);
                 self.connections.opened(id, local, remote, time);
             }
-            Record::Stack(stack) => self.pythons.stack(&stack, &mut self.probes),
+            Record::Stack(stack) => self.pythons.stack(stack),
             Record::Data(data) => {
                 self.hits_before(data.returned);
                 let Self { probes, connections, correlator, world, pythons, spans, .. } = self;
                 correlator.losses(data.by.losses);
                 tracing::trace!(id = ?data.id, tid = data.tid, direction = ?data.direction, by = ?data.by, "data");
                 if data.direction == Direction::Outbound
-                    && let Some(caller) = pythons.sends(data.tid)
+                    && let Some(origin) = pythons.sends(&data, probes)
                 {
-                    connections.sent_from(data.id, caller);
+                    connections.sent_from(data.id, origin);
                 }
                 if data.direction == Direction::Outbound
                     && let Some(connection) = connections.get(data.id)
@@ -293,6 +297,7 @@ impl Parts {
             Record::Actor(new) => {
                 tracing::trace!(?new, "actor");
                 self.correlator.losses(new.by.losses);
+                self.pythons.made(&new, &mut self.probes);
                 self.correlator.made(&new, |span| self.spans.submit(span));
             }
             Record::ActorEnded { tgid, actor } => {

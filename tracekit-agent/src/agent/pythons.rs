@@ -1,19 +1,23 @@
 //! The interpreters of traced processes: what the kernel side is told of them, and what its stacks say.
 
 use std::{
-    collections::HashMap,
+    collections::{HashMap, HashSet},
     sync::Arc,
     time::{Duration, Instant},
 };
 
-use tracekit_common::python::{Frame, Python, STACKS};
+use tracekit_common::{
+    actor::{IN_TASK, Identity},
+    python::{DEEPER, Frame, Python, STACKS},
+};
 
+use super::makers::{Made, Makers};
 use crate::{
     discovery::{Inspected, proc_fs::ProcFs},
-    net::Caller,
+    net::{Caller, Origin},
     probes::{
         Function, Probes,
-        record::{Stack, WalkEnd},
+        record::{Data, NewActor, Stack},
         tasks::Families,
     },
     python::{
@@ -34,6 +38,14 @@ const LOOK_OFTEN: Duration = Duration::from_millis(250);
 const LOOK_SELDOM: Duration = Duration::from_secs(30);
 /// Bytes of a function that are read to see where to probe it.
 const PROBED_BYTES: usize = 8;
+/// Nanoseconds between the making of an actor and the reading of the stack, at most: what is longer was interrupted.
+const AT_ONCE: u64 = 10_000_000;
+/// Threads with event loops that are remembered.
+const MAX_LOOPS: usize = 16 * 1024;
+/// Places of a stack below the innermost one, at most.
+const MAX_BELOW: usize = 7;
+/// What hands work to threads.
+const EXECUTORS: &str = "/concurrent/futures/thread.py";
 /// Places that are remembered.
 const MAX_PLACES: usize = 16 * 1024;
 
@@ -44,9 +56,14 @@ pub struct Pythons {
     families: Families,
     /// Processes that have not started their interpreter yet, and since when.
     starting: HashMap<u32, (Arc<Inspected>, Instant)>,
-    /// Callers of what threads send next.
-    waiting: HashMap<u32, Option<Arc<Caller>>>,
+    /// From where threads do what they do next.
+    waiting: HashMap<u32, Stack>,
+    /// Threads that were seen to run tasks, and so an event loop.
+    loops: HashSet<(u32, u32)>,
+    makers: Makers,
     places: Places,
+    /// Whether it is wanted what the callers of the application's functions are.
+    deeper: bool,
     /// What each process has loaded.
     actors: HashMap<u32, Watched>,
 }
@@ -60,6 +77,12 @@ struct Watched {
 }
 
 impl Pythons {
+    /// `deeper`: stacks are wanted beyond their first frame of the application.
+    #[must_use]
+    pub fn new(deeper: bool) -> Self {
+        Self { deeper, ..Self::default() }
+    }
+
     /// A process is traced. Whether it can be read: not if it is still starting.
     pub fn add(&mut self, inspected: &Arc<Inspected>, probes: &mut Probes) -> bool {
         let pid = inspected.pid();
@@ -87,7 +110,8 @@ impl Pythons {
             return Some(false);
         }
         let family = self.families.of(pid);
-        let python = Python { flags: python.flags | STACKS, family, ..python };
+        let flags = python.flags | STACKS | if self.deeper { DEEPER } else { 0 };
+        let python = Python { flags, family, ..python };
         if let Err(error) = probes.describe(pid, &python) {
             tracing::warn!(pid, %error, "spans will not say which code made them");
         }
@@ -113,6 +137,8 @@ impl Pythons {
         self.starting.remove(&pid);
         self.families.remove(pid);
         self.actors.remove(&pid);
+        self.makers.process_gone(pid);
+        self.loops.retain(|thread| thread.0 != pid);
     }
 
     /// Looks again at processes that were starting; those that can be read now.
@@ -171,44 +197,134 @@ impl Pythons {
         watched.due = now + if young { LOOK_OFTEN } else { LOOK_SELDOM };
     }
 
-    /// A thread is about to send something from here.
-    pub fn stack(&mut self, stack: &Stack, probes: &mut Probes) {
-        let caller = self.caller(stack, probes);
+    /// A thread is about to do something from here: its next record says what.
+    pub fn stack(&mut self, stack: Stack) {
         if self.waiting.len() >= MAX_WAITING {
             self.waiting.clear();
         }
-        self.waiting.insert(stack.tid, caller);
+        self.waiting.insert(stack.tid, stack);
     }
 
-    /// Where from a thread sends; `None` if nothing was said of what it sends now.
-    pub fn sends(&mut self, tid: u32) -> Option<Option<Arc<Caller>>> {
-        self.waiting.remove(&tid)
+    /// Where from in the application a thread sends this; `None` if nothing was said of what it sends now.
+    pub fn sends(&mut self, data: &Data<'_>, probes: &mut Probes) -> Option<Option<Arc<Origin>>> {
+        let stack = self.waiting.remove(&data.tid)?;
+        // Read in this very call, else it is not of what is sent.
+        let since = if data.entered < data.returned { data.entered } else { 0 };
+        if !(since..=data.returned).contains(&stack.time) {
+            return None;
+        }
+        let tgid = data.id.tgid;
+        let walked = self.walk(&stack, &data.by, probes);
+        if walked.is_elsewhere {
+            return Some(None);
+        }
+        let origin = self.origin(walked.places, tgid, &data.by);
+        Some(origin.or_else(|| self.makers.origin(tgid, &data.by, data.entered)))
     }
 
-    /// The newest frame of the application, unless an event loop stands before it.
-    fn caller(&mut self, stack: &Stack, probes: &mut Probes) -> Option<Arc<Caller>> {
-        let resolver = self.resolvers.get_mut(&stack.tgid)?;
-        let known_to_kernel = stack.end == WalkEnd::Application;
+    /// A task was made, or work was handed over.
+    pub fn made(&mut self, new: &NewActor, probes: &mut Probes) {
+        let Some(stack) = self.waiting.remove(&new.tid) else { return };
+        if !(new.time..=new.time.saturating_add(AT_ONCE)).contains(&stack.time) {
+            return;
+        }
+        let Walked { places, directly, is_item, is_elsewhere } = self.walk(&stack, &new.by, probes);
+        if is_elsewhere {
+            return;
+        }
+        let made = match self.origin(places, new.tgid, &new.by) {
+            Some(origin) => Made::new(origin, directly, is_item, new.time),
+            None => match self.makers.inherited(new.tgid, &new.by, new.time) {
+                Some(origin) => Made::new(origin, false, is_item, new.time),
+                None => return,
+            },
+        };
+        self.makers.insert(new.tgid, new.actor, made);
+    }
+
+    /// These places, and below them those from where the task was made that is there.
+    fn origin(&mut self, places: Vec<Arc<Caller>>, tgid: u32, by: &Identity) -> Option<Arc<Origin>> {
+        let mut places = places.into_iter();
+        let caller = places.next()?;
+        let mut below: Vec<Arc<Caller>> = places.collect();
+        if self.deeper
+            && let Some(maker) = self.makers.known(tgid, by)
+        {
+            let room = MAX_BELOW.saturating_sub(below.len());
+            let all = std::iter::once(&maker.caller).chain(&maker.below);
+            below.extend(all.take(room).map(Arc::clone));
+        }
+        Some(Arc::new(Origin { caller, below }))
+    }
+
+    /// The newest frames of the application, but for those below an event loop: they have started it, and asked for
+    /// nothing.
+    fn walk(&mut self, stack: &Stack, by: &Identity, probes: &mut Probes) -> Walked {
+        let mut walked = Walked { directly: true, ..Walked::default() };
+        let Some(resolver) = self.resolvers.get_mut(&stack.tgid) else { return walked };
+        let thread = (stack.tgid, stack.tid);
+        if by.flags & IN_TASK != 0 && !self.loops.contains(&thread) {
+            if self.loops.len() >= MAX_LOOPS {
+                self.loops.clear();
+            }
+            self.loops.insert(thread);
+        }
+        // An event loop in C has no frame of its own: it runs where its thread waits.
+        let waiter = (stack.waiter.code != 0 && self.loops.contains(&thread)).then_some(stack.waiter);
         let mut in_event_loop = false;
-        for frame in &stack.frames {
-            let resolved = resolver.frame(frame);
-            let Some(known) = resolved.code else { continue };
+        let mut is_awaited = false;
+        let mut first = None;
+        for (index, frame) in stack.frames.iter().enumerate() {
+            in_event_loop |= waiter == Some(*frame);
+            let Some(known) = resolver.code(frame.code) else { continue };
             in_event_loop |= known.is_event_loop;
+            if in_event_loop && first.is_some() {
+                break;
+            }
             if known.is_library {
+                if first.is_none() {
+                    walked.is_elsewhere |= known.runs_on_another_stack;
+                    is_awaited |= walked.is_item && walked.directly && known.waits_for_work;
+                    walked.directly &= known.acts_for_its_caller || is_awaited;
+                    walked.is_item |= index == 0 && known.code.filename.ends_with(EXECUTORS);
+                }
                 continue;
             }
-            if !known_to_kernel {
-                probes.stop_walks_at(stack.tgid, frame.code);
+            first.get_or_insert((index, frame.code));
+            if in_event_loop || walked.is_elsewhere {
+                break;
             }
-            // Below an event loop is what started it, and that asked for nothing.
-            return (!in_event_loop).then(|| self.places.of(stack.tgid, frame, &known, resolved.line));
+            walked.places.push(self.places.of(stack.tgid, frame, &known, resolver));
+            if walked.places.len() > usize::from(self.deeper) * MAX_BELOW {
+                break;
+            }
         }
-        if known_to_kernel && let Some(frame) = stack.frames.last() {
+        match (first, stack.application) {
+            (Some((index, code)), known) if known != Some(index) => probes.stop_walks_at(stack.tgid, code),
+            _ => {}
+        }
+        if let Some(index) = stack.application
+            && first.is_none_or(|(first, _)| first > index)
+            && let Some(frame) = stack.frames.get(index)
+        {
             // Its memory is another's since.
             probes.walk_past(stack.tgid, frame.code);
         }
-        None
+        walked
     }
+}
+
+/// What a stack says.
+#[derive(Default)]
+struct Walked {
+    /// Where in the application it is, the newest place first.
+    places: Vec<Arc<Caller>>,
+    /// There is nothing between the application and what is done that would have reasons of its own for it.
+    directly: bool,
+    /// Work is handed to a thread.
+    is_item: bool,
+    /// The application's innermost frames are on another stack, of which nothing is known.
+    is_elsewhere: bool,
 }
 
 /// Places that were met: they are met again and again.
@@ -216,13 +332,20 @@ impl Pythons {
 struct Places(HashMap<(u32, Frame), (Arc<KnownCode>, Arc<Caller>)>);
 
 impl Places {
-    fn of(&mut self, tgid: u32, frame: &Frame, known: &Arc<KnownCode>, line: Option<i32>) -> Arc<Caller> {
+    fn of(
+        &mut self,
+        tgid: u32,
+        frame: &Frame,
+        known: &Arc<KnownCode>,
+        resolver: &mut Resolver,
+    ) -> Arc<Caller> {
         if let Some((code, caller)) = self.0.get(&(tgid, *frame))
             && Arc::ptr_eq(code, known)
         {
             return Arc::clone(caller);
         }
         let code = &known.code;
+        let line = resolver.line(known, frame);
         let caller = Arc::new(Caller { function: code.qualname.clone(), file: code.filename.clone(), line });
         if self.0.len() >= MAX_PLACES {
             self.0.clear();

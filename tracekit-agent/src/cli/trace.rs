@@ -18,7 +18,7 @@ use crate::{
     export::{Counter, Counters, ExportConfig, Pipeline, PrintMode, Summary},
     probes::{ProbeError, ProbeOptions, Probes, Sampling},
     snapshot::debugger::Debugger,
-    trace::peer::ServiceMap,
+    trace::{peer::ServiceMap, repeats::Insight},
 };
 
 /// How long the last spans may take to leave.
@@ -45,6 +45,12 @@ struct TraceArgs {
     /// Leave the requests of this service as they are; may be repeated
     #[arg(long, value_name = "SERVICE", value_delimiter = ',', env = "TRACEKIT_PROPAGATE_NOT")]
     propagate_not: Vec<String>,
+    /// Say of calls that take this long from where in the application they came (such as 200ms, 2s; 0: of all; off)
+    #[arg(long, value_name = "DURATION", default_value = "500ms", value_parser = slow_call)]
+    slow_call: SlowCall,
+    /// Say of a request that it makes the same call from the same line more often than this; 0: never
+    #[arg(long, value_name = "N", default_value_t = 5)]
+    n_plus_one: u32,
     #[command(flatten)]
     control: ControlArgs,
     #[command(flatten)]
@@ -89,6 +95,24 @@ pub struct RunArgs {
 const EXPORT_HELP: &str = "Export by OTLP follows the standard variables: OTEL_EXPORTER_OTLP_ENDPOINT, \
     OTEL_EXPORTER_OTLP_PROTOCOL (grpc, http/protobuf), OTEL_EXPORTER_OTLP_HEADERS, OTEL_TRACES_SAMPLER, … \
     `attach` exports only if an endpoint is set; `run` also to the default one.";
+
+/// How long a call takes that is slow, if any is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct SlowCall(Option<Duration>);
+
+fn slow_call(text: &str) -> Result<SlowCall, String> {
+    match text {
+        "off" => Ok(SlowCall(None)),
+        "0" => Ok(SlowCall(Some(Duration::ZERO))),
+        _ => {
+            let duration = text.parse::<jiff::SignedDuration>().ok();
+            let duration = duration.and_then(|duration| Duration::try_from(duration).ok());
+            duration
+                .map(|duration| SlowCall(Some(duration)))
+                .ok_or_else(|| "give a duration such as 200ms or 2s, 0, or off".to_owned())
+        }
+    }
+}
 
 fn ring_bytes(text: &str) -> Result<u32, String> {
     match text.parse::<u32>() {
@@ -178,6 +202,10 @@ fn trace(
         selector,
         service_name: args.service_name.clone(),
         services,
+        insight: Insight {
+            slow_call: args.slow_call.0,
+            repeats: Some(args.n_plus_one).filter(|&limit| limit > 0),
+        },
         sampler,
         propagate_not: args.propagate_not.clone(),
         breakpoints: Arc::clone(&debugging.registry),

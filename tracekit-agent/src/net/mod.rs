@@ -27,6 +27,15 @@ pub struct Caller {
     pub line: Option<i32>,
 }
 
+/// From where in the application something was sent.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Origin {
+    /// The innermost place.
+    pub caller: Arc<Caller>,
+    /// Those from which that was called, the next one first; empty if nobody wants them.
+    pub below: Vec<Arc<Caller>>,
+}
+
 /// What is known of a connection beside its bytes.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Connection {
@@ -37,7 +46,7 @@ pub struct Connection {
     /// The socket was in non-blocking mode at the last transfer.
     pub nonblocking: bool,
     /// Where in the application what was sent last was sent from, if it is known.
-    pub caller: Option<Arc<Caller>>,
+    pub origin: Option<Arc<Origin>>,
     /// Who did the last transfer.
     pub by: Identity,
     /// When it was met, nanoseconds of `CLOCK_MONOTONIC`; `u64::MAX` if the record that said so was lost.
@@ -48,7 +57,7 @@ pub struct Connection {
 
 impl Connection {
     fn new(id: ConnectionId, ends: Option<(Endpoint, Endpoint)>, opened: u64) -> Self {
-        Self { id, ends, nonblocking: false, caller: None, by: Identity::default(), opened, chosen: None }
+        Self { id, ends, nonblocking: false, origin: None, by: Identity::default(), opened, chosen: None }
     }
 }
 
@@ -129,7 +138,7 @@ impl Connections {
         self.choices.seen(data);
         if data.direction == Direction::Inbound {
             // What is sent after an answer may be sent from elsewhere.
-            followed.connection.caller = None;
+            followed.connection.origin = None;
         }
         if followed.session.is_opaque() {
             followed.ignored = true;
@@ -152,9 +161,9 @@ impl Connections {
     }
 
     /// What is sent on this connection until something is received is sent from here.
-    pub fn sent_from(&mut self, id: ConnectionId, caller: Option<Arc<Caller>>) {
+    pub fn sent_from(&mut self, id: ConnectionId, origin: Option<Arc<Origin>>) {
         if let Some(followed) = self.followed.get_mut(&id) {
-            followed.connection.caller = caller;
+            followed.connection.origin = origin;
         }
     }
 

@@ -104,7 +104,7 @@ pub enum WalkEnd {
     Limit,
     /// At a frame that could not be read.
     Fault,
-    /// At the first frame of the application.
+    /// At the first frame of the application, or as far behind it as was wanted.
     Application,
 }
 
@@ -123,6 +123,10 @@ pub struct Stack {
     pub frames: Vec<Frame>,
     /// How the walk ended.
     pub end: WalkEnd,
+    /// Which of the frames is the first that the kernel side knew to be the application's.
+    pub application: Option<usize>,
+    /// From where the thread waited for events last without running a task; zeroes if it did not.
+    pub waiter: Frame,
 }
 
 /// Bytes transferred by one system call.
@@ -309,6 +313,8 @@ fn stack(record: &StackRecord, frames: &[u8]) -> Option<Record<'static>> {
             END_APPLICATION => WalkEnd::Application,
             _ => return None,
         },
+        application: (record.application as usize).checked_sub(1),
+        waiter: record.waiter,
     }))
 }
 
@@ -464,13 +470,15 @@ mod tests {
             state: 3,
             time: 4,
             end: END_APPLICATION,
-            reserved: 0,
+            application: 2,
+            waiter: Frame { code: 7, instruction: 8 },
         };
         let frames = [Frame { code: 5, instruction: 6 }, Frame { code: 7, instruction: u64::MAX }];
         let mut record = bytes(&head);
         record.extend(frames.iter().flat_map(bytes));
         let Some(Record::Stack(stack)) = decode(&record) else { panic!("no stack") };
         assert_eq!((stack.frames.as_slice(), stack.end), (&frames[..], WalkEnd::Application));
+        assert_eq!((stack.application, stack.waiter.instruction), (Some(1), 8));
         record.pop();
         assert_eq!(decode(&record), None);
         let mut long = bytes(&StackRecord { count: MAX_FRAMES as u32 + 1, ..head });

@@ -189,7 +189,7 @@ pub fn is_library(filename: &str) -> bool {
 
 /// The code runs an event loop: who is below it on the stack started the loop and asked for nothing.
 #[must_use]
-pub fn is_event_loop(filename: &str) -> bool {
+pub fn is_event_loop(filename: &str, function: &str) -> bool {
     let loops = [
         "/asyncio/base_events.py",
         "/asyncio/events.py",
@@ -198,7 +198,43 @@ pub fn is_event_loop(filename: &str) -> bool {
         "/site-packages/trio/_core/_run.py",
         "/site-packages/twisted/internet/base.py",
     ];
-    loops.iter().any(|end| filename.ends_with(end))
+    // In the same files are functions that applications call.
+    let functions = [
+        "run",
+        "_run",
+        "_run_once",
+        "run_forever",
+        "run_until_complete",
+        "unrolled_run",
+        "mainLoop",
+        "runUntilCurrent",
+    ];
+    let name = function.rsplit('.').next().unwrap_or(function);
+    loops.iter().any(|end| filename.ends_with(end)) && functions.contains(&name)
+}
+
+/// Runs a function of the application on another stack, in a greenlet, so that the application's frames below are not
+/// the innermost ones: SQLAlchemy's `AsyncSession.run_sync` and the like.
+#[must_use]
+pub fn runs_on_another_stack(filename: &str, function: &str) -> bool {
+    filename.contains("-packages/sqlalchemy/ext/asyncio/") && function.ends_with("run_sync")
+}
+
+/// Hands work to a thread and waits for it, so that the work is for its caller: asgiref's `sync_to_async`, through which
+/// Django does what its asynchronous methods ask for.
+#[must_use]
+pub fn waits_for_work(filename: &str) -> bool {
+    filename.contains("-packages/asgiref/")
+}
+
+/// Makes tasks, or hands work over, only for who calls it: the standard library, and anyio.
+#[must_use]
+pub fn acts_for_its_caller(filename: &str) -> bool {
+    let packages = ["/site-packages/", "/dist-packages/"];
+    match packages.iter().find_map(|name| filename.split_once(name)) {
+        Some((_, path)) => path.starts_with("anyio/"),
+        None => is_library(filename),
+    }
 }
 
 /// The qualified name of each code object, by its address. Before 3.11 code objects do not have them:
@@ -269,11 +305,35 @@ mod tests {
 
     #[test]
     fn what_runs_event_loops() {
-        assert!(is_event_loop("/usr/lib/python3.11/asyncio/events.py"));
-        assert!(is_event_loop("/srv/venv/lib/python3.12/site-packages/uvloop/__init__.py"));
+        let asyncio = "/usr/lib/python3.11/asyncio";
+        assert!(is_event_loop(&format!("{asyncio}/events.py"), "Handle._run"));
+        assert!(is_event_loop(&format!("{asyncio}/base_events.py"), "BaseEventLoop.run_forever"));
+        assert!(is_event_loop("/srv/venv/lib/python3.12/site-packages/uvloop/__init__.py", "run"));
+        assert!(!is_event_loop(&format!("{asyncio}/base_events.py"), "BaseEventLoop.run_in_executor"));
         for path in ["/usr/lib/python3.11/asyncio/tasks.py", "/srv/app/events.py", "/srv/uvloop/__init__.py"]
         {
-            assert!(!is_event_loop(path), "{path}");
+            assert!(!is_event_loop(path, "run"), "{path}");
+        }
+    }
+
+    #[test]
+    fn greenlets_and_threads_of_libraries() {
+        let packages = "/v/lib/python3.11/site-packages";
+        let session = format!("{packages}/sqlalchemy/ext/asyncio/session.py");
+        assert!(runs_on_another_stack(&session, "AsyncSession.run_sync"));
+        assert!(!runs_on_another_stack(&session, "AsyncSession.execute"));
+        assert!(!runs_on_another_stack("/srv/app.py", "run_sync"));
+        assert!(waits_for_work(&format!("{packages}/asgiref/sync.py")));
+        assert!(!waits_for_work(&format!("{packages}/django/db/models/query.py")));
+    }
+
+    #[test]
+    fn who_makes_tasks_for_others() {
+        for path in ["/usr/lib/python3.11/asyncio/tasks.py", "/v/site-packages/anyio/_core/_tasks.py"] {
+            assert!(acts_for_its_caller(path), "{path}");
+        }
+        for path in ["/v/lib/python3.11/site-packages/redis/asyncio/connection.py", "/srv/app.py"] {
+            assert!(!acts_for_its_caller(path), "{path}");
         }
     }
 

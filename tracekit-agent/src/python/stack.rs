@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use tracekit_common::python::Frame;
 
-use super::code::{is_event_loop, is_library};
+use super::code::{acts_for_its_caller, is_event_loop, is_library, runs_on_another_stack, waits_for_work};
 use super::evidence::Evidence;
 use super::frame::instruction_offset;
 use super::reader::{Code, Reader};
@@ -27,6 +27,12 @@ pub struct KnownCode {
     pub is_library: bool,
     /// It runs an event loop.
     pub is_event_loop: bool,
+    /// It runs functions of the application on another stack.
+    pub runs_on_another_stack: bool,
+    /// It hands work over and waits for that.
+    pub waits_for_work: bool,
+    /// It makes tasks for who calls it, not for itself.
+    pub acts_for_its_caller: bool,
 }
 
 /// One frame of a stack, resolved.
@@ -84,22 +90,26 @@ impl Resolver {
     /// One frame of a stack.
     pub fn frame(&mut self, frame: &Frame) -> ResolvedFrame {
         let code = self.code(frame.code);
-        let line = code.as_ref().and_then(|known| {
-            let (memory, layout) = (&self.target.memory, &self.target.layout);
-            if layout.copies.is_some() {
-                // A copy may have been made since.
-                memory.forget();
-            }
-            let offset = instruction_offset(memory, layout, &known.code, frame.instruction)?;
-            // Before its first instruction a frame is at its first line.
-            let first = (offset == 0).then_some(known.code.first_line);
-            known.code.line_at(offset).or(first)
-        });
+        let line = code.as_ref().and_then(|known| self.line(known, frame));
         ResolvedFrame { code, line }
     }
 
+    /// The line at which a frame of this code is, if it is known.
+    #[must_use]
+    pub fn line(&self, known: &KnownCode, frame: &Frame) -> Option<i32> {
+        let (memory, layout) = (&self.target.memory, &self.target.layout);
+        if layout.copies.is_some() {
+            // A copy may have been made since.
+            memory.forget();
+        }
+        let offset = instruction_offset(memory, layout, &known.code, frame.instruction)?;
+        // Before its first instruction a frame is at its first line.
+        let first = (offset == 0).then_some(known.code.first_line);
+        known.code.line_at(offset).or(first)
+    }
+
     /// The code object at an address.
-    fn code(&mut self, address: u64) -> Option<Arc<KnownCode>> {
+    pub fn code(&mut self, address: u64) -> Option<Arc<KnownCode>> {
         let now = Instant::now();
         if let Some(entry) = self.codes.get(&address)
             && now.duration_since(entry.checked) < BELIEVED
@@ -118,7 +128,10 @@ impl Resolver {
         let code = Rc::unwrap_or_clone(code);
         let known = Arc::new(KnownCode {
             is_library: is_library(&code.filename),
-            is_event_loop: is_event_loop(&code.filename),
+            is_event_loop: is_event_loop(&code.filename, &code.qualname),
+            runs_on_another_stack: runs_on_another_stack(&code.filename, &code.qualname),
+            waits_for_work: waits_for_work(&code.filename),
+            acts_for_its_caller: acts_for_its_caller(&code.filename),
             code,
         });
         if self.codes.len() >= MAX_CODES {

@@ -1,7 +1,10 @@
 //! Attributes that several kinds of spans share.
 
 use super::span::{Attributes, Value};
-use crate::{net::Caller, probes::record::Endpoint};
+use crate::{
+    net::{Caller, Origin},
+    probes::record::Endpoint,
+};
 
 /// Sets an attribute if there is a value.
 pub fn put<V: Into<Value>>(attributes: &mut Attributes, key: &'static str, value: Option<V>) {
@@ -37,6 +40,25 @@ pub fn peer(attributes: &mut Attributes, end: Option<&Endpoint>) {
             attributes.push(("network.transport", "unix".into()));
         }
         None => {}
+    }
+}
+
+/// Bytes of a stack at most.
+const MAX_STACK: usize = 4096;
+
+/// `code.stacktrace`: the application's places from the innermost on, as Python writes them in tracebacks.
+pub fn stacktrace(attributes: &mut Attributes, origin: &Origin) {
+    let mut text = String::new();
+    for place in std::iter::once(&origin.caller).chain(&origin.below) {
+        let line = place.line.map_or_else(String::new, |line| format!(", line {line}"));
+        let next = format!("  File \"{}\"{line}, in {}\n", place.file, place.function);
+        if text.len() + next.len() > MAX_STACK {
+            break;
+        }
+        text.push_str(&next);
+    }
+    if text.pop().is_some() {
+        attributes.push(("code.stacktrace", text.into()));
     }
 }
 

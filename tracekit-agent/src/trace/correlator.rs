@@ -7,7 +7,7 @@
 
 mod ends;
 
-use std::{collections::HashMap, sync::Arc};
+use std::{collections::HashMap, sync::Arc, time::Duration};
 
 use tracekit_common::actor::{IN_GREENLET, IN_TASK, IN_WAITING_LANE, Identity, KNOWN, WAITS_ELSEWHERE};
 use tracekit_protocol::{Begin, End, Event, Outcome, Request, Role};
@@ -18,10 +18,11 @@ use super::{
     database::{Statements, describe_redis, describe_sql},
     http,
     peer::ServiceMap,
+    repeats::{Insight, Repeated, Repeats},
     span::{Attributes, Resource, Span, SpanId, SpanKind, SpanRef, Status, TraceId},
 };
 use crate::{
-    net::{Caller, Connection},
+    net::{Connection, Origin},
     probes::record::{Chosen, ConnectionId, NewActor},
 };
 
@@ -75,7 +76,7 @@ struct Open {
     /// Its ids are in the headers that the other end gets.
     sent: bool,
     /// Where the application made this call.
-    caller: Option<Arc<Caller>>,
+    origin: Option<Arc<Origin>>,
     /// The request for which this call was made.
     cause: Option<ExchangeId>,
     /// Of this request, which is served: spans of its calls were exported.
@@ -95,6 +96,8 @@ struct Held {
     /// When it was sent, and when it was complete; nanoseconds of `CLOCK_MONOTONIC`.
     begin: u64,
     since: u64,
+    /// What of it may be repeated.
+    call: Option<Repeated>,
 }
 
 /// What a thread is serving, or a greenlet in it.
@@ -117,6 +120,8 @@ pub struct Correlator {
     held: Vec<Held>,
     services: ServiceMap,
     statements: Statements,
+    insight: Insight,
+    repeats: Repeats,
     /// See [`Correlator::quiet`].
     quiet: Vec<ConnectionId>,
     /// See [`Correlator::losses`].
@@ -126,8 +131,8 @@ pub struct Correlator {
 impl Correlator {
     /// With the user's names of services.
     #[must_use]
-    pub fn new(services: ServiceMap) -> Self {
-        Self { services, ..Self::default() }
+    pub fn new(services: ServiceMap, insight: Insight) -> Self {
+        Self { services, insight, repeats: Repeats::new(insight.repeats), ..Self::default() }
     }
 
     /// Something happened on a connection; gives the span that it completes.
@@ -206,6 +211,9 @@ impl Correlator {
                 && held.begin >= request.begin
             {
                 held.caused_by(request);
+                if let Some(call) = &held.call {
+                    self.repeats.called(request.span_id, call);
+                }
                 has_child = true;
             }
             emit(held.span);
@@ -261,6 +269,7 @@ impl Correlator {
         self.lanes.retain(|lane, _| lane.0 != tgid);
         self.open.retain(|id, _| id.0.tgid != tgid);
         self.actors.process_gone(tgid);
+        self.repeats.process_gone(tgid);
         for held in std::mem::take(&mut self.held) {
             if held.actor.0 == tgid {
                 emit(held.span);
@@ -303,6 +312,7 @@ impl Correlator {
                     open.sampled = env.sample(remote.trace_id, Some(remote.sampled));
                     open.trace_state = remote.trace_state;
                 }
+                self.repeats.began(tgid, open.span_id);
                 self.actors.began(Arc::new(Served {
                     exchange,
                     begin: begin.start,
@@ -315,7 +325,7 @@ impl Correlator {
             }
             Role::Client => {
                 let mut open = begun(lane, begin.start, connection.chosen, env);
-                open.caller.clone_from(&connection.caller);
+                open.origin.clone_from(&connection.origin);
                 // What a thread has read itself it has not got from elsewhere.
                 let mut cause = if by.flags & IN_TASK == 0 { self.cause(lane, connection.id) } else { None };
                 if cause.is_none() && by.actor != 0 {
@@ -394,16 +404,28 @@ impl Correlator {
                 }
             }
         }
-        let described = match self.describe(connection, &end) {
+        let mut described = match self.describe(connection, &end) {
             None if open.has_children => self.incomplete(connection, &end)?,
             described => described?,
         };
+        let took = Duration::from_nanos(end.end.saturating_sub(end.start));
+        if let Some(origin) = &open.origin
+            && self.insight.slow_call.is_some_and(|limit| took >= limit)
+        {
+            attributes::stacktrace(&mut described.attributes, origin);
+        }
+        let call = Repeated::of(end.role, &described.attributes, open.origin.as_deref());
+        if end.role == Role::Server {
+            self.repeats.ended(open.span_id, &mut described.attributes);
+        } else if let (Some(parent), Some(call)) = (open.parent, &call) {
+            self.repeats.called(parent, call);
+        }
         let (actor, begin, since, sent) = (open.actor, open.begin, end.end, open.sent);
         let cause = open.cause;
         let span = finished(open, described, connection, &end, env);
         match actor {
             Some(actor) if self.actors.may_be_known_later(actor) && self.held.len() < MAX_HELD => {
-                self.held.push(Held { span, sent, actor, begin, since });
+                self.held.push(Held { span, sent, actor, begin, since, call });
                 None
             }
             _ => {
@@ -462,8 +484,8 @@ fn finished(
     end: &End,
     env: &impl Environment,
 ) -> Span {
-    if let Some(caller) = &open.caller {
-        attributes::code(&mut described.attributes, caller);
+    if let Some(origin) = &open.origin {
+        attributes::code(&mut described.attributes, &origin.caller);
     }
     let start = env.unix_nanos(end.start);
     Span {
@@ -513,7 +535,7 @@ fn root(lane: Lane, begin: u64, env: &impl Environment) -> Open {
         begin,
         actor: None,
         sent: false,
-        caller: None,
+        origin: None,
         cause: None,
         has_children: false,
     }
@@ -571,7 +593,7 @@ mod tests {
             id: ConnectionId { tgid: 1, inode },
             ends,
             nonblocking,
-            caller: None,
+            origin: None,
             by: Identity::default(),
             opened: 0,
             chosen: None,

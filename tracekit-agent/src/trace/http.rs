@@ -217,7 +217,7 @@ mod tests {
             id: ConnectionId { tgid: 1, inode: 2 },
             ends: Some((end("10.0.0.1:8000"), end("10.0.0.9:41000"))),
             nonblocking: false,
-            caller: None,
+            origin: None,
             by: tracekit_common::actor::Identity::default(),
             opened: 0,
             chosen: None,

@@ -7,4 +7,5 @@ pub mod correlator;
 pub mod database;
 pub mod http;
 pub mod peer;
+pub mod repeats;
 pub mod span;

@@ -10,7 +10,7 @@ use aya_ebpf::{
 };
 use tracekit_common::{
     actor::{
-        CAUSE_ACCEPT, CAUSE_AFTER, CAUSE_READ, ENDED, IN_GREENLET, IN_TASK, Identity, KNOWN, LASTING, WAITS_ELSEWHERE,
+        CAUSE_ACCEPT, CAUSE_AFTER, CAUSE_NEXT, CAUSE_READ, ENDED, IN_GREENLET, IN_TASK, Identity, KNOWN, LASTING, WAITS_ELSEWHERE,
     },
     map::ConnectionKey,
     propagate::{
@@ -244,8 +244,8 @@ fn reason(tgid: u32, tid: u32, by: &Identity, what: u32, cause: u64) -> (u32, u6
         let request = open_request(tgid, cause);
         return if request != 0 { (ACTS_FOR_REQUEST, request) } else { NOBODY };
     }
-    // That one is pipelined behind another.
-    if what == CAUSE_AFTER {
+    // That one is pipelined behind another, and that is the one behind its maker's.
+    if what == CAUSE_AFTER || what == CAUSE_NEXT {
         return NOBODY;
     }
     if by.flags & IN_TASK == 0 {

@@ -25,6 +25,9 @@ const COLLAPSE: usize = 4;
 /// Lines for the children of one span; the rest is counted.
 const MAX_CHILDREN: usize = 40;
 
+/// Characters of a file's name.
+const MAX_FILE: usize = 20;
+
 /// Columns of the three parts of a line.
 struct Layout {
     /// End of the text.
@@ -177,12 +180,29 @@ fn title(row: &mut Row<'_>, span: &Span, times: Option<String>, paint: Paint, la
         // A class name with its modules is long; its end tells most.
         suffix.push((Paint::Red, error.rsplit('.').next().unwrap_or(error).to_owned()));
     }
+    if let Some(repeated) = repeated(span) {
+        suffix.push((Paint::Yellow, repeated));
+    }
     let reserved: usize = suffix.iter().map(|(_, text)| width(text) + 2).sum();
     let paint = if failed(span) { Paint::Red } else { paint };
     row.push(paint, &what(span), layout.text.saturating_sub(reserved));
     for (paint, text) in suffix {
         row.push(Paint::Plain, "  ", layout.text);
         row.push(paint, &text, layout.text);
+    }
+}
+
+/// `N+1: 12 × views.py:33`: a request makes one call again and again.
+fn repeated(span: &Span) -> Option<String> {
+    let count = match span.attribute("tracekit.n_plus_one.count")? {
+        Value::Int(count) => *count,
+        _ => return None,
+    };
+    let file = text(span, "tracekit.n_plus_one.code.file.path")?.rsplit('/').next().unwrap_or_default();
+    let file: String = file.chars().take(MAX_FILE).collect();
+    match span.attribute("tracekit.n_plus_one.code.line.number") {
+        Some(Value::Int(line)) => Some(format!("N+1: {count} × {file}:{line}")),
+        _ => None,
     }
 }
 
@@ -320,6 +340,18 @@ mod tests {
                 " └─ redis GET  WRONGTYPE                                        400 µs  ··············━·  WRONGTYPE Operation",
             ]
         );
+    }
+
+    #[test]
+    fn a_request_that_repeats_a_call() {
+        let mut tree = shop_tree();
+        Arc::get_mut(&mut tree.span).unwrap().attributes.extend([
+            ("tracekit.n_plus_one.count", Value::Int(12)),
+            ("tracekit.n_plus_one.code.file.path", Value::from("/srv/shop/views.py")),
+            ("tracekit.n_plus_one.code.line.number", Value::Int(33)),
+        ]);
+        let first = &lines(&tree, 120)[0];
+        assert!(first.contains("GET /orders/7  200  N+1: 12 × views.py:33 "), "{first}");
     }
 
     #[test]

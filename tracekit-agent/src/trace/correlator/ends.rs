@@ -36,6 +36,9 @@ impl Correlator {
                 && held.begin >= served.begin
             {
                 held.caused_by(&served);
+                if let Some(call) = &held.call {
+                    self.repeats.called(served.span_id, call);
+                }
                 parents.push(served.exchange);
             }
             emit(held.span);
@@ -55,7 +58,8 @@ impl Correlator {
     ) -> Option<Span> {
         let Event::End(end) = event else { return None };
         let open = self.open.remove(&(connection.id, end.id)).filter(|open| open.has_children)?;
-        let described = self.incomplete(connection, end)?;
+        let mut described = self.incomplete(connection, end)?;
+        self.repeats.ended(open.span_id, &mut described.attributes);
         Some(finished(open, described, connection, end, env))
     }
 
