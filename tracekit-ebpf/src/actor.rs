@@ -385,7 +385,7 @@ pub extern "C" fn identify(tgid: u32, tid: u32) -> u32 {
         return 0;
     };
     let Some((state, frame)) = running(python, tgid, tid) else { return 0 };
-    let lane = lane_of(tgid, state, frame);
+    let lane = lane_at(tgid, state, frame);
     let mut flags = KNOWN;
     // SAFETY: only this thread uses its entry.
     if let Some(input) = unsafe { INPUTS.get(&tid) }
@@ -503,18 +503,28 @@ extern "C" fn task_in(tgid: u32, state: u64, context: u64) -> u64 {
     0
 }
 
+/// The lane that the thread is in. Not one function that calls the other: the stacks of functions that call each other
+/// add up.
+#[inline(always)]
+fn lane_at(tgid: u32, state: u64, frame: u64) -> u64 {
+    let lane = greenlet_lane(tgid, state);
+    if lane != 0 { lane } else { lane_of(tgid, state, frame) }
+}
+
+/// The lane of the greenlet that the thread runs, 0 if that is not known.
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn greenlet_lane(tgid: u32, state: u64) -> u64 {
+    let greenlet = running_greenlet(tgid, state);
+    if greenlet == 0 { 0 } else { number_of(tgid, greenlet) | GREENLET_LANE }
+}
+
 /// The stack that the thread is on: greenlets have their own.
 #[unsafe(no_mangle)]
 #[inline(never)]
 extern "C" fn lane_of(tgid: u32, state: u64, frame: u64) -> u64 {
     // SAFETY: as in `is_same_callback`.
     let Some(actors) = (unsafe { ACTORS.get(&tgid) }) else { return 0 };
-    if actors.greenlet_type != 0 {
-        let greenlet = running_greenlet(tgid, state);
-        if greenlet != 0 {
-            return number_of(tgid, greenlet) | GREENLET_LANE;
-        }
-    }
     if actors.chunk != ABSENT {
         // `_PyStackChunk.previous`: Include/cpython/pystate.h
         let mut chunk = word(state + u64::from(actors.chunk));
@@ -773,7 +783,7 @@ pub extern "C" fn waits(tgid: u32, tid: u32) -> u32 {
         unsafe { (*found).turn = (*found).turn.wrapping_add(2) };
     }
     note_waiter(tgid, tid, state, frame);
-    let waiting_lane = lane_of(tgid, state, frame);
+    let waiting_lane = lane_at(tgid, state, frame);
     // SAFETY: as in `is_same_callback`.
     let Some(actors) = (unsafe { ACTORS.get(&tgid) }) else { return 0 };
     let waiting_context = word(state + u64::from(actors.context));

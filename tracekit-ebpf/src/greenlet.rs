@@ -81,13 +81,15 @@ fn appended(item: u64) -> u32 {
 }
 
 /// The greenlet that the thread runs; 0 if that is the one with which it began, or none.
-#[unsafe(no_mangle)]
-#[inline(never)]
-pub extern "C" fn running_greenlet(tgid: u32, state: u64) -> u64 {
+#[inline(always)]
+pub fn running_greenlet(tgid: u32, state: u64) -> u64 {
     // SAFETY: the value is not removed while this runs; one that is replaced is of the same process.
     let (Some(python), Some(actors)) = (unsafe { PYTHONS.get(&tgid) }, unsafe { ACTORS.get(&tgid) }) else {
         return 0;
     };
+    if actors.greenlet_type == 0 {
+        return 0;
+    }
     let descriptor = word(state + u64::from(python.thread_id));
     let table = word(descriptor + THREAD_TABLE);
     let variables = word(table + u64::from(actors.greenlet_module));

@@ -180,7 +180,9 @@ impl Agent {
                 return Ended::ProcessesGone;
             }
         }
-        // What was in the ring buffer when the signal came.
+        // What was in the ring buffer when the signal came. Nothing is added to it any more, or where processes do more
+        // than the agent has CPU for it would never be empty.
+        self.parts.probes.deselect_all();
         self.drain();
         self.count_losses();
         self.parts.look_for_tracers();

@@ -297,6 +297,14 @@ impl Probes {
         self.functions.detach(tgid);
     }
 
+    /// Stops tracing all processes, those that were started by traced ones included.
+    pub fn deselect_all(&mut self) {
+        let selected: Vec<u32> = self.selected.keys().filter_map(Result::ok).collect();
+        for tgid in selected {
+            let _ = self.selected.remove(&tgid);
+        }
+    }
+
     /// Says where the interpreter of a selected process keeps what the kernel side reads.
     ///
     /// # Errors
