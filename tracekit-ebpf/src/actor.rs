@@ -690,6 +690,7 @@ extern "C" fn unsettled(tgid: u32, tid: u32, inode: u64, future: u64) -> u64 {
 
 /// The thread has received the answer to what work of it has sent of which it was not known who waits for it. Who does
 /// is known now: a task waits as soon as it gets to run, and this thread has let others run while it sent and received.
+/// [`identify`] has just been called.
 #[unsafe(no_mangle)]
 #[inline(never)]
 extern "C" fn settle(tgid: u32, tid: u32, inode: u64) -> u32 {
@@ -698,7 +699,6 @@ extern "C" fn settle(tgid: u32, tid: u32, inode: u64) -> u32 {
     let input = unsafe { &mut *input };
     let (actor, future) = (input.unsettled, input.unsettled_future);
     if input.unsettled_inode == inode {
-        identify(tgid, tid);
         let Some(found) = FOUND.get_ptr(0) else { return 0 };
         // SAFETY: as above; the value is this CPU's.
         let (by, of) = unsafe { ((*found).identity, (*found).future) };
@@ -765,6 +765,8 @@ pub fn forget_input(tgid: u32, tid: u32, inode: u64) {
         let input = unsafe { &mut *input };
         input.inode = 0;
         if input.unsettled != 0 {
+            // Not in there: the stacks of functions that call each other add up.
+            identify(tgid, tid);
             settle(tgid, tid, inode);
         }
     }
