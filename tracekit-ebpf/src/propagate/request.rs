@@ -96,37 +96,30 @@ pub fn received(call: &Call, key: ConnectionKey, fresh: bool, nonblocking: bool,
         lineage::read_more(&key, call.length);
         return;
     }
-    let flags = by.flags | if nonblocking { READS_NONBLOCKING_INPUT } else { 0 };
-    // More than four times what is captured need not be told apart.
-    let length = if call.length < LENGTH_MAX { call.length } else { LENGTH_MAX };
-    let sizes = u64::from(captured) << 32 | length;
-    let who = u64::from(call.tgid) << 32 | u64::from(call.tid);
-    read_request(who, key.inode, sizes, by.lane, flags);
+    let found = read_request(call.tgid, key.inode, captured);
+    if found != 0 {
+        let flags = by.flags | if nonblocking { READS_NONBLOCKING_INPUT } else { 0 };
+        begin_request(u64::from(call.tgid) << 32 | u64::from(call.tid), call.length, by.lane, flags, found);
+    }
 }
 
-const LENGTH_MAX: u64 = u32::MAX as u64;
+/// Of [`read_request`]: there is a request.
+const FOUND: u32 = 1;
+/// Of [`read_request`]: it begins a trace.
+const BEGINS: u32 = 2;
 
-/// Looks whether the first captured bytes are a request, and if so notes it. `who` is process and thread, `sizes` are the
-/// captured bytes and all of them.
+/// Looks whether the first captured bytes are a request, and if so puts that into [`FRESH`].
 #[unsafe(no_mangle)]
 #[inline(never)]
-extern "C" fn read_request(who: u64, inode: u64, sizes: u64, lane: u64, flags: u32) -> u32 {
-    let by = LaneKey { lane, tgid: (who >> 32) as u32, tid: who as u32 };
-    u32::from(note(by, inode, (sizes >> 32) as u32, sizes & LENGTH_MAX, flags).is_some())
-}
-
-#[inline(always)]
-fn note(by: LaneKey, inode: u64, captured: u32, length: u64, flags: u32) -> Option<()> {
-    let LaneKey { tgid, tid, .. } = by;
+extern "C" fn read_request(tgid: u32, inode: u64, captured: u32) -> u32 {
+    let Some(process) = SELECTED.get_ptr(&tgid) else { return 0 };
     // SAFETY: the pointer comes from the map and was checked.
-    let process = unsafe { *SELECTED.get_ptr(&tgid)? };
-    if process & PROPAGATE == 0 {
-        return None;
+    if unsafe { *process } & PROPAGATE == 0 {
+        return 0;
     }
-    let stream = READING.get_ptr_mut(0)?;
-    let bytes = BUFFER.get_ptr_mut(0)?.cast::<u8>();
+    let (Some(stream), Some(bytes)) = (READING.get_ptr_mut(0), BUFFER.get_ptr_mut(0)) else { return 0 };
     // SAFETY: the buffer is larger, here and below.
-    let bytes = unsafe { bytes.add(CAPTURED) };
+    let bytes = unsafe { bytes.cast::<u8>().add(CAPTURED) };
     // SAFETY: this CPU's entry, here and below.
     unsafe { *stream = Stream::default() };
     let mut ended = NEXT;
@@ -136,46 +129,57 @@ fn note(by: LaneKey, inode: u64, captured: u32, length: u64, flags: u32) -> Opti
         }
     }
     // SAFETY: as above; volatile, because another function wrote to it.
-    let mut stream = unsafe { stream.read_volatile() };
-    if ended != HEAD && matches!(stream.phase, OPAQUE | START) {
-        return None;
+    let phase = unsafe { (&raw const (*stream).phase).read_volatile() };
+    if ended != HEAD && matches!(phase, OPAQUE | START) {
+        return 0;
     }
     mark(tgid, SERVES);
-    let fresh = FRESH.get_ptr_mut(0)?;
+    let Some(fresh) = FRESH.get_ptr_mut(0) else { return 0 };
     // SAFETY: as above.
-    let fresh = unsafe { &mut *fresh };
+    let (fresh, stream) = unsafe { (&mut *fresh, &*stream) };
     fresh.inode = inode;
     fresh.tgid = tgid;
     fresh.state_len = 0;
     fresh.reserved = 0;
     // A head that was not captured as a whole is for the user side to read.
     fresh.flags = if ended == HEAD { 0 } else { UNKNOWN };
-    let begins = ended == HEAD && identify(fresh, &stream, bytes);
+    if ended == HEAD && identify(fresh, stream, bytes) { FOUND | BEGINS } else { FOUND }
+}
+
+/// Notes the request in [`FRESH`], whose head is in [`READING`]. `who` is process and thread, `length` are the bytes that
+/// were received with it.
+///
+/// Not called by [`read_request`], because the stacks of functions that call each other add up.
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn begin_request(who: u64, length: u64, lane: u64, flags: u32, found: u32) -> u32 {
+    let (Some(stream), Some(fresh)) = (READING.get_ptr_mut(0), FRESH.get_ptr(0)) else { return 0 };
+    // SAFETY: this CPU's entries.
+    let (stream, fresh) = unsafe { (&mut *stream, &*fresh) };
     let (mut left, mut more) = (NO_LENGTH, false);
-    if ended == HEAD && stream.phase == START {
+    if fresh.flags & UNKNOWN == 0 && stream.phase == START {
         // Behind the head, in the same read.
         let behind = length.saturating_sub(u64::from(stream.position()));
         more = behind > stream.remaining;
         left = stream.remaining.saturating_sub(behind);
     }
-    let key = ConnectionKey { inode, tgid, reserved: 0 };
-    // SAFETY: only borrowed.
-    let request = unsafe { &*(&raw const *fresh) };
-    lineage::began(&key, next_number(), request, by, flags, left, more);
-    if begins {
+    let by = LaneKey { lane, tgid: (who >> 32) as u32, tid: who as u32 };
+    let key = ConnectionKey { inode: fresh.inode, tgid: by.tgid, reserved: 0 };
+    lineage::began(&key, next_number(), fresh, by, flags, left, more);
+    if found & BEGINS != 0 {
         send(TraceRecord {
             kind: Kind::Trace as u32,
-            tgid,
-            inode,
+            tgid: by.tgid,
+            inode: fresh.inode,
             cookie: 0,
             entered: 0,
             trace_id: fresh.trace_id,
             span_id: [0; 8],
-            tid,
+            tid: by.tid,
             what: TRACE_READ,
         });
     }
-    Some(())
+    0
 }
 
 /// Sets the trace of a request: the one that it brings, or a new one. True if it is new. What is anything but regular
