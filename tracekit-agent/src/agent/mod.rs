@@ -327,9 +327,15 @@ impl Parts {
 
     /// Tells of processes that export spans themselves, and hands out the spans that have waited for that.
     fn look_for_tracers(&mut self) {
-        let Self { correlator, pythons, probes, spans, counters, .. } = self;
+        let Self { correlator, pythons, probes, spans, counters, existing_sdk, .. } = self;
         pythons.look_at(&correlator.to_look_at(), probes);
         for look in pythons.looks() {
+            if look.sdk.is_some()
+                && *existing_sdk == ExistingSdk::HoldBack
+                && let Err(error) = probes.leave_requests(look.pid)
+            {
+                tracing::warn!(pid = look.pid, %error, "requests may carry ids that its own tracer does not know");
+            }
             correlator.looked(look);
         }
         let (ready, held_back) = correlator.waited();

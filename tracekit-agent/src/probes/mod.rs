@@ -274,6 +274,22 @@ impl Probes {
         Ok(())
     }
 
+    /// Leaves the outgoing requests of a process as they are from now on: its own tracer writes their headers.
+    ///
+    /// # Errors
+    /// The map can't be written.
+    pub fn leave_requests(&mut self, tgid: u32) -> Result<(), ProbeError> {
+        let Ok(flags) = self.selected.get(&tgid, 0) else { return Ok(()) };
+        if flags & PROPAGATE == 0 {
+            return Ok(());
+        }
+        match self.selected.insert(tgid, flags & !PROPAGATE, 2) {
+            // BPF_EXIST: it may have ended since.
+            Err(_) if self.selected.get(&tgid, 0).is_err() => Ok(()),
+            result => result.map_err(|source| ProbeError::Map { map: "SELECTED", source }),
+        }
+    }
+
     /// Follows connections that could not be followed at first. To be called now and then.
     pub fn tick(&mut self) {
         if let Some(propagation) = &mut self.propagation {
