@@ -306,7 +306,8 @@ impl Pythons {
     /// A task was made, or work was handed over.
     pub fn made(&mut self, new: &NewActor, probes: &mut Probes) {
         let Some(stack) = self.waiting.remove(&new.tid) else { return };
-        if !(new.time..=new.time.saturating_add(AT_ONCE)).contains(&stack.time) {
+        // The stack is reported right before the record, else it is not of what is made.
+        if !(stack.time..=stack.time.saturating_add(AT_ONCE)).contains(&new.time) {
             return;
         }
         let Walked { places, directly, is_item, is_elsewhere, .. } = self.walk(&stack, &new.by, probes);
