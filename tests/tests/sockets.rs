@@ -1,5 +1,6 @@
 //! Every way to read and write a socket, and every shape of a request: one span for each, and none besides.
 
+use std::collections::HashSet;
 use std::io::{Read, Write};
 use std::net::TcpStream;
 use std::os::unix::net::UnixStream;
@@ -266,7 +267,7 @@ fn non_blocking_epoll() -> Result<()> {
     sockets("epoll", "epoll", ipv4)
 }
 
-/// An asynchronous server: server spans, and client spans that belong to no request rather than to a wrong one.
+/// An asynchronous server: server spans, and client spans that belong each to the request for which they were made.
 fn asynchronous(event_loop: &str) -> Result<()> {
     Stage::run(&format!("sockets-{event_loop}"), |stage| {
         let stage = stage.with_redis()?;
@@ -308,9 +309,17 @@ fn asynchronous(event_loop: &str) -> Result<()> {
         for span in spans.iter().filter(|span| span.is_server()) {
             ensure!(span.text("http.response.status_code").as_deref() == Some("200"), "wrong status: {span}");
         }
-        let guessed: Vec<Span> =
-            spans.iter().filter(|span| is_visit(span) && span.parent_span_id.is_some()).cloned().collect();
-        ensure!(guessed.is_empty(), "parents of asynchronous calls are guessed:\n{}", listing(&guessed));
+        // Each visit makes one call, which is under its own request.
+        let requests: HashSet<&str> =
+            spans.iter().filter(|span| span.is_server()).map(|span| span.span_id.as_str()).collect();
+        let parents: Vec<Option<&str>> =
+            spans.iter().filter(|span| is_visit(span)).map(|span| span.parent_span_id.as_deref()).collect();
+        let distinct: HashSet<&str> = parents.iter().flatten().copied().collect();
+        ensure!(
+            distinct.len() == parents.len() && distinct.is_subset(&requests),
+            "calls are not each under a request of their own:\n{}",
+            listing(&spans)
+        );
         agent.finish().map(drop)
     })
 }
