@@ -565,7 +565,12 @@ impl Actors {
         let middle = born.len() / 2;
         let (_, oldest_kept, _) = born.select_nth_unstable(middle);
         let oldest_kept = *oldest_kept;
-        self.actors.retain(|_, actor| actor.born >= oldest_kept);
+        let connections = &self.connections;
+        // The task of a connection lives as long as that.
+        let lives = |actor: &Actor| matches!(&actor.acts_for, ActsFor::Connection(id) if connections.contains_key(id));
+        let living = self.actors.values().filter(|actor| actor.born < oldest_kept && lives(actor)).count();
+        let keeps = living <= MAX_ACTORS / 4;
+        self.actors.retain(|_, actor| actor.born >= oldest_kept || keeps && lives(actor));
         let actors = &self.actors;
         self.unsettled.retain(|id| actors.contains_key(id));
         self.running.retain(|id| actors.contains_key(id));

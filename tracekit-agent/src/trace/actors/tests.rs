@@ -290,6 +290,21 @@ fn a_connection_that_is_handed_over_again_is_for_its_next_request() {
 }
 
 #[test]
+fn the_task_of_an_open_connection_is_not_forgotten() {
+    let mut actors = Actors::default();
+    actors.made(&new(1, 0, 90, Cause::Accept(CONNECTION)), None);
+    actors.began(served(CONNECTION, 0, 100));
+    for actor in 2..2 * MAX_ACTORS as u64 {
+        actors.made(&new(actor, 0, 100 + actor, Cause::None), None);
+    }
+    assert!(actors.actors.len() <= MAX_ACTORS);
+    assert_eq!(request(&actors, 1), Some((CONNECTION, 0)));
+    actors.closed(CONNECTION);
+    actors.forget_older_half();
+    assert_eq!(request(&actors, 1), None);
+}
+
+#[test]
 fn the_number_of_actors_is_bounded() {
     let mut actors = Actors::default();
     for actor in 1..=2 * MAX_ACTORS as u64 {
