@@ -9,6 +9,19 @@ use serde::{Deserialize, Serialize};
 
 use crate::paths;
 
+/// Interpreters, by their ids: one of each layout of memory.
+pub const LAYOUTS: &[&str] = &[
+    "3.8-pyenv",
+    "3.9-pyenv",
+    "3.10-pyenv",
+    "3.11-pyenv",
+    "3.12-pyenv",
+    "3.13-pyenv",
+    "3.13t-source",
+    "3.14-debian-sid",
+    "3.15-debian-sid",
+];
+
 /// One row of the manifest.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Interpreter {

@@ -10,7 +10,7 @@ use tracekit_agent::redact::Redactor;
 use tracekit_agent::snapshot::engine::LineSpec;
 use tracekit_agent::snapshot::expression::Expression;
 use tracekit_common::watchpoint::Bucket;
-use tracekit_tests::interpreters::{Interpreter, Running, installed};
+use tracekit_tests::interpreters::{Interpreter, LAYOUTS, Running, installed};
 use tracekit_tests::kernel::debug_registers;
 
 use self::watching::Stage;
@@ -18,18 +18,6 @@ use self::watching::Stage;
 const PROGRAM: &str = include_str!("../apps/conditions.py");
 const FILE: &str = "app/conditions.py";
 const BEGIN: &str = "import sys; exec(compile(sys.argv[1], 'app/conditions.py', 'exec'))";
-/// One of each layout of memory.
-const INTERPRETERS: &[&str] = &[
-    "3.8-pyenv",
-    "3.9-pyenv",
-    "3.10-pyenv",
-    "3.11-pyenv",
-    "3.12-pyenv",
-    "3.13-pyenv",
-    "3.13t-source",
-    "3.14-debian-sid",
-    "3.15-debian-sid",
-];
 /// Each has a form for the kernel.
 const DECIDED: &[&str] = &[
     "x",
@@ -194,7 +182,7 @@ fn answers_are_those_of_eval() -> Result<()> {
     let all = installed()?;
     let mut stage = Stage::new()?;
     let mut failures = Vec::new();
-    for name in INTERPRETERS {
+    for name in LAYOUTS {
         let interpreter = all.iter().find(|row| row.id == *name).with_context(|| format!("no {name}"))?;
         let found = check(&mut stage, interpreter).with_context(|| format!("on {name}"))?;
         failures.extend(found.into_iter().map(|failure| format!("{name}: {failure}")));

@@ -17,22 +17,10 @@ use tracekit_agent::python::{MemoryError, MemorySource, Reader, Target};
 use tracekit_agent::redact::Redactor;
 use tracekit_agent::snapshot::expression::{Context, Expression, Limits, Scope, Template, Undefined};
 use tracekit_common::watchpoint::{IMAGE_FULL, QUEUE_FULL};
-use tracekit_tests::interpreters::{Interpreter, Running, installed};
+use tracekit_tests::interpreters::{Interpreter, LAYOUTS, Running, installed};
 
 const PROGRAM: &str = include_str!("../apps/expressions.py");
 const EXPRESSIONS: &str = include_str!("../apps/expressions.txt");
-/// One of each layout of memory.
-const INTERPRETERS: &[&str] = &[
-    "3.8-pyenv",
-    "3.9-pyenv",
-    "3.10-pyenv",
-    "3.11-pyenv",
-    "3.12-pyenv",
-    "3.13-pyenv",
-    "3.13t-source",
-    "3.14-debian-sid",
-    "3.15-debian-sid",
-];
 
 /// Templates, which are formatted strings of Python too.
 const TEMPLATES: &[&str] = &[
@@ -348,7 +336,7 @@ fn check_random(interpreter: &Interpreter, seed: u64, count: usize) -> Result<(V
 #[test]
 fn random_expressions_have_the_value_of_eval_or_none() -> Result<()> {
     let mut failures = Vec::new();
-    for interpreter in installed()?.iter().filter(|found| INTERPRETERS.contains(&found.id.as_str())) {
+    for interpreter in installed()?.iter().filter(|found| LAYOUTS.contains(&found.id.as_str())) {
         let (differences, values) = check_random(interpreter, 0x9e37_79b9_7f4a_7c15, COUNT)?;
         println!("{}: {values} values, {} differences", interpreter.id, differences.len());
         ensure!(values > 300, "only {values} expressions have a value");
@@ -392,12 +380,12 @@ fn values_are_those_of_eval() -> Result<()> {
     let mut failures = Vec::new();
     let mut done = 0;
     for interpreter in installed()? {
-        done += usize::from(INTERPRETERS.contains(&interpreter.id.as_str()));
+        done += usize::from(LAYOUTS.contains(&interpreter.id.as_str()));
         let differences = check(&interpreter).with_context(|| interpreter.id.clone())?;
         println!("{}: {} differences", interpreter.id, differences.len());
         failures.extend(differences.into_iter().map(|what| format!("{}: {what}", interpreter.id)));
     }
-    ensure!(done == INTERPRETERS.len(), "only {done} of {} interpreters are installed", INTERPRETERS.len());
+    ensure!(done == LAYOUTS.len(), "only {done} of {} interpreters are installed", LAYOUTS.len());
     if !failures.is_empty() {
         bail!("{} differences:\n{}", failures.len(), failures.join("\n"));
     }
@@ -497,7 +485,7 @@ fn spanning(ranges: &[(u64, Vec<u8>)], wanted: impl Fn(usize) -> bool) -> Image 
 
 const CAPTURED: &str = include_str!("../apps/captured.py");
 /// One of each way in which frames and attributes are kept.
-const HIT_INTERPRETERS: &[&str] =
+const HIT_LAYOUTS: &[&str] =
     &["3.8-pyenv", "3.10-pyenv", "3.11-pyenv", "3.12-pyenv", "3.13-pyenv", "3.14-debian-sid"];
 
 /// Expressions, and how they are answered from the image of a hit: as `eval()` does; "late": so too, with values that were
@@ -643,7 +631,7 @@ fn check_hits(stage: &mut hits::Stage, interpreter: &Interpreter) -> Result<Vec<
 #[test]
 fn on_hits_values_are_those_of_eval_or_not_captured() -> Result<()> {
     let (mut stage, mut failures) = (hits::Stage::new()?, Vec::new());
-    for interpreter in installed()?.iter().filter(|found| HIT_INTERPRETERS.contains(&found.id.as_str())) {
+    for interpreter in installed()?.iter().filter(|found| HIT_LAYOUTS.contains(&found.id.as_str())) {
         let differences = check_hits(&mut stage, interpreter).with_context(|| interpreter.id.clone())?;
         println!("{}: {} differences", interpreter.id, differences.len());
         failures.extend(differences.into_iter().map(|what| format!("{}: {what}", interpreter.id)));

@@ -177,7 +177,7 @@ impl Correlator {
         if self.actors.made(new, request)
             && let Some(request) = self.actors.request_of((new.tgid, new.actor))
         {
-            self.settled(new.tgid, &request, emit);
+            self.settle(new.tgid, Some(request.exchange), emit);
         }
     }
 
@@ -206,13 +206,17 @@ impl Correlator {
         if by.actor != 0
             && let Some(request) = self.actors.answers((tgid, by.actor), id, connection.opened)
         {
-            self.settled(tgid, &request, emit);
+            self.settle(tgid, Some(request.exchange), emit);
         }
         self.actors.wrote(id, by.actor, time);
     }
 
-    /// Some actors of a process have turned out to act for this request.
-    fn settled(&mut self, tgid: u32, request: &Served, mut emit: impl FnMut(Span)) {
+    /// It has turned out for which requests some actors of a process act. What they have sent hangs under those, or, if
+    /// `only` is given, under that one.
+    fn settle(&mut self, tgid: u32, only: Option<ExchangeId>, mut emit: impl FnMut(Span)) {
+        let is_meant = |served: &Served, begin: u64| {
+            only.is_none_or(|only| served.exchange == only) && begin >= served.begin
+        };
         // What its actors do later may be for another request.
         for (exchange, open) in &mut self.open {
             if exchange.0.tgid == tgid
@@ -220,31 +224,30 @@ impl Correlator {
                 && let Some(served) = self.actors.request_of(actor)
             {
                 open.actor = None;
-                if served.exchange == request.exchange && open.begin >= served.begin {
+                if is_meant(&served, open.begin) {
                     open.cause(&served);
                 }
             }
         }
-        let mut has_child = false;
+        let mut parents = HashSet::new();
         for mut held in std::mem::take(&mut self.held) {
             if held.actor.0 != tgid || self.actors.may_be_known_later(held.actor) {
                 self.held.push(held);
                 continue;
             }
-            let served = self.actors.request_of(held.actor);
-            if let Some(served) = served.filter(|served| served.exchange == request.exchange)
-                && held.begin >= served.begin
+            if let Some(served) = self.actors.request_of(held.actor)
+                && is_meant(&served, held.begin)
             {
                 held.caused_by(&served);
                 if let Some(call) = &held.call {
                     self.repeats.called(served.span_id, call);
                 }
-                has_child = true;
+                parents.insert(served.exchange);
             }
             self.finish(held.finished).map(&mut emit);
         }
-        if has_child {
-            self.has_child(Some(request.exchange));
+        for parent in parents {
+            self.has_child(Some(parent));
         }
         self.settle_links();
     }

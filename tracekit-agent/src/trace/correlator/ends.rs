@@ -11,42 +11,10 @@ use crate::{
 
 impl Correlator {
     /// A thread or greenlet has ended. Spans whose parent is known by that go to `emit`.
-    pub fn actor_ended(&mut self, tgid: u32, actor: u64, mut emit: impl FnMut(Span)) {
-        if !self.actors.actor_ended((tgid, actor)) {
-            return;
+    pub fn actor_ended(&mut self, tgid: u32, actor: u64, emit: impl FnMut(Span)) {
+        if self.actors.actor_ended((tgid, actor)) {
+            self.settle(tgid, None, emit);
         }
-        for (exchange, open) in &mut self.open {
-            if exchange.0.tgid == tgid
-                && let Some(actor) = open.actor
-                && let Some(served) = self.actors.request_of(actor)
-            {
-                open.actor = None;
-                if open.begin >= served.begin {
-                    open.cause(&served);
-                }
-            }
-        }
-        let mut parents = Vec::new();
-        for mut held in std::mem::take(&mut self.held) {
-            if held.actor.0 != tgid || self.actors.may_be_known_later(held.actor) {
-                self.held.push(held);
-                continue;
-            }
-            if let Some(served) = self.actors.request_of(held.actor)
-                && held.begin >= served.begin
-            {
-                held.caused_by(&served);
-                if let Some(call) = &held.call {
-                    self.repeats.called(served.span_id, call);
-                }
-                parents.push(served.exchange);
-            }
-            self.finish(held.finished).map(&mut emit);
-        }
-        for parent in parents {
-            self.has_child(Some(parent));
-        }
-        self.settle_links();
     }
 
     /// The agent stops tracing while a request is being served. If spans of its calls were exported, so is its own: it
