@@ -12,8 +12,8 @@ use tracekit_common::{
     ABSENT,
     actor::{
         ActorRecord, Actors, CAUSE_AFTER, CAUSE_NEXT, CAUSE_NONE, CAUSE_READ, ENDED, GREENLET_LANE,
-        IN_GREENLET, IN_TASK, IN_WAITING_LANE, Identity, KNOWN, LASTING, LastInput, NESTED, OBJECT, ObjectKey,
-        SIZED_KEYS, THREAD, WAITS_ELSEWHERE,
+        IN_GREENLET, IN_TASK, IN_WAITING_LANE, Identity, KNOWN, LASTING, LastInput, NESTED, OBJECT,
+        ObjectKey, SIZED_KEYS, THREAD, WAITS_ELSEWHERE,
     },
     event::Kind,
     python::Python,
@@ -178,13 +178,12 @@ pub extern "C" fn actor_ended(tgid: u32, tid: u32, object: u64, sort: u32) -> u3
 #[unsafe(no_mangle)]
 #[inline(never)]
 pub extern "C" fn new_actor(tgid: u32, tid: u32, object: u64, what: u32, sort: u32) -> u32 {
-    let (by, state, frame) =
-        who(tgid, tid, |found| {
-            // SAFETY: the pointer comes from the map and was checked. Volatile: see `who`.
-            let found = unsafe { found.read_volatile() };
-            (found.identity, found.state, found.frame)
-        })
-        .unwrap_or((NOBODY, 0, 0));
+    let (by, state, frame) = who(tgid, tid, |found| {
+        // SAFETY: the pointer comes from the map and was checked. Volatile: see `who`.
+        let found = unsafe { found.read_volatile() };
+        (found.identity, found.state, found.frame)
+    })
+    .unwrap_or((NOBODY, 0, 0));
     let actor = next_number();
     let key = ObjectKey { object, tgid, sort };
     let mut what = what;
@@ -224,7 +223,10 @@ pub extern "C" fn new_actor(tgid: u32, tid: u32, object: u64, what: u32, sort: u
     let _ = ACTOR_NUMBERS.insert(&key, &actor, 0);
     report(tgid, tid, actor, by, what, cause);
     #[cfg(feature = "propagate")]
-    if what == CAUSE_NONE && by.actor == 0 && is_called(tgid, frame, CONNECTION_MADE.0, CONNECTION_MADE.1) != 0 {
+    if what == CAUSE_NONE
+        && by.actor == 0
+        && is_called(tgid, frame, CONNECTION_MADE.0, CONNECTION_MADE.1) != 0
+    {
         crate::propagate::lineage::made_by_connection(tid, actor);
     }
     0

@@ -3,24 +3,24 @@
 //! The rules are those of the user side's `trace::actors`. That may learn more later; here only what is known already
 //! counts, because the headers of a request can't be changed when it has left.
 
-use aya_ebpf::{
-    helpers::bpf_ktime_get_ns,
-    macros::map,
-    maps::LruHashMap,
-};
+use aya_ebpf::{helpers::bpf_ktime_get_ns, macros::map, maps::LruHashMap};
 use tracekit_common::{
     actor::{
-        CAUSE_ACCEPT, CAUSE_AFTER, CAUSE_NEXT, CAUSE_READ, ENDED, IN_GREENLET, IN_TASK, Identity, KNOWN, LASTING, WAITS_ELSEWHERE,
+        CAUSE_ACCEPT, CAUSE_AFTER, CAUSE_NEXT, CAUSE_READ, ENDED, IN_GREENLET, IN_TASK, Identity, KNOWN,
+        LASTING, WAITS_ELSEWHERE,
     },
     map::ConnectionKey,
     propagate::{
-        ACTS_FOR_CONNECTION, ACTS_FOR_REQUEST, ACTS_UNKNOWN, ANSWERED, Acts, Exchange, INTERLEAVES, LOOPS, Lane,
-        LaneKey, NO_LENGTH, PIPELINED, READS_NONBLOCKING, Serving, UNKNOWN,
+        ACTS_FOR_CONNECTION, ACTS_FOR_REQUEST, ACTS_UNKNOWN, ANSWERED, Acts, Exchange, INTERLEAVES, LOOPS,
+        Lane, LaneKey, NO_LENGTH, PIPELINED, READS_NONBLOCKING, Serving, UNKNOWN,
     },
 };
 
 use super::OUTGOING;
-use crate::{actor::identify, maps::{FOUND, SELECTED}};
+use crate::{
+    actor::identify,
+    maps::{FOUND, SELECTED},
+};
 
 /// Requests by their numbers.
 #[map]
@@ -90,12 +90,22 @@ pub fn read_more(key: &ConnectionKey, length: u64) {
 #[inline(always)]
 pub fn reads_body(key: &ConnectionKey) -> bool {
     // SAFETY: the pointer comes from the map and was checked.
-    EXCHANGES.get_ptr(key).is_some_and(|exchange| unsafe { (*exchange).left != 0 && (*exchange).left != NO_LENGTH })
+    EXCHANGES
+        .get_ptr(key)
+        .is_some_and(|exchange| unsafe { (*exchange).left != 0 && (*exchange).left != NO_LENGTH })
 }
 
 /// A request was read whose body goes on for `left` bytes; `more`: there are bytes behind it already.
 #[inline(always)]
-pub fn began(key: &ConnectionKey, number: u64, request: &Serving, by: LaneKey, flags: u32, left: u64, more: bool) {
+pub fn began(
+    key: &ConnectionKey,
+    number: u64,
+    request: &Serving,
+    by: LaneKey,
+    flags: u32,
+    left: u64,
+    more: bool,
+) {
     let _ = REQUESTS.insert(&number, request, 0);
     // SAFETY: the helper has no preconditions.
     let begin = unsafe { bpf_ktime_get_ns() };
@@ -261,7 +271,8 @@ fn reason(tgid: u32, tid: u32, by: &Identity, what: u32, cause: u64) -> (u32, u6
     // SAFETY: the pointer comes from the map and was checked.
     let maker = unsafe { *maker };
     if maker.what == ACTS_FOR_CONNECTION {
-        let Some(exchange) = EXCHANGES.get_ptr(&ConnectionKey { inode: maker.value, tgid, reserved: 0 }) else {
+        let Some(exchange) = EXCHANGES.get_ptr(&ConnectionKey { inode: maker.value, tgid, reserved: 0 })
+        else {
             return NOBODY;
         };
         // SAFETY: as above.
@@ -394,4 +405,3 @@ pub fn request(tgid: u32, number: u64) -> Option<*const Serving> {
     let usable = unsafe { (*request).tgid == tgid && (*request).flags & UNKNOWN == 0 };
     if usable { Some(request) } else { None }
 }
-

@@ -91,7 +91,14 @@ fn is_interim(captured: u32) -> bool {
 
 /// The process received what is in [`BUFFER`]; `fresh`: the first bytes since it sent last on this connection.
 #[inline(always)]
-pub fn received(call: &Call, key: ConnectionKey, fresh: bool, nonblocking: bool, captured: u32, by: &Identity) {
+pub fn received(
+    call: &Call,
+    key: ConnectionKey,
+    fresh: bool,
+    nonblocking: bool,
+    captured: u32,
+    by: &Identity,
+) {
     if !fresh || lineage::reads_body(&key) {
         lineage::read_more(&key, call.length);
         return;

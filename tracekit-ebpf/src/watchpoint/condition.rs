@@ -5,8 +5,8 @@
 //! compared, which are told by their type's address; at any other the answer is left to the user side.
 
 use tracekit_common::watchpoint::{
-    Condition, EQUAL, GREATER, IDENTITY, INFINITY, LESS, MAX_LITERAL, MAX_STEPS, MAX_WORDS, NO_FLOAT, NONE, NUMBER,
-    OTHER, ObjectLayout, Step, TEXT, TRUTH, UNDECIDED, float_order,
+    Condition, EQUAL, GREATER, IDENTITY, INFINITY, LESS, MAX_LITERAL, MAX_STEPS, MAX_WORDS, NO_FLOAT, NONE,
+    NUMBER, OTHER, ObjectLayout, Step, TEXT, TRUTH, UNDECIDED, float_order,
 };
 
 use super::scratch;

@@ -23,8 +23,8 @@ use tracekit_common::{
     event::Kind,
     python::{Frame, MAX_FRAMES, Python, StackRecord},
     watchpoint::{
-        Armed, ArmedKey, BUCKET_OF_AGENT, Bucket, CAPTURE, HIT_HEAD, HitRecord, Hits, KILL_SWITCH, MET, NO_FAMILY,
-        UNMET, bucket_of_breakpoint, bucket_of_process,
+        Armed, ArmedKey, BUCKET_OF_AGENT, Bucket, CAPTURE, HIT_HEAD, HitRecord, Hits, KILL_SWITCH, MET,
+        NO_FAMILY, UNMET, bucket_of_breakpoint, bucket_of_process,
     },
 };
 
