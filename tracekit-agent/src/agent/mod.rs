@@ -430,12 +430,13 @@ impl Parts {
                     self.world.add(&inspected);
                     let service = self.world.service_name(pid);
                     let propagate = !self.propagate_not.iter().any(|name| name == service);
+                    // First what its stacks are read with, or the calls until then would have no line.
+                    let can_be_read = self.pythons.add(&inspected, &mut self.probes);
                     match self.probes.select_with(pid, propagate) {
                         Ok(()) => {
                             if self.existing_sdk == ExistingSdk::HoldBack {
                                 self.correlator.may_have_tracer(pid);
                             }
-                            let can_be_read = self.pythons.add(&inspected, &mut self.probes);
                             let service = self.world.service_name(pid);
                             let start_ticks = inspected.process.start_ticks;
                             self.breakpoints.process_started(pid, start_ticks, service, Timestamp::now());
@@ -444,7 +445,11 @@ impl Parts {
                                 self.started(vec![inspected]);
                             }
                         }
-                        Err(error) => tracing::error!(pid, %error, "can't trace this process"),
+                        Err(error) => {
+                            self.pythons.remove(pid);
+                            self.probes.deselect(pid);
+                            tracing::error!(pid, %error, "can't trace this process");
+                        }
                     }
                 }
                 Change::Deselected(pid) => {
