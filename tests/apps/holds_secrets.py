@@ -55,7 +55,7 @@ def closure(private_key, shape):
 
 def named(user, pwd, **options):
     access_token, refreshToken = "planted-05", b"planted-06"
-    session_id, pin, none_token, author, monkey = "planted-07", 4711, None, "ordinary-05", "ordinary-06"
+    session_id, pin, none_token, author, monkey = "planted-07", 4711471147, None, "ordinary-05", "ordinary-06"
     closure("planted-08", "ordinary-07")()
     return user, pwd, options, access_token, refreshToken, session_id, pin, none_token, author, monkey
 

@@ -51,7 +51,7 @@ fn check(stage: &Stage, interpreter: &Interpreter) -> Result<()> {
     for text in &shown {
         let shown: Vec<&str> = text.lines().filter(|line| line.to_lowercase().contains("planted")).collect();
         ensure!(shown.is_empty(), "secrets are shown:\n{}", shown.join("\n"));
-        for secret in ["4111111111111111", "4711", "eyJhbGci"] {
+        for secret in ["4111111111111111", "4711471147", "eyJhbGci"] {
             ensure!(!text.contains(secret), "{secret} is shown");
         }
         for number in 1..=ORDINARY {

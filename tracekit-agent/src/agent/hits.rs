@@ -4,6 +4,7 @@ use std::collections::VecDeque;
 
 use tracekit_protocol::exchange::Http;
 
+use super::clock::monotonic_nanos;
 use crate::{
     net::{Connection, Connections},
     probes::{record::Endpoint, watchpoint::HitRecords},
@@ -20,17 +21,20 @@ use crate::{
 pub struct Waiting {
     records: Option<HitRecords>,
     hits: VecDeque<RawHit>,
+    /// Until when they have been taken over: nanoseconds of `CLOCK_MONOTONIC`.
+    until: u64,
 }
 
 impl Waiting {
     /// Of these records.
     pub fn new(records: HitRecords) -> Self {
-        Self { records: Some(records), hits: VecDeque::new() }
+        Self { records: Some(records), ..Self::default() }
     }
 
     /// Takes over what the kernel side has reported.
     pub fn read(&mut self) {
         let Some(records) = &mut self.records else { return };
+        self.until = monotonic_nanos();
         let hits = &mut self.hits;
         records.drain(|bytes| match hit::decode(bytes) {
             Some(hit) => hits.push_back(hit),
@@ -42,8 +46,21 @@ impl Waiting {
         self.hits.make_contiguous().sort_by_key(|hit| hit.record.time);
     }
 
-    /// The next one before this time, in nanoseconds of `CLOCK_MONOTONIC`.
+    /// The next one before this time, in nanoseconds of `CLOCK_MONOTONIC`, at which something was reported.
     pub fn before(&mut self, time: u64) -> Option<RawHit> {
+        // Records are added while others are handled: what was hit before this one may have come since.
+        if self.until < time {
+            self.read();
+        }
+        self.next_before(time)
+    }
+
+    /// The next one of those that have been taken over.
+    pub fn rest(&mut self) -> Option<RawHit> {
+        self.next_before(u64::MAX)
+    }
+
+    fn next_before(&mut self, time: u64) -> Option<RawHit> {
         self.hits.front().filter(|hit| hit.record.time < time)?;
         self.hits.pop_front()
     }

@@ -29,7 +29,7 @@ use crate::{
         Losses, Probes, Records,
         record::{self, ProcessEvent, Record},
     },
-    snapshot::{debugger::Debugger, registry::Registry},
+    snapshot::{debugger::Debugger, engine::hit::RawHit, registry::Registry},
     trace::{
         correlator::{Correlator, Environment as _},
         peer::ServiceMap,
@@ -201,7 +201,7 @@ impl Agent {
                 "malformed record from the kernel side; please report this"
             ),
         });
-        parts.hits_before(u64::MAX);
+        parts.other_hits();
         parts.counters.add(Counter::EventsReceived, count);
     }
 
@@ -346,10 +346,21 @@ impl Parts {
     /// Hits before this time belong to the requests that are open now.
     fn hits_before(&mut self, time: u64) {
         while let Some(hit) = self.hits.before(time) {
-            let moment = hits::moment(&hit, &self.correlator, &self.connections);
-            if !self.debugger.hit(hit, moment) {
-                self.counters.add(Counter::HitsLost, 1);
-            }
+            self.hit(hit);
+        }
+    }
+
+    /// Before the next record nothing changes for these.
+    fn other_hits(&mut self) {
+        while let Some(hit) = self.hits.rest() {
+            self.hit(hit);
+        }
+    }
+
+    fn hit(&mut self, hit: RawHit) {
+        let moment = hits::moment(&hit, &self.correlator, &self.connections);
+        if !self.debugger.hit(hit, moment) {
+            self.counters.add(Counter::HitsLost, 1);
         }
     }
 
