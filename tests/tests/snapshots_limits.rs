@@ -265,3 +265,28 @@ fn the_kill_switch_stops_captures() -> Result<()> {
         Ok(())
     })
 }
+
+/// Some virtual machines raise debug exceptions without a reason, which kill who gets them; so does the instruction `INT1`.
+#[cfg(target_arch = "x86_64")]
+#[test]
+fn a_debug_exception_without_a_reason_ends_watching() -> Result<()> {
+    debugged("snapshots-trapped", |stage| {
+        let (mut app, mut victim) = (driven()?, driven()?);
+        let agent = Agent::attach(&stage, &[app.pid(), victim.pid()])?;
+        let id = agent.arm(&["break", "add", &place("debugged/counted.py", "step")?], 2)?;
+        victim.ask("load('trapped')")?;
+        let died = victim.ask("trapped.trap()");
+        ensure!(died.is_err(), "it goes on: {died:?}");
+        let view = agent.when(&id, "killed", |view| view["reason"] == "kill-switch")?;
+        ensure!(view["state"] == "PAUSED", "{view:#}");
+        let status = agent.json(&["kill-switch", "status"])?;
+        let by = status.to_string();
+        ensure!(by.contains(&format!("a debug exception without a reason in PID {}", victim.pid())), "{by}");
+        no_more_hits(&mut app, &agent, &id)?;
+        agent.verb(&["kill-switch", "off"])?;
+        agent.armed(&id, 1)?;
+        let said = std::fs::read_to_string(stage.logs().join("agent.err"))?;
+        ensure!(said.contains("got a SIGTRAP"), "{said}");
+        Ok(())
+    })
+}

@@ -149,7 +149,7 @@ pub const CLOSE_REMOTE: u32 = 1;
 /// The process shut its sending direction down.
 pub const CLOSE_LOCAL_WRITE: u32 = 2;
 
-/// A process forked, executed or exited.
+/// A process forked, executed, exited, or is about to be killed.
 #[derive(Debug, Clone, Copy)]
 #[repr(C)]
 pub struct ProcessRecord {
@@ -159,7 +159,7 @@ pub struct ProcessRecord {
     pub tgid: u32,
     /// For a fork the parent, else 0.
     pub parent: u32,
-    /// [`PROCESS_FORK`], [`PROCESS_EXEC`] or [`PROCESS_EXIT`].
+    /// [`PROCESS_FORK`], [`PROCESS_EXEC`], [`PROCESS_EXIT`] or [`PROCESS_TRAPPED`].
     pub what: u32,
     /// When.
     pub time: u64,
@@ -171,6 +171,8 @@ pub const PROCESS_FORK: u32 = 0;
 pub const PROCESS_EXEC: u32 = 1;
 /// `sched_process_exit` of the thread group leader.
 pub const PROCESS_EXIT: u32 = 2;
+/// `signal_generate`: a `SIGTRAP` for a debug exception of which the processor did not say why it came.
+pub const PROCESS_TRAPPED: u32 = 3;
 
 /// Bit of an entry time: the bytes of this call can't be captured.
 pub const UNSEEN: u64 = 1 << 63;

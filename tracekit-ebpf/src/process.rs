@@ -27,8 +27,9 @@ pub fn selected(tgid: u32) -> bool {
     SELECTED.get_ptr(&tgid).is_some()
 }
 
+/// Tells the user side.
 #[inline(always)]
-fn record(what: u32, tgid: u32, parent: u32) {
+pub fn record(what: u32, tgid: u32, parent: u32) {
     // SAFETY: the helper has no preconditions.
     let time = unsafe { bpf_ktime_get_ns() };
     send(ProcessRecord { kind: Kind::Process as u32, tgid, parent, what, time });

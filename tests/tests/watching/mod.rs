@@ -13,7 +13,6 @@ use tracekit_agent::snapshot::engine::hit::{self, RawHit};
 /// The kernel side, without the records of sockets.
 pub struct Stage {
     probes: Probes,
-    _events: Records,
     pub engine: Engine,
     pub records: HitRecords,
 }
@@ -27,10 +26,15 @@ pub struct Hit {
 
 impl Stage {
     pub fn new() -> Result<Self> {
+        Ok(Self::with_events()?.0)
+    }
+
+    /// And what it tells of processes.
+    pub fn with_events() -> Result<(Self, Records)> {
         let options = ProbeOptions { ring_bytes: 4 << 20, ..ProbeOptions::default() };
         let (mut probes, events) = Probes::load(options).context("load the kernel side")?;
         let (watchpoints, records) = probes.watchpoints()?;
-        Ok(Self { probes, _events: events, engine: Engine::new(watchpoints)?, records })
+        Ok((Self { probes, engine: Engine::new(watchpoints)?, records }, events))
     }
 
     /// The hits since the last call, in their order.

@@ -29,7 +29,12 @@ use crate::{
         Losses, Probes, Records,
         record::{self, ProcessEvent, Record},
     },
-    snapshot::{debugger::Debugger, engine::hit::RawHit, registry::Registry},
+    snapshot::{
+        breakpoint::Source,
+        debugger::Debugger,
+        engine::hit::RawHit,
+        registry::{Actor, Registry},
+    },
     trace::{
         correlator::{Correlator, Environment as _},
         peer::ServiceMap,
@@ -429,8 +434,25 @@ impl Parts {
                 }
                 changes
             }
+            ProcessEvent::Trapped(pid) => {
+                self.trapped(pid);
+                Vec::new()
+            }
         };
         self.apply(changes);
+    }
+
+    /// A debug exception came without a reason. Watched lines cause such exceptions, and the next one may be the end of
+    /// another process.
+    fn trapped(&self, pid: u32) {
+        tracing::error!(
+            pid,
+            "got a SIGTRAP, which ends most processes: a debug exception came of which the processor did not say why, as \
+             happens on some virtual machines. All breakpoints are off now; `tracekit kill-switch off` takes the risk again"
+        );
+        let who = format!("tracekit, because of a debug exception without a reason in PID {pid}");
+        let actor = Actor { who, ..Actor::agent() };
+        self.breakpoints.set_kill_switch(true, None, Source::Local, &actor, Timestamp::now());
     }
 
     fn apply(&mut self, changes: Vec<Change>) {

@@ -250,7 +250,12 @@ impl Probes {
     /// # Errors
     /// The kernel refuses the program; all else works without.
     pub fn watchpoints(&mut self) -> Result<(Watchpoints, HitRecords), ProbeError> {
-        Watchpoints::load(&mut self.ebpf)
+        let loaded = Watchpoints::load(&mut self.ebpf)?;
+        // Elsewhere nothing is lost in this way.
+        if cfg!(target_arch = "x86_64") {
+            attach(&mut self.ebpf, "signal_generate", "signal_generate")?;
+        }
+        Ok(loaded)
     }
 
     /// Starts tracing a process.

@@ -10,7 +10,8 @@ use tracekit_common::actor::{
 };
 use tracekit_common::event::{
     CLOSE_LOCAL, CLOSE_LOCAL_WRITE, CLOSE_REMOTE, CloseRecord, ConnectionRecord, DataRecord, INBOUND, Kind,
-    NONBLOCKING, OUTBOUND, PROCESS_EXEC, PROCESS_EXIT, PROCESS_FORK, ProcessRecord, UNCOUNTED, UNIX_PATH,
+    NONBLOCKING, OUTBOUND, PROCESS_EXEC, PROCESS_EXIT, PROCESS_FORK, PROCESS_TRAPPED, ProcessRecord,
+    UNCOUNTED, UNIX_PATH,
 };
 use tracekit_common::propagate::{SAMPLED, TRACE_OPAQUE, TRACE_READ, TRACE_SENT, TRACE_WHAT, TraceRecord};
 use tracekit_common::python::{
@@ -190,7 +191,7 @@ pub enum Cause {
     Next,
 }
 
-/// A process forked, executed or exited.
+/// A process forked, executed, exited, or is about to be killed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ProcessEvent {
     /// A child of a selected process.
@@ -204,6 +205,8 @@ pub enum ProcessEvent {
     Exec(u32),
     /// The end.
     Exit(u32),
+    /// A debug exception came of which the processor did not say why: it gets a `SIGTRAP`, which is the end of most.
+    Trapped(u32),
 }
 
 /// Types that may be read from bytes of a record.
@@ -255,6 +258,7 @@ pub fn decode(bytes: &[u8]) -> Option<Record<'_>> {
                 PROCESS_FORK => ProcessEvent::Fork { parent: record.parent, child: record.tgid },
                 PROCESS_EXEC => ProcessEvent::Exec(record.tgid),
                 PROCESS_EXIT => ProcessEvent::Exit(record.tgid),
+                PROCESS_TRAPPED => ProcessEvent::Trapped(record.tgid),
                 _ => return None,
             }))
         }

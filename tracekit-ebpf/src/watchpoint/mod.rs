@@ -12,6 +12,7 @@
 mod condition;
 mod image;
 mod objects;
+mod trapped;
 
 use aya_ebpf::{
     EbpfContext,
