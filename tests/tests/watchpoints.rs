@@ -280,12 +280,13 @@ fn cold_code() -> Result<()> {
     // Neither symbols nor how it is linked make a difference.
     let is_plain = |row: &Interpreter| !row.id.contains("-static") && !row.id.contains("-stripped");
     for interpreter in chosen()?.into_iter().filter(is_plain) {
-        checks.check(&interpreter.id, |stage| cold(stage, &interpreter, 1500));
+        checks.check(&interpreter.id, |stage| cold(stage, &interpreter));
     }
     checks.outcome()
 }
 
-fn cold(stage: &mut Stage, interpreter: &Interpreter, calls: u64) -> Result<Vec<String>> {
+fn cold(stage: &mut Stage, interpreter: &Interpreter) -> Result<Vec<String>> {
+    let calls = 1500;
     let mut lines = marked(COLD).into_iter();
     let (mut held, mut failed, mut more) = (None, Vec::new(), Vec::new());
     loop {

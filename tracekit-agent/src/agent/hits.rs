@@ -46,21 +46,15 @@ impl Waiting {
         self.hits.make_contiguous().sort_by_key(|hit| hit.record.time);
     }
 
-    /// The next one before this time, in nanoseconds of `CLOCK_MONOTONIC`, at which something was reported.
-    pub fn before(&mut self, time: u64) -> Option<RawHit> {
-        // Records are added while others are handled: what was hit before this one may have come since.
+    /// As [`Waiting::read`], unless everything until this time has been taken over.
+    pub fn read_until(&mut self, time: u64) {
         if self.until < time {
             self.read();
         }
-        self.next_before(time)
     }
 
-    /// The next one of those that have been taken over.
-    pub fn rest(&mut self) -> Option<RawHit> {
-        self.next_before(u64::MAX)
-    }
-
-    fn next_before(&mut self, time: u64) -> Option<RawHit> {
+    /// The next one before this time, in nanoseconds of `CLOCK_MONOTONIC`.
+    pub fn before(&mut self, time: u64) -> Option<RawHit> {
         self.hits.front().filter(|hit| hit.record.time < time)?;
         self.hits.pop_front()
     }

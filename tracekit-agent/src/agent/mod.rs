@@ -32,7 +32,6 @@ use crate::{
     snapshot::{
         breakpoint::Source,
         debugger::Debugger,
-        engine::hit::RawHit,
         registry::{Actor, Registry},
     },
     trace::{
@@ -206,7 +205,7 @@ impl Agent {
                 "malformed record from the kernel side; please report this"
             ),
         });
-        parts.other_hits();
+        parts.hits_before(u64::MAX);
         parts.counters.add(Counter::EventsReceived, count);
     }
 
@@ -273,7 +272,7 @@ impl Parts {
             }
             Record::Stack(stack) => self.pythons.stack(stack),
             Record::Data(data) => {
-                self.hits_before(data.returned);
+                self.come_to(data.returned);
                 let Self { probes, connections, correlator, world, pythons, spans, .. } = self;
                 correlator.losses(data.by.losses);
                 tracing::trace!(id = ?data.id, tid = data.tid, direction = ?data.direction, by = ?data.by, "data");
@@ -303,7 +302,7 @@ impl Parts {
                 self.settle();
             }
             Record::Close { id, time, tid, close } => {
-                self.hits_before(time);
+                self.come_to(time);
                 let Self { probes, connections, correlator, world, spans, .. } = self;
                 if close == Close::Local {
                     probes.connection_ended(id);
@@ -348,24 +347,20 @@ impl Parts {
         counters.add(Counter::SpansHeldBack, held_back);
     }
 
+    /// Comes to what was recorded at this time. Records are added while others are handled, so that there may be new hits
+    /// before it.
+    fn come_to(&mut self, time: u64) {
+        self.hits.read_until(time);
+        self.hits_before(time);
+    }
+
     /// Hits before this time belong to the requests that are open now.
     fn hits_before(&mut self, time: u64) {
         while let Some(hit) = self.hits.before(time) {
-            self.hit(hit);
-        }
-    }
-
-    /// Before the next record nothing changes for these.
-    fn other_hits(&mut self) {
-        while let Some(hit) = self.hits.rest() {
-            self.hit(hit);
-        }
-    }
-
-    fn hit(&mut self, hit: RawHit) {
-        let moment = hits::moment(&hit, &self.correlator, &self.connections);
-        if !self.debugger.hit(hit, moment) {
-            self.counters.add(Counter::HitsLost, 1);
+            let moment = hits::moment(&hit, &self.correlator, &self.connections);
+            if !self.debugger.hit(hit, moment) {
+                self.counters.add(Counter::HitsLost, 1);
+            }
         }
     }
 
@@ -479,8 +474,8 @@ impl Parts {
                             }
                         }
                         Err(error) => {
-                            self.pythons.remove(pid);
                             self.probes.deselect(pid);
+                            self.forget(pid);
                             tracing::error!(pid, %error, "can't trace this process");
                         }
                     }
