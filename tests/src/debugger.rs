@@ -8,8 +8,8 @@ use anyhow::{Context as _, Result, ensure};
 use serde_json::Value as Json;
 
 use crate::agent::{Agent, command};
+use crate::debug_registers::with_debug_registers;
 use crate::interpreters::Running;
-use crate::kernel::debug_registers;
 use crate::paths;
 use crate::process::wait_for;
 use crate::stage::Stage;
@@ -17,13 +17,12 @@ use crate::stage::Stage;
 /// Long, for machines with much else to do.
 pub const SOON: Duration = Duration::from_secs(60);
 
-/// Runs a test with breakpoints on an empty stage, while no other has any.
+/// Runs a test with breakpoints on an empty stage, as [`with_debug_registers`] does.
 ///
 /// # Errors
 /// Those of the test.
-pub fn debugged(name: &str, test: impl FnOnce(Stage) -> Result<()>) -> Result<()> {
-    let _registers = debug_registers()?;
-    Stage::run(name, test)
+pub fn debugged(name: &str, mut test: impl FnMut(Stage) -> Result<()>) -> Result<()> {
+    with_debug_registers(|| Stage::run(name, &mut test))
 }
 
 /// Number of the line with the comment `# break: MARK`.

@@ -1,24 +1,12 @@
 //! What the kernel holds for an agent.
 
 use std::collections::BTreeMap;
-use std::fs::File;
 use std::process::Command;
 
 use anyhow::{Context as _, Result};
 use serde_json::Value;
 
 use crate::process::run;
-
-/// Waits for all other tests with breakpoints: there are four debug registers for the whole machine.
-///
-/// # Errors
-/// The file that stands for them cannot be locked.
-pub fn debug_registers() -> Result<File> {
-    let path = std::env::temp_dir().join("tracekit-debug-registers.lock");
-    let file = File::create(&path).with_context(|| format!("create {}", path.display()))?;
-    file.lock().with_context(|| format!("lock {}", path.display()))?;
-    Ok(file)
-}
 
 /// Kind and id of every BPF program, map and link, with its name.
 pub type KernelObjects = BTreeMap<(&'static str, u64), String>;

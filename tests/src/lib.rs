@@ -10,6 +10,7 @@ pub mod certificates;
 pub mod client;
 pub mod collector;
 pub mod compare;
+pub mod debug_registers;
 pub mod debugger;
 pub mod interpreters;
 pub mod kernel;

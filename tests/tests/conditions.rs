@@ -10,8 +10,8 @@ use tracekit_agent::redact::Redactor;
 use tracekit_agent::snapshot::engine::LineSpec;
 use tracekit_agent::snapshot::expression::Expression;
 use tracekit_common::watchpoint::Bucket;
+use tracekit_tests::debug_registers::with_debug_registers;
 use tracekit_tests::interpreters::{Interpreter, LAYOUTS, Running, installed};
-use tracekit_tests::kernel::debug_registers;
 
 use self::watching::Stage;
 
@@ -178,17 +178,18 @@ fn check(stage: &mut Stage, interpreter: &Interpreter) -> Result<Vec<String>> {
 
 #[test]
 fn answers_are_those_of_eval() -> Result<()> {
-    let _alone = debug_registers()?;
-    let all = installed()?;
-    let mut stage = Stage::new()?;
-    let mut failures = Vec::new();
-    for name in LAYOUTS {
-        let interpreter = all.iter().find(|row| row.id == *name).with_context(|| format!("no {name}"))?;
-        let found = check(&mut stage, interpreter).with_context(|| format!("on {name}"))?;
-        failures.extend(found.into_iter().map(|failure| format!("{name}: {failure}")));
-    }
-    ensure!(failures.is_empty(), "{} differ:\n{}", failures.len(), failures.join("\n"));
-    Ok(())
+    with_debug_registers(|| {
+        let all = installed()?;
+        let mut stage = Stage::new()?;
+        let mut failures = Vec::new();
+        for name in LAYOUTS {
+            let interpreter = all.iter().find(|row| row.id == *name).with_context(|| format!("no {name}"))?;
+            let found = check(&mut stage, interpreter).with_context(|| format!("on {name}"))?;
+            failures.extend(found.into_iter().map(|failure| format!("{name}: {failure}")));
+        }
+        ensure!(failures.is_empty(), "{} differ:\n{}", failures.len(), failures.join("\n"));
+        Ok(())
+    })
 }
 
 #[test]
@@ -208,53 +209,56 @@ fn the_one_of_many_is_captured() -> Result<()> {
          print('ready', flush=True)\nfor line in sys.stdin:\n    for at in range({COUNT}):\n        \
          step(at, 'name' + str(at))\n    print('done', flush=True)\n"
     );
-    let _alone = debug_registers()?;
-    let mut stage = Stage::new()?;
-    for minor in ["3.8", "3.12", "3.14"] {
-        let all = installed()?;
-        let interpreter = all.iter().find(|row| row.minor() == minor).context("there is no such Python")?;
-        let mut command = interpreter.command();
-        command.args(["-c", BEGIN, &source]).env("PYTHON_JIT", "0");
-        let mut running = Running::start(command, Stdio::piped())?;
-        let pid = running.pid();
-        stage.attach(pid)?;
-        // One, and then one an hour.
-        let bucket = Some(Bucket { interval: 3_600_000_000_000, tolerance: 0, due: 0, left: u64::MAX });
-        for text in ["number == 12345", "name == 'name12345' and number > 9999.5"] {
-            let condition = Expression::compile(text, Redactor::standard())?.decision();
-            let spec = |condition| LineSpec { bucket, condition, ..LineSpec::new(FILE, 3) };
-            let id = stage.engine.add(pid, spec(condition.clone()))?;
-            running.ask("go")?;
-            stage.records.wait(Duration::from_millis(200));
-            let hits = stage.hits(false);
-            let status = stage.engine.status(id).context("it has a status")?.hits;
-            ensure!(
-                (status.hits, status.unmet, status.captured) == (COUNT, COUNT - 1, 1) && hits.len() == 1,
-                "{minor}: {text}: {status:?}"
-            );
-            ensure!(hits[0].breakpoint == id, "{minor}: {text}: a hit of another breakpoint");
-            let variables = hits[0].variables.as_ref().map_err(|error| anyhow::anyhow!("{error}"))?;
-            let number = variables.iter().find(|(name, _)| name == "number").context("it has a number")?;
-            ensure!(number.1.to_string() == "12345", "{minor}: {text}: {number:?}");
+    with_debug_registers(|| {
+        let mut stage = Stage::new()?;
+        for minor in ["3.8", "3.12", "3.14"] {
+            let all = installed()?;
+            let interpreter =
+                all.iter().find(|row| row.minor() == minor).context("there is no such Python")?;
+            let mut command = interpreter.command();
+            command.args(["-c", BEGIN, &source]).env("PYTHON_JIT", "0");
+            let mut running = Running::start(command, Stdio::piped())?;
+            let pid = running.pid();
+            stage.attach(pid)?;
+            // One, and then one an hour.
+            let bucket = Some(Bucket { interval: 3_600_000_000_000, tolerance: 0, due: 0, left: u64::MAX });
+            for text in ["number == 12345", "name == 'name12345' and number > 9999.5"] {
+                let condition = Expression::compile(text, Redactor::standard())?.decision();
+                let spec = |condition| LineSpec { bucket, condition, ..LineSpec::new(FILE, 3) };
+                let id = stage.engine.add(pid, spec(condition.clone()))?;
+                running.ask("go")?;
+                stage.records.wait(Duration::from_millis(200));
+                let hits = stage.hits(false);
+                let status = stage.engine.status(id).context("it has a status")?.hits;
+                ensure!(
+                    (status.hits, status.unmet, status.captured) == (COUNT, COUNT - 1, 1) && hits.len() == 1,
+                    "{minor}: {text}: {status:?}"
+                );
+                ensure!(hits[0].breakpoint == id, "{minor}: {text}: a hit of another breakpoint");
+                let variables = hits[0].variables.as_ref().map_err(|error| anyhow::anyhow!("{error}"))?;
+                let number =
+                    variables.iter().find(|(name, _)| name == "number").context("it has a number")?;
+                ensure!(number.1.to_string() == "12345", "{minor}: {text}: {number:?}");
 
-            // It can be changed, and taken away.
-            stage
-                .engine
-                .change(id, spec(Expression::compile("number < 0", Redactor::standard())?.decision()))?;
-            running.ask("go")?;
-            let status = stage.engine.status(id).context("it has a status")?.hits;
-            ensure!(status.unmet == 2 * COUNT - 1, "{minor}: {text}: {status:?}");
-            stage.engine.change(id, spec(None))?;
-            running.ask("go")?;
-            let status = stage.engine.status(id).context("it has a status")?.hits;
-            ensure!(
-                (status.hits, status.unmet, status.undecided) == (3 * COUNT, 2 * COUNT - 1, 0),
-                "{minor}: {text}: {status:?}"
-            );
-            stage.hits(false);
-            stage.engine.remove(id);
+                // It can be changed, and taken away.
+                stage
+                    .engine
+                    .change(id, spec(Expression::compile("number < 0", Redactor::standard())?.decision()))?;
+                running.ask("go")?;
+                let status = stage.engine.status(id).context("it has a status")?.hits;
+                ensure!(status.unmet == 2 * COUNT - 1, "{minor}: {text}: {status:?}");
+                stage.engine.change(id, spec(None))?;
+                running.ask("go")?;
+                let status = stage.engine.status(id).context("it has a status")?.hits;
+                ensure!(
+                    (status.hits, status.unmet, status.undecided) == (3 * COUNT, 2 * COUNT - 1, 0),
+                    "{minor}: {text}: {status:?}"
+                );
+                stage.hits(false);
+                stage.engine.remove(id);
+            }
+            stage.detach(pid);
         }
-        stage.detach(pid);
-    }
-    Ok(())
+        Ok(())
+    })
 }

@@ -11,7 +11,7 @@ use tracekit_agent::probes::watchpoint::Scope;
 use tracekit_agent::snapshot::engine::{LineSpec, State};
 use tracekit_tests::app::App;
 use tracekit_tests::client::{Request, send_once};
-use tracekit_tests::kernel::debug_registers;
+use tracekit_tests::debug_registers::with_debug_registers;
 use tracekit_tests::paths;
 use tracekit_tests::process::{free_port, wait_for};
 use tracekit_tests::stage::Stage;
@@ -110,33 +110,35 @@ fn requests(port: u16, count: u64) -> Result<()> {
 
 #[test]
 fn gunicorn_that_loads_before_it_forks() -> Result<()> {
-    let _alone = debug_registers()?;
-    for crowded in [false, true] {
-        Stage::run("prefork-preload", |stage| {
-            let port = free_port()?;
-            let mut command = Command::new(paths::venv("web", "gunicorn")?);
-            command.args(["--workers", "4", "--preload", "--no-control-socket", "--bind"]);
-            command.arg(format!("127.0.0.1:{port}")).arg("counted:wsgi");
-            command.current_dir(paths::apps()).env("PYTHONDONTWRITEBYTECODE", "1");
-            let app = App::start("gunicorn", stage.logs(), command, port, 4)?;
-            let arbiter = app.process.pid();
-            // As the agent meets them: the arbiter and each worker, all with the same addresses.
-            let mut counted = Counted::new(&app.pids(), crowded)?;
-            let state = counted.watching.engine.status(counted.breakpoints[0].1).map(|status| status.state);
-            let scope = if crowded { Scope::Tasks(arbiter) } else { Scope::Processors };
-            ensure!(state == Some(State::Active { scope, rotating: false }), "{state:?}");
-            counted.expect(200, || requests(port, 200))?;
-            // One that is forked later.
-            let worker = *app.worker_pids().first().context("there is no worker")?;
-            // SAFETY: a signal to a process that this test has started.
-            unsafe { libc::kill(i32::try_from(worker)?, libc::SIGKILL) };
-            wait_for("another worker", SOON, || {
-                let now = app.worker_pids();
-                Ok((now.len() == 4 && !now.contains(&worker)).then_some(()))
+    with_debug_registers(|| {
+        for crowded in [false, true] {
+            Stage::run("prefork-preload", |stage| {
+                let port = free_port()?;
+                let mut command = Command::new(paths::venv("web", "gunicorn")?);
+                command.args(["--workers", "4", "--preload", "--no-control-socket", "--bind"]);
+                command.arg(format!("127.0.0.1:{port}")).arg("counted:wsgi");
+                command.current_dir(paths::apps()).env("PYTHONDONTWRITEBYTECODE", "1");
+                let app = App::start("gunicorn", stage.logs(), command, port, 4)?;
+                let arbiter = app.process.pid();
+                // As the agent meets them: the arbiter and each worker, all with the same addresses.
+                let mut counted = Counted::new(&app.pids(), crowded)?;
+                let state =
+                    counted.watching.engine.status(counted.breakpoints[0].1).map(|status| status.state);
+                let scope = if crowded { Scope::Tasks(arbiter) } else { Scope::Processors };
+                ensure!(state == Some(State::Active { scope, rotating: false }), "{state:?}");
+                counted.expect(200, || requests(port, 200))?;
+                // One that is forked later.
+                let worker = *app.worker_pids().first().context("there is no worker")?;
+                // SAFETY: a signal to a process that this test has started.
+                unsafe { libc::kill(i32::try_from(worker)?, libc::SIGKILL) };
+                wait_for("another worker", SOON, || {
+                    let now = app.worker_pids();
+                    Ok((now.len() == 4 && !now.contains(&worker)).then_some(()))
+                })?;
+                std::thread::sleep(Duration::from_millis(500));
+                counted.expect(200, || requests(port, 200))
             })?;
-            std::thread::sleep(Duration::from_millis(500));
-            counted.expect(200, || requests(port, 200))
-        })?;
-    }
-    Ok(())
+        }
+        Ok(())
+    })
 }

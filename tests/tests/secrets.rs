@@ -10,6 +10,7 @@ use anyhow::{Context as _, Result, ensure};
 use serde_json::{Value as Json, json};
 use tracekit_tests::client::{Request, send_once};
 use tracekit_tests::collector::Collector;
+use tracekit_tests::debugger::debugged;
 use tracekit_tests::process::{Process, free_port, wait_for};
 use tracekit_tests::stage::Stage;
 use tracekit_tests::{agent, paths};
@@ -315,7 +316,7 @@ fn outputs(shop: &Shop, print: &str, further: &[&str]) -> Result<Outputs> {
 }
 
 fn check(name: &str, print: &str) -> Result<()> {
-    Stage::run(&format!("secrets-{name}"), |stage| {
+    debugged(&format!("secrets-{name}"), |stage| {
         let shop = Shop::start(stage)?;
         let found = outputs(&shop, print, &[])?;
         for (from, text) in &found.0 {
@@ -366,7 +367,7 @@ fn the_settings_of_an_agent_are_those_of_all_that_it_puts_out() -> Result<()> {
         }
         Ok(())
     };
-    Stage::run("secrets-settings", |stage| {
+    debugged("secrets-settings", |stage| {
         let shop = Shop::start(stage)?;
         let found = outputs(&shop, "jsonl", &names)?;
         hides(&found, "version", &[])?;

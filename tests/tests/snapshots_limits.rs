@@ -270,13 +270,22 @@ fn the_kill_switch_stops_captures() -> Result<()> {
 #[cfg(target_arch = "x86_64")]
 #[test]
 fn a_debug_exception_without_a_reason_ends_watching() -> Result<()> {
-    debugged("snapshots-trapped", |stage| {
+    use tracekit_tests::debug_registers::{Faults, debug_registers};
+    use tracekit_tests::stage::Stage;
+
+    let _registers = debug_registers()?;
+    Stage::run("snapshots-trapped", |stage| {
         let (mut app, mut victim) = (driven()?, driven()?);
         let agent = Agent::attach(&stage, &[app.pid(), victim.pid()])?;
         let id = agent.arm(&["break", "add", &place("debugged/counted.py", "step")?], 2)?;
         victim.ask("load('trapped')")?;
+        let mut faults = Faults::count()?;
         let died = victim.ask("trapped.trap()");
         ensure!(died.is_err(), "it goes on: {died:?}");
+        ensure!(
+            faults.since()? > 0 && faults.since()? == 0,
+            "it is not counted as a fault of the machine, or again"
+        );
         let view = agent.when(&id, "killed", |view| view["reason"] == "kill-switch")?;
         ensure!(view["state"] == "PAUSED", "{view:#}");
         let status = agent.json(&["kill-switch", "status"])?;

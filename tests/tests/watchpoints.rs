@@ -8,14 +8,12 @@ use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
-use tracekit_agent::probes::Records;
-use tracekit_agent::probes::record::{self, ProcessEvent, Record};
 use tracekit_agent::probes::watchpoint::Scope;
 use tracekit_agent::python::object::{Content, Limits};
 use tracekit_agent::snapshot::engine::{EngineError, LineSpec, State};
 use tracekit_common::watchpoint::{Bucket, MAX_ITEMS, bucket_of_process};
+use tracekit_tests::debug_registers::{Faults, with_debug_registers};
 use tracekit_tests::interpreters::{Interpreter, installed};
-use tracekit_tests::kernel::debug_registers;
 use tracekit_tests::paths;
 
 use self::watching::{Hit, Stage};
@@ -156,38 +154,28 @@ fn chosen() -> Result<Vec<Interpreter>> {
 /// For checks of many interpreters, with millions of hits.
 struct Checks {
     stage: Stage,
-    events: Records,
+    faults: Faults,
     failed: Vec<String>,
 }
 
 impl Checks {
     fn new() -> Result<Self> {
-        let (stage, events) = Stage::with_events()?;
-        Ok(Self { stage, events, failed: Vec::new() })
+        Ok(Self { stage: Stage::new()?, faults: Faults::count()?, failed: Vec::new() })
     }
 
-    /// Notes what differs in a check; in a second one if in the first one the machine failed: it raised a debug exception
-    /// without a reason, which kills who gets it (see docs/compatibility.md).
-    fn check(&mut self, name: &str, mut check: impl FnMut(&mut Stage) -> Result<Vec<String>>) {
+    /// Notes what differs in a check; in a second one if in the first one the machine failed (see [`Faults`]).
+    fn check(&mut self, name: &str, mut check: impl FnMut(&mut Stage) -> Result<Vec<String>>) -> Result<()> {
         let begun = Instant::now();
-        self.machine_failed();
+        self.faults.since()?;
         let mut check = |stage: &mut Stage| check(stage).unwrap_or_else(|error| vec![format!("{error:#}")]);
         let mut differences = check(&mut self.stage);
-        if !differences.is_empty() && self.machine_failed() {
+        if !differences.is_empty() && self.faults.since()? > 0 {
             println!("{name}: a debug exception without a reason: {}; again", differences.join(", "));
             differences = check(&mut self.stage);
         }
         println!("{name}: {} differences in {:?}", differences.len(), begun.elapsed());
         self.failed.extend(differences.into_iter().map(|difference| format!("{name}: {difference}")));
-    }
-
-    /// A process got a debug exception without a reason since the last call.
-    fn machine_failed(&mut self) -> bool {
-        let mut failed = false;
-        self.events.drain(|bytes| {
-            failed |= matches!(record::decode(bytes), Some(Record::Process(ProcessEvent::Trapped(_))));
-        });
-        failed
+        Ok(())
     }
 
     fn outcome(self) -> Result<()> {
@@ -206,38 +194,40 @@ fn for_each(check: impl Fn(&mut Stage, &mut Running) -> Result<Vec<String>>) -> 
             let outcome = check(stage, &mut running);
             stage.detach(pid);
             outcome
-        });
+        })?;
     }
     checks.outcome()
 }
 
 #[test]
 fn hits_are_executions() -> Result<()> {
-    let _alone = debug_registers()?;
-    let source = source()?;
-    for_each(|stage, running| count(stage, running, &source, &format!("run {ROUNDS}"), ROUNDS))
+    with_debug_registers(|| {
+        let source = source()?;
+        for_each(|stage, running| count(stage, running, &source, &format!("run {ROUNDS}"), ROUNDS))
+    })
 }
 
 #[test]
 fn threads_and_forks_are_counted() -> Result<()> {
-    let _alone = debug_registers()?;
-    let source = source()?;
-    // A few lines are enough: what differs is the thread.
-    let few: String = source
-        .lines()
-        .map(|line| {
-            if line.contains("found += at") || line.contains("got = yield") {
-                line
-            } else {
-                line.split("#= ").next().unwrap_or("")
-            }
+    with_debug_registers(|| {
+        let source = source()?;
+        // A few lines are enough: what differs is the thread.
+        let few: String = source
+            .lines()
+            .map(|line| {
+                if line.contains("found += at") || line.contains("got = yield") {
+                    line
+                } else {
+                    line.split("#= ").next().unwrap_or("")
+                }
+            })
+            .map(|line| format!("{line}\n"))
+            .collect();
+        for_each(|stage, running| {
+            let mut failures = count(stage, running, &few, "threads 20", 160)?;
+            failures.extend(count(stage, running, &few, "fork 20", 80)?);
+            Ok(failures)
         })
-        .map(|line| format!("{line}\n"))
-        .collect();
-    for_each(|stage, running| {
-        let mut failures = count(stage, running, &few, "threads 20", 160)?;
-        failures.extend(count(stage, running, &few, "fork 20", 80)?);
-        Ok(failures)
     })
 }
 
@@ -275,14 +265,15 @@ for line in sys.stdin:
 
 #[test]
 fn cold_code() -> Result<()> {
-    let _alone = debug_registers()?;
-    let mut checks = Checks::new()?;
-    // Neither symbols nor how it is linked make a difference.
-    let is_plain = |row: &Interpreter| !row.id.contains("-static") && !row.id.contains("-stripped");
-    for interpreter in chosen()?.into_iter().filter(is_plain) {
-        checks.check(&interpreter.id, |stage| cold(stage, &interpreter));
-    }
-    checks.outcome()
+    with_debug_registers(|| {
+        let mut checks = Checks::new()?;
+        // Neither symbols nor how it is linked make a difference.
+        let is_plain = |row: &Interpreter| !row.id.contains("-static") && !row.id.contains("-stripped");
+        for interpreter in chosen()?.into_iter().filter(is_plain) {
+            checks.check(&interpreter.id, |stage| cold(stage, &interpreter))?;
+        }
+        checks.outcome()
+    })
 }
 
 fn cold(stage: &mut Stage, interpreter: &Interpreter) -> Result<Vec<String>> {
@@ -328,39 +319,40 @@ type Told = BTreeMap<String, Vec<BTreeMap<String, String>>>;
 
 #[test]
 fn variables_are_what_the_program_had() -> Result<()> {
-    let _alone = debug_registers()?;
-    let source = source()?;
-    for_each(|stage, running| {
-        let pid = running.child.id();
-        let all = marked(&source);
-        let numbers: Vec<String> = all.iter().map(|(line, _)| line.to_string()).collect();
-        let mut failures = Vec::new();
-        let told: Told = serde_json::from_str(&running.say(&format!("trace {}", numbers.join(" ")))?)?;
-        let mut lines = all.into_iter().filter(|(_, wanted)| *wanted > 0);
-        let mut held = None;
-        loop {
-            let added = batch(stage, pid, &mut lines, &mut held, true, &mut failures)?;
-            if added.is_empty() {
-                return Ok(failures);
-            }
-            // With the first hits types become known.
-            running.say("run 1")?;
-            stage.hits(false);
-            running.say("run 1")?;
-            let hits = stage.hits(false);
-            for (id, line, wanted) in added {
-                let Some(told) = told.get(&line.to_string()) else {
-                    failures.push(format!("{line}: settrace has not seen it"));
-                    continue;
-                };
-                let of_line: Vec<&Hit> = hits.iter().filter(|hit| hit.breakpoint == id).collect();
-                if of_line.len() as u64 != wanted {
-                    failures.push(format!("{line}: {} captures of {wanted}", of_line.len()));
+    with_debug_registers(|| {
+        let source = source()?;
+        for_each(|stage, running| {
+            let pid = running.child.id();
+            let all = marked(&source);
+            let numbers: Vec<String> = all.iter().map(|(line, _)| line.to_string()).collect();
+            let mut failures = Vec::new();
+            let told: Told = serde_json::from_str(&running.say(&format!("trace {}", numbers.join(" ")))?)?;
+            let mut lines = all.into_iter().filter(|(_, wanted)| *wanted > 0);
+            let mut held = None;
+            loop {
+                let added = batch(stage, pid, &mut lines, &mut held, true, &mut failures)?;
+                if added.is_empty() {
+                    return Ok(failures);
                 }
-                failures.extend(of_line.iter().filter_map(|hit| compare(line, hit, told)));
-                stage.engine.remove(id);
+                // With the first hits types become known.
+                running.say("run 1")?;
+                stage.hits(false);
+                running.say("run 1")?;
+                let hits = stage.hits(false);
+                for (id, line, wanted) in added {
+                    let Some(told) = told.get(&line.to_string()) else {
+                        failures.push(format!("{line}: settrace has not seen it"));
+                        continue;
+                    };
+                    let of_line: Vec<&Hit> = hits.iter().filter(|hit| hit.breakpoint == id).collect();
+                    if of_line.len() as u64 != wanted {
+                        failures.push(format!("{line}: {} captures of {wanted}", of_line.len()));
+                    }
+                    failures.extend(of_line.iter().filter_map(|hit| compare(line, hit, told)));
+                    stage.engine.remove(id);
+                }
             }
-        }
+        })
     })
 }
 
@@ -438,44 +430,45 @@ fn one_instant(hit: &Hit) -> Option<String> {
 
 #[test]
 fn captures_are_of_one_instant() -> Result<()> {
-    let _alone = debug_registers()?;
-    let source = source()?;
-    let line = line_of(&source, "# instant")?;
-    // 100 000 in all where there is time.
-    let wanted: u64 = std::env::var("TRACEKIT_CAPTURES").map_or(Ok(2_000), |count| count.parse())?;
-    let mut stage = Stage::new()?;
-    for minor in ["3.8", "3.9", "3.10", "3.11", "3.12", "3.13", "3.14"] {
-        let all = chosen()?;
-        let Some(interpreter) = all.iter().find(|row| row.minor() == minor && !row.is("debug")) else {
-            continue;
-        };
-        let mut running = Running::start(interpreter.command(), &source)?;
-        let pid = running.child.id();
-        stage.attach(pid)?;
-        let id = stage.engine.add(pid, LineSpec::new(FILE, line))?;
-        writeln!(running.input, "instants 1000000000 shared")?;
-        let (mut seen, mut numbers) = (0, 0);
-        let end = Instant::now() + Duration::from_secs(30) + Duration::from_millis(wanted * 2);
-        while seen < wanted && Instant::now() < end {
-            stage.records.wait(Duration::from_millis(50));
-            for hit in stage.hits(false) {
-                seen += 1;
-                if seen <= 4 {
-                    // Types are not known yet.
-                    continue;
+    with_debug_registers(|| {
+        let source = source()?;
+        let line = line_of(&source, "# instant")?;
+        // 100 000 in all where there is time.
+        let wanted: u64 = std::env::var("TRACEKIT_CAPTURES").map_or(Ok(2_000), |count| count.parse())?;
+        let mut stage = Stage::new()?;
+        for minor in ["3.8", "3.9", "3.10", "3.11", "3.12", "3.13", "3.14"] {
+            let all = chosen()?;
+            let Some(interpreter) = all.iter().find(|row| row.minor() == minor && !row.is("debug")) else {
+                continue;
+            };
+            let mut running = Running::start(interpreter.command(), &source)?;
+            let pid = running.child.id();
+            stage.attach(pid)?;
+            let id = stage.engine.add(pid, LineSpec::new(FILE, line))?;
+            writeln!(running.input, "instants 1000000000 shared")?;
+            let (mut seen, mut numbers) = (0, 0);
+            let end = Instant::now() + Duration::from_secs(30) + Duration::from_millis(wanted * 2);
+            while seen < wanted && Instant::now() < end {
+                stage.records.wait(Duration::from_millis(50));
+                for hit in stage.hits(false) {
+                    seen += 1;
+                    if seen <= 4 {
+                        // Types are not known yet.
+                        continue;
+                    }
+                    ensure!(hit.raw.record.flags == 0, "{minor}: {:?}", hit.raw.record);
+                    let difference = one_instant(&hit);
+                    ensure!(difference.is_none(), "{minor}: {difference:?} in {:?}", hit.variables);
+                    numbers += 1;
                 }
-                ensure!(hit.raw.record.flags == 0, "{minor}: {:?}", hit.raw.record);
-                let difference = one_instant(&hit);
-                ensure!(difference.is_none(), "{minor}: {difference:?} in {:?}", hit.variables);
-                numbers += 1;
             }
+            let status = stage.engine.status(id).context("it has a status")?;
+            println!("{minor}: {numbers} captures, {:?}", status.hits);
+            ensure!(seen >= wanted, "{minor}: {seen} captures only");
+            stage.detach(pid);
         }
-        let status = stage.engine.status(id).context("it has a status")?;
-        println!("{minor}: {numbers} captures, {:?}", status.hits);
-        ensure!(seen >= wanted, "{minor}: {seen} captures only");
-        stage.detach(pid);
-    }
-    Ok(())
+        Ok(())
+    })
 }
 
 /// Arms a line of the process that `TRACEKIT_TEST_PID` names, and reads hits until it is killed.
@@ -500,47 +493,48 @@ fn arms_and_reads() -> Result<()> {
 
 #[test]
 fn nothing_remains_of_a_killed_agent() -> Result<()> {
-    let _alone = debug_registers()?;
-    let source = source()?;
-    let registers = Stage::new()?.engine.registers();
-    let before = tracekit_tests::kernel::bpf_objects()?;
-    let all = chosen()?;
-    let interpreter = all.first().context("no interpreter is chosen")?;
-    let mut running = Running::start(interpreter.command(), &source)?;
-    for _ in 0..3 {
-        let mut agent = Command::new(std::env::current_exe()?)
-            .args(["--exact", "arms_and_reads", "--ignored", "--nocapture"])
-            .env("TRACEKIT_TEST_PID", running.child.id().to_string())
-            .stdout(Stdio::null())
-            .stderr(Stdio::piped())
-            .spawn()?;
-        let mut said = BufReader::new(agent.stderr.take().context("its output is a pipe")?).lines();
-        let first = said.next().transpose()?;
-        writeln!(running.input, "instants 400000 alone")?;
-        // While hits arrive.
-        let second = said.next().transpose()?;
-        agent.kill()?;
-        agent.wait()?;
-        ensure!(
-            first.as_deref() == Some("armed") && second.as_deref() == Some("hit"),
-            "the agent says {first:?}"
-        );
-        ensure!(running.line()? == "done", "the program does not go on");
-    }
-    ensure!(running.say("run 1")? == "done", "the program does not go on");
-    let deadline = Instant::now() + Duration::from_secs(10);
-    loop {
-        let after = tracekit_tests::kernel::bpf_objects()?;
-        let mut left: Vec<_> = after.iter().filter(|(key, _)| !before.contains_key(*key)).collect();
-        left.retain(|(_, name)| name.starts_with("line_hit"));
-        if left.is_empty() {
-            break;
+    with_debug_registers(|| {
+        let source = source()?;
+        let registers = Stage::new()?.engine.registers();
+        let before = tracekit_tests::kernel::bpf_objects()?;
+        let all = chosen()?;
+        let interpreter = all.first().context("no interpreter is chosen")?;
+        let mut running = Running::start(interpreter.command(), &source)?;
+        for _ in 0..3 {
+            let mut agent = Command::new(std::env::current_exe()?)
+                .args(["--exact", "arms_and_reads", "--ignored", "--nocapture"])
+                .env("TRACEKIT_TEST_PID", running.child.id().to_string())
+                .stdout(Stdio::null())
+                .stderr(Stdio::piped())
+                .spawn()?;
+            let mut said = BufReader::new(agent.stderr.take().context("its output is a pipe")?).lines();
+            let first = said.next().transpose()?;
+            writeln!(running.input, "instants 400000 alone")?;
+            // While hits arrive.
+            let second = said.next().transpose()?;
+            agent.kill()?;
+            agent.wait()?;
+            ensure!(
+                first.as_deref() == Some("armed") && second.as_deref() == Some("hit"),
+                "the agent says {first:?}"
+            );
+            ensure!(running.line()? == "done", "the program does not go on");
         }
-        ensure!(Instant::now() < deadline, "{left:?} is left");
-        std::thread::sleep(Duration::from_millis(200));
-    }
-    ensure!(Stage::new()?.engine.registers() == registers, "debug registers are taken");
-    Ok(())
+        ensure!(running.say("run 1")? == "done", "the program does not go on");
+        let deadline = Instant::now() + Duration::from_secs(10);
+        loop {
+            let after = tracekit_tests::kernel::bpf_objects()?;
+            let mut left: Vec<_> = after.iter().filter(|(key, _)| !before.contains_key(*key)).collect();
+            left.retain(|(_, name)| name.starts_with("line_hit"));
+            if left.is_empty() {
+                break;
+            }
+            ensure!(Instant::now() < deadline, "{left:?} is left");
+            std::thread::sleep(Duration::from_millis(200));
+        }
+        ensure!(Stage::new()?.engine.registers() == registers, "debug registers are taken");
+        Ok(())
+    })
 }
 
 /// A program that loads a module when it is told to, and drops it.
@@ -593,273 +587,284 @@ fn until(stage: &mut Stage, id: u32, wanted: impl Fn(&State) -> bool) -> Result<
 
 #[test]
 fn modules_that_come_and_go() -> Result<()> {
-    let _alone = debug_registers()?;
-    let mut stage = Stage::new()?;
-    for minor in ["3.8", "3.12"] {
-        let mut running = Running::start(python(minor)?.command(), LATE)?;
-        let pid = running.child.id();
-        stage.attach(pid)?;
-        let waiting = stage.engine.add(pid, LineSpec::new("app/never.py", 3))?;
-        let id = stage.engine.add(pid, LineSpec::new("late.py", 3))?;
-        running.say("load")?;
-        until(&mut stage, id, |state| matches!(state, State::Active { .. }))?;
-        running.say("call 7")?;
-        let status = stage.engine.status(id).context("it has a status")?;
-        ensure!(status.hits.hits == 7, "{minor}: {status:?}");
-        ensure!(stage.engine.status(waiting).map(|status| status.state) == Some(State::Pending));
-        let error =
-            stage.engine.add(pid, LineSpec::new("late.py", 77)).err().context("there is no line 77")?;
-        ensure!(error.to_string().ends_with("the nearest lines are 2, 3, 4"), "{error}");
-        running.say("drop")?;
-        until(&mut stage, id, |state| matches!(state, State::Stale(_)))?;
-        stage.detach(pid);
-    }
-    Ok(())
+    with_debug_registers(|| {
+        let mut stage = Stage::new()?;
+        for minor in ["3.8", "3.12"] {
+            let mut running = Running::start(python(minor)?.command(), LATE)?;
+            let pid = running.child.id();
+            stage.attach(pid)?;
+            let waiting = stage.engine.add(pid, LineSpec::new("app/never.py", 3))?;
+            let id = stage.engine.add(pid, LineSpec::new("late.py", 3))?;
+            running.say("load")?;
+            until(&mut stage, id, |state| matches!(state, State::Active { .. }))?;
+            running.say("call 7")?;
+            let status = stage.engine.status(id).context("it has a status")?;
+            ensure!(status.hits.hits == 7, "{minor}: {status:?}");
+            ensure!(stage.engine.status(waiting).map(|status| status.state) == Some(State::Pending));
+            let error =
+                stage.engine.add(pid, LineSpec::new("late.py", 77)).err().context("there is no line 77")?;
+            ensure!(error.to_string().ends_with("the nearest lines are 2, 3, 4"), "{error}");
+            running.say("drop")?;
+            until(&mut stage, id, |state| matches!(state, State::Stale(_)))?;
+            stage.detach(pid);
+        }
+        Ok(())
+    })
 }
 
 #[test]
 fn limits_and_the_kill_switch() -> Result<()> {
-    let _alone = debug_registers()?;
-    let (mut stage, source) = (Stage::new()?, source()?);
-    let mut running = Running::start(python("3.12")?.command(), &source)?;
-    let pid = running.child.id();
-    stage.attach(pid)?;
-    let line = line_of(&source, "total += 1  #= 1")?;
-    let second = 1_000_000_000;
-    // Three at once, then one an hour.
-    let bucket = Bucket { interval: 3600 * second, tolerance: 2 * 3600 * second, due: 0, left: u64::MAX };
-    let id = stage.engine.add(pid, LineSpec { bucket: Some(bucket), ..LineSpec::new(FILE, line) })?;
-    running.say("run 10")?;
-    let hits = stage.engine.status(id).context("it has a status")?.hits;
-    ensure!((hits.hits, hits.captured, hits.limited) == (10, 3, 7), "{hits:?}");
-    stage.engine.remove(id);
-    // Five in all, and none while the switch is on.
-    let bucket = Bucket { interval: 0, tolerance: 0, due: 0, left: 5 };
-    let id = stage.engine.add(pid, LineSpec { bucket: Some(bucket), ..LineSpec::new(FILE, line) })?;
-    stage.engine.watchpoints().kill(true)?;
-    running.say("run 4")?;
-    stage.engine.watchpoints().kill(false)?;
-    running.say("run 7")?;
-    let hits = stage.engine.status(id).context("it has a status")?.hits;
-    ensure!((hits.hits, hits.captured, hits.limited, hits.killed) == (11, 5, 2, 4), "{hits:?}");
-    // One of the process, whatever the breakpoint has.
-    stage.engine.remove(id);
-    let one = Bucket { interval: 0, tolerance: 0, due: 0, left: 1 };
-    stage.engine.watchpoints().limit(bucket_of_process(pid), Some(&one))?;
-    let id = stage.engine.add(pid, LineSpec::new(FILE, line))?;
-    running.say("run 3")?;
-    let hits = stage.engine.status(id).context("it has a status")?.hits;
-    ensure!((hits.captured, hits.limited) == (1, 2), "{hits:?}");
-    Ok(())
+    with_debug_registers(|| {
+        let (mut stage, source) = (Stage::new()?, source()?);
+        let mut running = Running::start(python("3.12")?.command(), &source)?;
+        let pid = running.child.id();
+        stage.attach(pid)?;
+        let line = line_of(&source, "total += 1  #= 1")?;
+        let second = 1_000_000_000;
+        // Three at once, then one an hour.
+        let bucket = Bucket { interval: 3600 * second, tolerance: 2 * 3600 * second, due: 0, left: u64::MAX };
+        let id = stage.engine.add(pid, LineSpec { bucket: Some(bucket), ..LineSpec::new(FILE, line) })?;
+        running.say("run 10")?;
+        let hits = stage.engine.status(id).context("it has a status")?.hits;
+        ensure!((hits.hits, hits.captured, hits.limited) == (10, 3, 7), "{hits:?}");
+        stage.engine.remove(id);
+        // Five in all, and none while the switch is on.
+        let bucket = Bucket { interval: 0, tolerance: 0, due: 0, left: 5 };
+        let id = stage.engine.add(pid, LineSpec { bucket: Some(bucket), ..LineSpec::new(FILE, line) })?;
+        stage.engine.watchpoints().kill(true)?;
+        running.say("run 4")?;
+        stage.engine.watchpoints().kill(false)?;
+        running.say("run 7")?;
+        let hits = stage.engine.status(id).context("it has a status")?.hits;
+        ensure!((hits.hits, hits.captured, hits.limited, hits.killed) == (11, 5, 2, 4), "{hits:?}");
+        // One of the process, whatever the breakpoint has.
+        stage.engine.remove(id);
+        let one = Bucket { interval: 0, tolerance: 0, due: 0, left: 1 };
+        stage.engine.watchpoints().limit(bucket_of_process(pid), Some(&one))?;
+        let id = stage.engine.add(pid, LineSpec::new(FILE, line))?;
+        running.say("run 3")?;
+        let hits = stage.engine.status(id).context("it has a status")?.hits;
+        ensure!((hits.captured, hits.limited) == (1, 2), "{hits:?}");
+        Ok(())
+    })
 }
 
 #[test]
 fn workers_of_before_and_after() -> Result<()> {
-    let _alone = debug_registers()?;
-    let (mut stage, source) = (Stage::new()?, source()?);
-    let line = line_of(&source, "total += 1  #= 1")?;
-    let counting = |line| LineSpec { capture: false, ..LineSpec::new(FILE, line) };
-    for minor in ["3.8", "3.12", "3.14"] {
-        let all = installed()?;
-        let interpreter = all.iter().find(|row| row.minor() == minor).context("there is no such Python")?;
-        let mut running = Running::start(interpreter.command(), &source)?;
-        let mut other = Running::start(interpreter.command(), &source)?;
-        let (pid, other_pid) = (running.child.id(), other.child.id());
-        stage.attach(pid)?;
-        running.say("workers")?;
-        // On every processor, then on threads: the other process has more lines than fit.
-        for crowd in [0, stage.engine.registers()] {
-            let id = stage.engine.add(pid, counting(line))?;
-            let mut others = Vec::new();
-            if crowd > 0 {
-                stage.attach(other_pid)?;
-                for at in 0..crowd as i32 {
-                    let line = if at == 0 { line } else { line + 1 + at };
-                    others.push(stage.engine.add(other_pid, counting(line))?);
-                }
-            }
-            let status = stage.engine.status(id).context("it has a status")?;
-            let scope = if crowd == 0 { Scope::Processors } else { Scope::Tasks(pid) };
-            ensure!(status.state == State::Active { scope, rotating: false }, "{minor}: {status:?}");
-            let before = if crowd == 0 { 4 } else { 8 };
-            running.say("work 25")?;
-            let hits = stage.engine.status(id).context("it has a status")?.hits;
-            ensure!((hits.hits, hits.unknown) == (before * 50, 0), "{minor}: {before} workers, {hits:?}");
+    with_debug_registers(|| {
+        let (mut stage, source) = (Stage::new()?, source()?);
+        let line = line_of(&source, "total += 1  #= 1")?;
+        let counting = |line| LineSpec { capture: false, ..LineSpec::new(FILE, line) };
+        for minor in ["3.8", "3.12", "3.14"] {
+            let all = installed()?;
+            let interpreter =
+                all.iter().find(|row| row.minor() == minor).context("there is no such Python")?;
+            let mut running = Running::start(interpreter.command(), &source)?;
+            let mut other = Running::start(interpreter.command(), &source)?;
+            let (pid, other_pid) = (running.child.id(), other.child.id());
+            stage.attach(pid)?;
             running.say("workers")?;
-            running.say("work 25")?;
-            running.say("run 25")?;
-            other.say("run 25")?;
-            let hits = stage.engine.status(id).context("it has a status")?.hits;
-            let wanted = (2 * before + 4) * 50 + 25;
-            ensure!((hits.hits, hits.unknown) == (wanted, 0), "{minor}: {wanted} wanted, {hits:?}");
-            for id in others {
-                let hits = stage.engine.status(id).context("it has a status")?.hits.hits;
-                ensure!(hits == 25, "{minor}: the other process has {hits}");
+            // On every processor, then on threads: the other process has more lines than fit.
+            for crowd in [0, stage.engine.registers()] {
+                let id = stage.engine.add(pid, counting(line))?;
+                let mut others = Vec::new();
+                if crowd > 0 {
+                    stage.attach(other_pid)?;
+                    for at in 0..crowd as i32 {
+                        let line = if at == 0 { line } else { line + 1 + at };
+                        others.push(stage.engine.add(other_pid, counting(line))?);
+                    }
+                }
+                let status = stage.engine.status(id).context("it has a status")?;
+                let scope = if crowd == 0 { Scope::Processors } else { Scope::Tasks(pid) };
+                ensure!(status.state == State::Active { scope, rotating: false }, "{minor}: {status:?}");
+                let before = if crowd == 0 { 4 } else { 8 };
+                running.say("work 25")?;
+                let hits = stage.engine.status(id).context("it has a status")?.hits;
+                ensure!((hits.hits, hits.unknown) == (before * 50, 0), "{minor}: {before} workers, {hits:?}");
+                running.say("workers")?;
+                running.say("work 25")?;
+                running.say("run 25")?;
+                other.say("run 25")?;
+                let hits = stage.engine.status(id).context("it has a status")?.hits;
+                let wanted = (2 * before + 4) * 50 + 25;
+                ensure!((hits.hits, hits.unknown) == (wanted, 0), "{minor}: {wanted} wanted, {hits:?}");
+                for id in others {
+                    let hits = stage.engine.status(id).context("it has a status")?.hits.hits;
+                    ensure!(hits == 25, "{minor}: the other process has {hits}");
+                }
+                stage.engine.remove(id);
             }
-            stage.engine.remove(id);
+            stage.detach(pid);
+            stage.detach(other_pid);
         }
-        stage.detach(pid);
-        stage.detach(other_pid);
-    }
-    Ok(())
+        Ok(())
+    })
 }
 
 #[test]
 fn the_same_address_in_several_processes() -> Result<()> {
-    let _alone = debug_registers()?;
-    let (mut stage, source) = (Stage::new()?, source()?);
-    let line = line_of(&source, "total += 1  #= 1")?;
-    let start = || {
-        let interpreter = python("3.12")?.command();
-        let mut command = Command::new("setarch");
-        command.arg("-R").arg(interpreter.get_program()).args(interpreter.get_args());
-        Running::start(command, &source)
-    };
-    let (mut one, mut other) = (start()?, start()?);
-    let (pid, other_pid) = (one.child.id(), other.child.id());
-    let counting = |line| LineSpec { capture: false, ..LineSpec::new(FILE, line) };
-    let hits = |stage: &Stage, id| stage.engine.status(id).map(|status| status.hits).unwrap_or_default();
-    stage.attach(pid)?;
-    stage.attach(other_pid)?;
-    let id = stage.engine.add(pid, counting(line))?;
-    one.say("run 3")?;
-    other.say("run 4")?;
-    let of_one = hits(&stage, id);
-    // What is there in the other process is none of this breakpoint's.
-    ensure!((of_one.hits, of_one.foreign) == (3, 4), "are the addresses the same? {of_one:?}");
-    let other_id = stage.engine.add(other_pid, counting(line))?;
-    one.say("run 5")?;
-    other.say("fork 6")?;
-    ensure!(hits(&stage, id).hits == 8 && hits(&stage, other_id).hits == 24);
-    stage.engine.remove(id);
-    one.say("run 7")?;
-    other.say("run 8")?;
-    ensure!(hits(&stage, other_id).hits == 32, "{:?}", hits(&stage, other_id));
-    Ok(())
+    with_debug_registers(|| {
+        let (mut stage, source) = (Stage::new()?, source()?);
+        let line = line_of(&source, "total += 1  #= 1")?;
+        let start = || {
+            let interpreter = python("3.12")?.command();
+            let mut command = Command::new("setarch");
+            command.arg("-R").arg(interpreter.get_program()).args(interpreter.get_args());
+            Running::start(command, &source)
+        };
+        let (mut one, mut other) = (start()?, start()?);
+        let (pid, other_pid) = (one.child.id(), other.child.id());
+        let counting = |line| LineSpec { capture: false, ..LineSpec::new(FILE, line) };
+        let hits = |stage: &Stage, id| stage.engine.status(id).map(|status| status.hits).unwrap_or_default();
+        stage.attach(pid)?;
+        stage.attach(other_pid)?;
+        let id = stage.engine.add(pid, counting(line))?;
+        one.say("run 3")?;
+        other.say("run 4")?;
+        let of_one = hits(&stage, id);
+        // What is there in the other process is none of this breakpoint's.
+        ensure!((of_one.hits, of_one.foreign) == (3, 4), "are the addresses the same? {of_one:?}");
+        let other_id = stage.engine.add(other_pid, counting(line))?;
+        one.say("run 5")?;
+        other.say("fork 6")?;
+        ensure!(hits(&stage, id).hits == 8 && hits(&stage, other_id).hits == 24);
+        stage.engine.remove(id);
+        one.say("run 7")?;
+        other.say("run 8")?;
+        ensure!(hits(&stage, other_id).hits == 32, "{:?}", hits(&stage, other_id));
+        Ok(())
+    })
 }
 
 #[test]
 fn more_processes_than_registers() -> Result<()> {
-    let _alone = debug_registers()?;
-    let (mut stage, source) = (Stage::new()?, source()?);
-    let line = line_of(&source, "total += 1  #= 1")?;
-    let mut all = Vec::new();
-    for rounds in 1..=stage.engine.registers() + 2 {
-        let running = Running::start(python("3.12")?.command(), &source)?;
-        let pid = running.child.id();
-        stage.attach(pid)?;
-        let spec = LineSpec { capture: false, ..LineSpec::new(FILE, line) };
-        all.push((rounds as u64, stage.engine.add(pid, spec)?, running));
-    }
-    for (rounds, _, running) in &mut all {
-        running.say(&format!("threads {rounds}"))?;
-    }
-    for (rounds, id, running) in &all {
-        let status = stage.engine.status(*id).context("it has a status")?;
-        let scope = Scope::Tasks(running.child.id());
-        ensure!(status.state == State::Active { scope, rotating: false }, "{status:?}");
-        ensure!(status.hits.hits == 8 * rounds, "{rounds} rounds: {status:?}");
-    }
-    // When enough have ended, the others are on every processor again.
-    for (_, _, running) in all.drain(..3) {
-        stage.detach(running.child.id());
-    }
-    for (rounds, id, running) in &mut all {
-        running.say("run 1")?;
-        let status = stage.engine.status(*id).context("it has a status")?;
-        let scope = Scope::Processors;
-        ensure!(status.state == State::Active { scope, rotating: false }, "{status:?}");
-        ensure!(status.hits.hits == 8 * *rounds + 1, "{rounds} rounds: {status:?}");
-    }
-    Ok(())
+    with_debug_registers(|| {
+        let (mut stage, source) = (Stage::new()?, source()?);
+        let line = line_of(&source, "total += 1  #= 1")?;
+        let mut all = Vec::new();
+        for rounds in 1..=stage.engine.registers() + 2 {
+            let running = Running::start(python("3.12")?.command(), &source)?;
+            let pid = running.child.id();
+            stage.attach(pid)?;
+            let spec = LineSpec { capture: false, ..LineSpec::new(FILE, line) };
+            all.push((rounds as u64, stage.engine.add(pid, spec)?, running));
+        }
+        for (rounds, _, running) in &mut all {
+            running.say(&format!("threads {rounds}"))?;
+        }
+        for (rounds, id, running) in &all {
+            let status = stage.engine.status(*id).context("it has a status")?;
+            let scope = Scope::Tasks(running.child.id());
+            ensure!(status.state == State::Active { scope, rotating: false }, "{status:?}");
+            ensure!(status.hits.hits == 8 * rounds, "{rounds} rounds: {status:?}");
+        }
+        // When enough have ended, the others are on every processor again.
+        for (_, _, running) in all.drain(..3) {
+            stage.detach(running.child.id());
+        }
+        for (rounds, id, running) in &mut all {
+            running.say("run 1")?;
+            let status = stage.engine.status(*id).context("it has a status")?;
+            let scope = Scope::Processors;
+            ensure!(status.state == State::Active { scope, rotating: false }, "{status:?}");
+            ensure!(status.hits.hits == 8 * *rounds + 1, "{rounds} rounds: {status:?}");
+        }
+        Ok(())
+    })
 }
 
 #[test]
 fn threads_that_come_and_go_are_counted_once() -> Result<()> {
-    let _alone = debug_registers()?;
-    let (mut stage, source) = (Stage::new()?, source()?);
-    let line = line_of(&source, "total += 1  #= 1")?;
-    let interpreter = python("3.12")?;
-    let mut running = Running::start(interpreter.command(), &source)?;
-    let other = Running::start(interpreter.command(), &source)?;
-    let (pid, other_pid) = (running.child.id(), other.child.id());
-    stage.attach(pid)?;
-    stage.attach(other_pid)?;
-    let counting = |line| LineSpec { capture: false, ..LineSpec::new(FILE, line) };
-    for at in 0..stage.engine.registers() as i32 {
-        stage.engine.add(other_pid, counting(if at == 0 { line } else { line + 1 + at }))?;
-    }
-    for _ in 0..10 {
-        // While threads are started and end, at most two at a time.
-        writeln!(running.input, "bursts 200")?;
-        let id = stage.engine.add(pid, counting(line))?;
-        ensure!(running.line()? == "done");
-        let status = stage.engine.status(id).context("it has a status")?;
-        let burst = status.hits.hits;
-        ensure!(burst <= 200, "{burst} hits of at most 200");
-        let state = State::Active { scope: Scope::Tasks(pid), rotating: false };
-        ensure!(status.state == state, "{status:?}");
-        running.say("threads 5")?;
-        running.say("fork 5")?;
-        let hits = stage.engine.status(id).context("it has a status")?.hits.hits - burst;
-        ensure!(hits == 40 + 20, "{hits} hits of 60");
-        stage.engine.remove(id);
-    }
-    Ok(())
+    with_debug_registers(|| {
+        let (mut stage, source) = (Stage::new()?, source()?);
+        let line = line_of(&source, "total += 1  #= 1")?;
+        let interpreter = python("3.12")?;
+        let mut running = Running::start(interpreter.command(), &source)?;
+        let other = Running::start(interpreter.command(), &source)?;
+        let (pid, other_pid) = (running.child.id(), other.child.id());
+        stage.attach(pid)?;
+        stage.attach(other_pid)?;
+        let counting = |line| LineSpec { capture: false, ..LineSpec::new(FILE, line) };
+        for at in 0..stage.engine.registers() as i32 {
+            stage.engine.add(other_pid, counting(if at == 0 { line } else { line + 1 + at }))?;
+        }
+        for _ in 0..10 {
+            // While threads are started and end, at most two at a time.
+            writeln!(running.input, "bursts 200")?;
+            let id = stage.engine.add(pid, counting(line))?;
+            ensure!(running.line()? == "done");
+            let status = stage.engine.status(id).context("it has a status")?;
+            let burst = status.hits.hits;
+            ensure!(burst <= 200, "{burst} hits of at most 200");
+            let state = State::Active { scope: Scope::Tasks(pid), rotating: false };
+            ensure!(status.state == state, "{status:?}");
+            running.say("threads 5")?;
+            running.say("fork 5")?;
+            let hits = stage.engine.status(id).context("it has a status")?.hits.hits - burst;
+            ensure!(hits == 40 + 20, "{hits} hits of 60");
+            stage.engine.remove(id);
+        }
+        Ok(())
+    })
 }
 
 #[test]
 fn more_lines_than_registers() -> Result<()> {
-    let _alone = debug_registers()?;
-    let (mut stage, source) = (Stage::new()?, source()?);
-    let line = line_of(&source, "total += 1  #= 1")?;
-    let start = |stage: &mut Stage| -> Result<Running> {
-        let running = Running::start(python("3.12")?.command(), &source)?;
-        stage.attach(running.child.id())?;
-        Ok(running)
-    };
-    let (mut one, mut other) = (start(&mut stage)?, start(&mut stage)?);
-    let registers = stage.engine.registers();
-    // As many in two processes: each on its own threads, those of before and of after.
-    let lines = [0, 1, 2].map(|at| if at == 0 { line } else { line + at + 1 });
-    let mut ids = Vec::new();
-    for pid in [one.child.id(), other.child.id()] {
-        for line in lines {
+    with_debug_registers(|| {
+        let (mut stage, source) = (Stage::new()?, source()?);
+        let line = line_of(&source, "total += 1  #= 1")?;
+        let start = |stage: &mut Stage| -> Result<Running> {
+            let running = Running::start(python("3.12")?.command(), &source)?;
+            stage.attach(running.child.id())?;
+            Ok(running)
+        };
+        let (mut one, mut other) = (start(&mut stage)?, start(&mut stage)?);
+        let registers = stage.engine.registers();
+        // As many in two processes: each on its own threads, those of before and of after.
+        let lines = [0, 1, 2].map(|at| if at == 0 { line } else { line + at + 1 });
+        let mut ids = Vec::new();
+        for pid in [one.child.id(), other.child.id()] {
+            for line in lines {
+                ids.push((
+                    pid,
+                    stage.engine.add(pid, LineSpec { capture: false, ..LineSpec::new(FILE, line) })?,
+                ));
+            }
+        }
+        ensure!(ids.len() > registers, "{registers} registers");
+        one.say("run 5")?;
+        other.say("threads 3")?;
+        for (pid, id) in &ids {
+            let status = stage.engine.status(*id).context("it has a status")?;
+            let wanted = if *pid == one.child.id() { 5 } else { 24 };
+            let scope = Scope::Tasks(*pid);
+            ensure!(status.state == State::Active { scope, rotating: false }, "{status:?}");
+            ensure!(status.hits.hits == wanted, "{wanted}: {status:?}");
+        }
+        // More in one: they take turns, and each gets one.
+        stage.detach(other.child.id());
+        let pid = one.child.id();
+        let mut marked = marked(&source).into_iter().filter(|(_, wanted)| *wanted == 1);
+        for (line, _) in marked.by_ref().take(4) {
             ids.push((pid, stage.engine.add(pid, LineSpec { capture: false, ..LineSpec::new(FILE, line) })?));
         }
-    }
-    ensure!(ids.len() > registers, "{registers} registers");
-    one.say("run 5")?;
-    other.say("threads 3")?;
-    for (pid, id) in &ids {
-        let status = stage.engine.status(*id).context("it has a status")?;
-        let wanted = if *pid == one.child.id() { 5 } else { 24 };
-        let scope = Scope::Tasks(*pid);
-        ensure!(status.state == State::Active { scope, rotating: false }, "{status:?}");
-        ensure!(status.hits.hits == wanted, "{wanted}: {status:?}");
-    }
-    // More in one: they take turns, and each gets one.
-    stage.detach(other.child.id());
-    let pid = one.child.id();
-    let mut marked = marked(&source).into_iter().filter(|(_, wanted)| *wanted == 1);
-    for (line, _) in marked.by_ref().take(4) {
-        ids.push((pid, stage.engine.add(pid, LineSpec { capture: false, ..LineSpec::new(FILE, line) })?));
-    }
-    ids.retain(|(owner, _)| *owner == pid);
-    let end = Instant::now() + Duration::from_secs(20);
-    let hits = |stage: &Stage, id: u32| stage.engine.status(id).map_or(0, |status| status.hits.hits);
-    let before: Vec<u64> = ids.iter().map(|(_, id)| hits(&stage, *id)).collect();
-    loop {
-        one.say("run 1")?;
-        stage.engine.tick();
-        let status = stage.engine.status(ids[0].1).context("it has a status")?;
-        ensure!(matches!(status.state, State::Active { rotating: true, .. }), "{status:?}");
-        if ids.iter().zip(&before).all(|((_, id), before)| hits(&stage, *id) > *before) {
-            return Ok(());
+        ids.retain(|(owner, _)| *owner == pid);
+        let end = Instant::now() + Duration::from_secs(20);
+        let hits = |stage: &Stage, id: u32| stage.engine.status(id).map_or(0, |status| status.hits.hits);
+        let before: Vec<u64> = ids.iter().map(|(_, id)| hits(&stage, *id)).collect();
+        loop {
+            one.say("run 1")?;
+            stage.engine.tick();
+            let status = stage.engine.status(ids[0].1).context("it has a status")?;
+            ensure!(matches!(status.state, State::Active { rotating: true, .. }), "{status:?}");
+            if ids.iter().zip(&before).all(|((_, id), before)| hits(&stage, *id) > *before) {
+                return Ok(());
+            }
+            ensure!(Instant::now() < end, "not all had their turn");
+            std::thread::sleep(Duration::from_millis(20));
         }
-        ensure!(Instant::now() < end, "not all had their turn");
-        std::thread::sleep(Duration::from_millis(20));
-    }
+    })
 }
 
 /// What `tests/apps/values.py` does instead of waiting: shows each value to a line.
@@ -884,18 +889,19 @@ const ITEMS: usize = MAX_ITEMS as usize;
 
 #[test]
 fn values_of_all_kinds() -> Result<()> {
-    let _alone = debug_registers()?;
-    let source = std::fs::read_to_string(paths::apps().join("values.py"))?;
-    let (head, tail) = source
-        .split_once("    while True:\n        time.sleep(3600)\n    return password, request\n")
-        .context("values.py waits otherwise")?;
-    let source = format!("{head}{SHOW}{}", tail.trim_start_matches('\n'));
-    let line = line_of(&source, "# shown")?;
-    let mut checks = Checks::new()?;
-    for interpreter in chosen()? {
-        checks.check(&interpreter.id, |stage| values_differ(stage, &interpreter, &source, line));
-    }
-    checks.outcome()
+    with_debug_registers(|| {
+        let source = std::fs::read_to_string(paths::apps().join("values.py"))?;
+        let (head, tail) = source
+            .split_once("    while True:\n        time.sleep(3600)\n    return password, request\n")
+            .context("values.py waits otherwise")?;
+        let source = format!("{head}{SHOW}{}", tail.trim_start_matches('\n'));
+        let line = line_of(&source, "# shown")?;
+        let mut checks = Checks::new()?;
+        for interpreter in chosen()? {
+            checks.check(&interpreter.id, |stage| values_differ(stage, &interpreter, &source, line))?;
+        }
+        checks.outcome()
+    })
 }
 
 fn values_differ(
@@ -1004,55 +1010,56 @@ for line in sys.stdin:
 
 #[test]
 fn modules_classes_and_matches() -> Result<()> {
-    let _alone = debug_registers()?;
-    let mut stage = Stage::new()?;
-    let module = [(1, 1), (2, 1), (3, 1), (4, 1), (5, 1), (6, 1), (7, 1), (8, 1), (9, 1), (10, 1)];
-    let matches = [(2, 5), (4, 1), (6, 1), (8, 1), (10, 2), (11, 1), (12, 5)];
-    let mut failed = Vec::new();
-    for interpreter in chosen()? {
-        let mut running = Running::start(interpreter.command(), BODIES)?;
-        let pid = running.child.id();
-        stage.attach(pid)?;
-        let newer = interpreter.minor() != "3.8" && interpreter.minor() != "3.9";
-        let of_match = matches.iter().map(|row| ("matches.py", row)).filter(|_| newer);
-        for (file, (line, wanted)) in module.iter().map(|row| ("module.py", row)).chain(of_match) {
-            let id = stage.engine.add(pid, LineSpec::new(file, *line))?;
-            // Cold code may be read once more than it is run, by the interpreter that specialises it.
-            running.say("30")?;
-            let before = stage.engine.status(id).context("it has a status")?.hits.hits;
-            stage.hits(false);
-            running.say("3")?;
-            let hits = stage.engine.status(id).context("it has a status")?.hits;
-            if hits.hits - before != wanted * 3 {
-                failed.push(format!(
-                    "{}: {file}:{line}: {} of {}",
-                    interpreter.id,
-                    hits.hits - before,
-                    wanted * 3
-                ));
+    with_debug_registers(|| {
+        let mut stage = Stage::new()?;
+        let module = [(1, 1), (2, 1), (3, 1), (4, 1), (5, 1), (6, 1), (7, 1), (8, 1), (9, 1), (10, 1)];
+        let matches = [(2, 5), (4, 1), (6, 1), (8, 1), (10, 2), (11, 1), (12, 5)];
+        let mut failed = Vec::new();
+        for interpreter in chosen()? {
+            let mut running = Running::start(interpreter.command(), BODIES)?;
+            let pid = running.child.id();
+            stage.attach(pid)?;
+            let newer = interpreter.minor() != "3.8" && interpreter.minor() != "3.9";
+            let of_match = matches.iter().map(|row| ("matches.py", row)).filter(|_| newer);
+            for (file, (line, wanted)) in module.iter().map(|row| ("module.py", row)).chain(of_match) {
+                let id = stage.engine.add(pid, LineSpec::new(file, *line))?;
+                // Cold code may be read once more than it is run, by the interpreter that specialises it.
+                running.say("30")?;
+                let before = stage.engine.status(id).context("it has a status")?.hits.hits;
+                stage.hits(false);
+                running.say("3")?;
+                let hits = stage.engine.status(id).context("it has a status")?.hits;
+                if hits.hits - before != wanted * 3 {
+                    failed.push(format!(
+                        "{}: {file}:{line}: {} of {}",
+                        interpreter.id,
+                        hits.hits - before,
+                        wanted * 3
+                    ));
+                }
+                let variables = stage.hits(false).pop().context("no capture")?.variables;
+                let variables = variables.map_err(|error| anyhow::anyhow!(error))?;
+                let of = |name: &str| {
+                    variables.iter().find(|(known, _)| known == name).map(|(_, value)| value.to_string())
+                };
+                let (name, value) = match (file, line) {
+                    ("module.py", 6 | 7) => ("second", "[1, 2]"),
+                    ("module.py", 8 | 10) => ("third", "{'x': 1}"),
+                    ("module.py", 5) => ("inner", "[1, 2]"),
+                    ("module.py", 9) => ("value", "{'x': 1}"),
+                    ("matches.py", 4) => ("value", "1"),
+                    ("matches.py", 6) => ("rest", "[2]"),
+                    ("matches.py", 8) => ("found", "5"),
+                    _ => ("", ""),
+                };
+                if !name.is_empty() && of(name).as_deref() != Some(value) {
+                    failed.push(format!("{}: {file}:{line}: {name} is {:?}", interpreter.id, of(name)));
+                }
+                stage.engine.remove(id);
             }
-            let variables = stage.hits(false).pop().context("no capture")?.variables;
-            let variables = variables.map_err(|error| anyhow::anyhow!(error))?;
-            let of = |name: &str| {
-                variables.iter().find(|(known, _)| known == name).map(|(_, value)| value.to_string())
-            };
-            let (name, value) = match (file, line) {
-                ("module.py", 6 | 7) => ("second", "[1, 2]"),
-                ("module.py", 8 | 10) => ("third", "{'x': 1}"),
-                ("module.py", 5) => ("inner", "[1, 2]"),
-                ("module.py", 9) => ("value", "{'x': 1}"),
-                ("matches.py", 4) => ("value", "1"),
-                ("matches.py", 6) => ("rest", "[2]"),
-                ("matches.py", 8) => ("found", "5"),
-                _ => ("", ""),
-            };
-            if !name.is_empty() && of(name).as_deref() != Some(value) {
-                failed.push(format!("{}: {file}:{line}: {name} is {:?}", interpreter.id, of(name)));
-            }
-            stage.engine.remove(id);
+            stage.detach(pid);
         }
-        stage.detach(pid);
-    }
-    ensure!(failed.is_empty(), "{}", failed.join("\n"));
-    Ok(())
+        ensure!(failed.is_empty(), "{}", failed.join("\n"));
+        Ok(())
+    })
 }

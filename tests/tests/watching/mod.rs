@@ -3,7 +3,7 @@
 use anyhow::{Context as _, Result};
 use tracekit_agent::discovery::Inspector;
 use tracekit_agent::probes::watchpoint::HitRecords;
-use tracekit_agent::probes::{ProbeOptions, Probes, Records};
+use tracekit_agent::probes::{ProbeOptions, Probes};
 use tracekit_agent::python::kernel::describe;
 use tracekit_agent::python::object::Value;
 use tracekit_agent::python::runtime::Target;
@@ -26,15 +26,10 @@ pub struct Hit {
 
 impl Stage {
     pub fn new() -> Result<Self> {
-        Ok(Self::with_events()?.0)
-    }
-
-    /// And what it tells of processes.
-    pub fn with_events() -> Result<(Self, Records)> {
         let options = ProbeOptions { ring_bytes: 4 << 20, ..ProbeOptions::default() };
-        let (mut probes, events) = Probes::load(options).context("load the kernel side")?;
+        let (mut probes, _events) = Probes::load(options).context("load the kernel side")?;
         let (watchpoints, records) = probes.watchpoints()?;
-        Ok((Self { probes, engine: Engine::new(watchpoints)?, records }, events))
+        Ok(Self { probes, engine: Engine::new(watchpoints)?, records })
     }
 
     /// The hits since the last call, in their order.
