@@ -158,3 +158,55 @@ fn threads_are_found_in_another_pid_namespace() -> Result<()> {
     }
     Ok(())
 }
+
+/// Sends on a new connection for each line.
+const SENDS: &str = r#"
+import os, socket, sys
+kept = []
+def send():
+    kept.append(socket.socketpair())
+    os.write(kept[-1][0].fileno(), b"sent")
+def called(levels):
+    return called(levels - 1) if levels else send()
+print("ready", flush=True)
+for line in sys.stdin:
+    called(3)
+    print("done", flush=True)
+"#;
+
+#[test]
+fn walks_end_at_an_event_loop() -> Result<()> {
+    let (mut probes, mut records) = load()?;
+    for minor in ["3.8", "3.11", "3.14"] {
+        let all = installed()?;
+        let interpreter = all.iter().find(|row| row.minor() == minor).context("there is no such Python")?;
+        let mut command = interpreter.command();
+        command.args(["-c", SENDS]);
+        let mut running = Running::start(command, Stdio::piped())?;
+        let pid = running.pid();
+        let inspector = Inspector::default();
+        let target = Target::open(&inspector.proc, &inspector.inspect(pid)?)?;
+        let python = describe(&target).context("it is not described")?;
+        probes.describe(pid, &Python { flags: python.flags | STACKS, ..python })?;
+        probes.select(pid)?;
+        let mut stack = || -> Result<Stack> {
+            running.ask("")?;
+            let (_, stack) = collect(&mut records, 1, |_, _| {}).pop().context("there is no stack")?;
+            Ok(stack)
+        };
+        let whole = stack()?;
+        ensure!(whole.frames.len() == 6 && whole.end == WalkEnd::Oldest, "{minor}: {whole:?}");
+        probes.end_walks_at(pid, Some(whole.frames[3]));
+        let shorter = stack()?;
+        // Two frames are the same place.
+        ensure!(
+            shorter.frames == whole.frames[..3] && shorter.end == WalkEnd::EventLoop,
+            "{minor}: {shorter:?}"
+        );
+        probes.end_walks_at(pid, None);
+        let again = stack()?;
+        ensure!(again.frames == whole.frames && again.end == WalkEnd::Oldest, "{minor}: {again:?}");
+        probes.deselect(pid);
+    }
+    Ok(())
+}

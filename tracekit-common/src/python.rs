@@ -121,7 +121,7 @@ pub struct StackRecord {
     pub state: u64,
     /// When: nanoseconds of `CLOCK_MONOTONIC`.
     pub time: u64,
-    /// How the walk ended: [`END_OLDEST`], [`END_LIMIT`], [`END_FAULT`], [`END_APPLICATION`].
+    /// How the walk ended: [`END_OLDEST`], [`END_LIMIT`], [`END_FAULT`], [`END_APPLICATION`], [`END_EVENT_LOOP`].
     pub end: u32,
     /// Which frame is the first that is known to be the [`APPLICATION`]'s, counted from 1; 0 if none is.
     pub application: u32,
@@ -138,6 +138,8 @@ pub const END_LIMIT: u32 = 1;
 pub const END_FAULT: u32 = 2;
 /// At the first frame of the application, or [`DEEPER_FRAMES`] behind it.
 pub const END_APPLICATION: u32 = 3;
+/// At the frame that runs the thread's event loop, which the user side has named.
+pub const END_EVENT_LOOP: u32 = 4;
 
 const _: () = assert!(size_of::<Python>() == 16 + 16 * 4 + 8);
 const _: () = assert!(size_of::<Thread>() == 24);
@@ -150,3 +152,6 @@ unsafe impl aya::Pod for Python {}
 // SAFETY: `repr(C)`, integers only, no padding (asserted above).
 #[cfg(feature = "user")]
 unsafe impl aya::Pod for CodeKey {}
+// SAFETY: `repr(C)`, integers only, no padding.
+#[cfg(feature = "user")]
+unsafe impl aya::Pod for Frame {}

@@ -387,7 +387,7 @@ pub extern "C" fn identify(tgid: u32, tid: u32) -> u32 {
         return 0;
     };
     let Some((state, frame)) = running(python, tgid, tid) else { return 0 };
-    let lane = lane_at(tgid, state, frame);
+    let lane = lane_at(actors, tgid, state, frame);
     let mut flags = KNOWN;
     // SAFETY: only this thread uses its entry.
     if let Some(input) = unsafe { INPUTS.get(&tid) }
@@ -406,7 +406,10 @@ pub extern "C" fn identify(tgid: u32, tid: u32) -> u32 {
         if task & 1 != 0 {
             flags |= NESTED;
         }
-    } else if actors.item_type | actors.worker_code | actors.future_type | actors.channel_type != 0 {
+    // Executors have threads of their own, which the first one of a process is not.
+    } else if tid != tgid
+        && actors.item_type | actors.worker_code | actors.future_type | actors.channel_type != 0
+    {
         actor = handed_over(tgid, frame);
     }
     if actor == NOT_NUMBERED {
@@ -508,8 +511,8 @@ extern "C" fn task_in(tgid: u32, state: u64, context: u64) -> u64 {
 /// The lane that the thread is in. Not one function that calls the other: the stacks of functions that call each other
 /// add up.
 #[inline(always)]
-fn lane_at(tgid: u32, state: u64, frame: u64) -> u64 {
-    let lane = greenlet_lane(tgid, state);
+fn lane_at(actors: &Actors, tgid: u32, state: u64, frame: u64) -> u64 {
+    let lane = if actors.greenlet_type == 0 { 0 } else { greenlet_lane(tgid, state) };
     if lane != 0 { lane } else { lane_of(tgid, state, frame) }
 }
 
@@ -787,9 +790,9 @@ pub extern "C" fn waits(tgid: u32, tid: u32) -> u32 {
         unsafe { (*found).turn = (*found).turn.wrapping_add(2) };
     }
     note_waiter(tgid, tid, state, frame);
-    let waiting_lane = lane_at(tgid, state, frame);
     // SAFETY: as in `is_same_callback`.
     let Some(actors) = (unsafe { ACTORS.get(&tgid) }) else { return 0 };
+    let waiting_lane = lane_at(actors, tgid, state, frame);
     let waiting_context = word(state + u64::from(actors.context));
     match INPUTS.get_ptr_mut(&tid) {
         Some(input) => {

@@ -70,6 +70,10 @@ pub static INPUTS: HashMap<u32, LastInput> = HashMap::with_max_entries(32 * 1024
 #[map]
 pub static WAITERS: LruHashMap<u32, Frame> = LruHashMap::with_max_entries(16 * 1024, 0);
 
+/// By thread: the frame that runs its event loop, where that has been told. What is below it has only started that.
+#[map]
+pub static EVENT_LOOPS: LruHashMap<u32, Frame> = LruHashMap::with_max_entries(16 * 1024, 0);
+
 /// Who acts now.
 #[map]
 pub static FOUND: PerCpuArray<actor::Found> = PerCpuArray::with_max_entries(1, 0);

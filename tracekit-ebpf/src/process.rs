@@ -14,7 +14,7 @@ use tracekit_common::{
 use crate::{
     actor::{actor_ended, thread_started},
     layout::{FOLLOW_ALL, SIGNAL_FLAGS, TASK_PID, TASK_SIGNAL, TASK_TGID},
-    maps::{ACTORS, ENTERED, INPUTS, PYTHONS, SELECTED, THREADS, send},
+    maps::{ACTORS, ENTERED, EVENT_LOOPS, INPUTS, PYTHONS, SELECTED, THREADS, send},
     read::kernel,
 };
 
@@ -70,6 +70,7 @@ pub fn process_exec(ctx: RawTracePointContext) -> i32 {
     // Another program, another memory.
     let _ = PYTHONS.remove(&tgid);
     let _ = ACTORS.remove(&tgid);
+    let _ = EVENT_LOOPS.remove(&tgid);
     if FOLLOW_ALL.load() != 0 || selected(tgid) {
         record(PROCESS_EXEC, tgid, 0);
     }
@@ -89,6 +90,7 @@ pub fn process_exit(ctx: RawTracePointContext) -> i32 {
     let _ = ENTERED.remove(&tid);
     let _ = THREADS.remove(&tid);
     let _ = INPUTS.remove(&tid);
+    let _ = EVENT_LOOPS.remove(&tid);
     // One that ends with its process might have gone on.
     let signal: u64 = kernel(task, TASK_SIGNAL.load()).unwrap_or(0);
     if kernel::<u32>(signal, SIGNAL_FLAGS.load()).is_some_and(|flags| flags & SIGNAL_GROUP_EXIT == 0) {

@@ -5,14 +5,14 @@ use tracekit_common::{
     event::Kind,
     map::Loss,
     python::{
-        APPLICATION, CodeKey, DEEPER, DEEPER_FRAMES, END_APPLICATION, END_FAULT, END_LIMIT, END_OLDEST,
-        FRAME_BYTES, Frame, MAX_FRAMES, Python, STACKS, StackRecord,
+        APPLICATION, CodeKey, DEEPER, DEEPER_FRAMES, END_APPLICATION, END_EVENT_LOOP, END_FAULT, END_LIMIT,
+        END_OLDEST, FRAME_BYTES, Frame, MAX_FRAMES, Python, STACKS, StackRecord,
     },
 };
 
 use crate::{
     bounds::{advanced, bounded},
-    maps::{CODES, EVENTS, PYTHONS, STACK, WAITERS, lose, wakeup},
+    maps::{CODES, EVENT_LOOPS, EVENTS, PYTHONS, STACK, WAITERS, lose, wakeup},
     python::running,
     read::copy_user,
 };
@@ -68,7 +68,7 @@ fn report(python: &Python, tgid: u32, tid: u32) -> Option<()> {
         return None;
     }
     // SAFETY: only this thread uses its entry.
-    let waiter = unsafe { WAITERS.get(&tid) }.copied().unwrap_or(Frame { code: 0, instruction: 0 });
+    let waiter = unsafe { WAITERS.get(&tid) }.copied().unwrap_or(NO_FRAME);
     // SAFETY: the helper has no preconditions.
     let time = unsafe { bpf_ktime_get_ns() };
     let kind = Kind::Stack as u32;
@@ -97,7 +97,8 @@ pub extern "C" fn walk_whole(tgid: u32, newest: u64) -> u32 {
 }
 
 /// Writes frames behind the header of `record`, and their number into it; how the walk ended. `owner` is left in the
-/// record for who looks whether it is still his. A walk that is not `WHOLE` ends at the first frame of the application, or a few behind it.
+/// record for who looks whether it is still his. A walk that is not `WHOLE` ends at the first frame of the application, or a
+/// few behind it, and at that of the event loop of the thread `owner`.
 ///
 /// What differs from frame to frame is kept in memory, and nothing branches on what is known of the process:
 /// so every turn of the loop looks the same to the verifier, and it need not follow them all.
@@ -121,6 +122,7 @@ fn walk<const WHOLE: bool>(python: &Python, tgid: u32, newest: u64, record: *mut
         left.write_volatile(u32::MAX);
         behind.write_volatile(deeper);
     }
+    let event_loop = if WHOLE { NO_FRAME } else { event_loop(owner) };
     let mut at = newest;
     for _ in 0..VISITS {
         if at == 0 {
@@ -161,12 +163,17 @@ fn walk<const WHOLE: bool>(python: &Python, tgid: u32, newest: u64, record: *mut
         if WHOLE {
             continue;
         }
+        if code == event_loop.code && instruction == event_loop.instruction {
+            return END_EVENT_LOOP;
+        }
+        // SAFETY: as above.
+        if unsafe { application.read_volatile() } != 0 {
+            continue;
+        }
         let key = CodeKey { code, tgid, reserved: 0 };
         // SAFETY: a value that is replaced meanwhile is still a number.
         if let Some(class) = unsafe { CODES.get(&key) }
             && *class == APPLICATION
-            // SAFETY: as above.
-            && unsafe { application.read_volatile() } == 0
         {
             // SAFETY: as above.
             unsafe {
@@ -176,6 +183,16 @@ fn walk<const WHOLE: bool>(python: &Python, tgid: u32, newest: u64, record: *mut
         }
     }
     END_LIMIT
+}
+
+/// No frame of Python code.
+const NO_FRAME: Frame = Frame { code: 0, instruction: 0 };
+
+/// Where walks of a thread end.
+#[inline(always)]
+fn event_loop(tid: u32) -> Frame {
+    // SAFETY: a value that is replaced meanwhile is compared with frames that it may not be of, and so at worst not found.
+    unsafe { EVENT_LOOPS.get(&tid) }.copied().unwrap_or(NO_FRAME)
 }
 
 /// A pointer in the copied memory of a frame.

@@ -17,7 +17,7 @@ use crate::{
     net::{Caller, Origin},
     probes::{
         Function, Probes,
-        record::{Data, NewActor, Stack},
+        record::{Data, NewActor, Stack, WalkEnd},
         tasks::Families,
     },
     python::{
@@ -54,6 +54,10 @@ const PROBED_BYTES: usize = 8;
 const AT_ONCE: u64 = 10_000_000;
 /// Threads with event loops that are remembered.
 const MAX_LOOPS: usize = 16 * 1024;
+/// How long walks of a thread's stack end at its event loop, until it is looked again what is below that.
+const LOOP_BELIEVED: Duration = Duration::from_secs(10);
+/// How long it is not looked again where that says nothing.
+const LOOP_LOOKED: Duration = Duration::from_secs(1);
 /// Places of a stack below the innermost one, at most.
 const MAX_BELOW: usize = 7;
 /// What hands work to threads.
@@ -71,7 +75,7 @@ pub struct Pythons {
     /// From where threads do what they do next.
     waiting: HashMap<u32, Stack>,
     /// Threads that were seen to run tasks, and so an event loop.
-    loops: HashSet<(u32, u32)>,
+    loops: HashMap<(u32, u32), Loop>,
     makers: Makers,
     places: Places,
     /// Whether it is wanted what the callers of the application's functions are.
@@ -81,6 +85,14 @@ pub struct Pythons {
     /// What was found of tracers, until somebody asks.
     looks: Vec<Look>,
     reported: Reported,
+}
+
+/// The event loop of a thread.
+struct Loop {
+    /// The kernel side's walks end there.
+    is_end: bool,
+    /// When to look again at what is below it.
+    due: Instant,
 }
 
 /// From where something is sent.
@@ -171,7 +183,7 @@ impl Pythons {
         self.families.remove(pid);
         self.actors.remove(&pid);
         self.makers.process_gone(pid);
-        self.loops.retain(|thread| thread.0 != pid);
+        self.loops.retain(|thread, _| thread.0 != pid);
     }
 
     /// Looks again at processes that were starting; those that can be read now.
@@ -345,21 +357,30 @@ impl Pythons {
         let mut walked = Walked { directly: true, ..Walked::default() };
         let Some(resolver) = self.resolvers.get_mut(&stack.tgid) else { return walked };
         let thread = (stack.tgid, stack.tid);
-        if by.flags & IN_TASK != 0 && !self.loops.contains(&thread) {
+        let now = Instant::now();
+        if by.flags & IN_TASK != 0 && !self.loops.contains_key(&thread) {
             if self.loops.len() >= MAX_LOOPS {
                 self.loops.clear();
             }
-            self.loops.insert(thread);
+            self.loops.insert(thread, Loop { is_end: false, due: now });
         }
+        let mut event_loop = self.loops.get_mut(&thread);
         // An event loop in C has no frame of its own: it runs where its thread waits.
-        let waiter = (stack.waiter.code != 0 && self.loops.contains(&thread)).then_some(stack.waiter);
+        let waiter = (stack.waiter.code != 0 && event_loop.is_some()).then_some(stack.waiter);
         let mut in_event_loop = false;
         let mut is_awaited = false;
         let mut first = None;
         for (index, frame) in stack.frames.iter().enumerate() {
             in_event_loop |= waiter == Some(*frame);
-            let Some(known) = resolver.code(frame.code) else { continue };
+            let Some(known) = resolver.code_at(frame.code, now) else { continue };
             in_event_loop |= known.is_event_loop;
+            if in_event_loop
+                && let Some(event_loop) = event_loop.take()
+                && event_loop.due <= now
+            {
+                let below = stack.frames.get(index + 1..).unwrap_or_default();
+                event_loop.look(*frame, stack, below, resolver, probes, now);
+            }
             if in_event_loop && first.is_some() {
                 break;
             }
@@ -400,6 +421,37 @@ impl Pythons {
             probes.walk_past(stack.tgid, frame.code);
         }
         walked
+    }
+}
+
+impl Loop {
+    /// Ends walks at the frame that runs it, if what is `below` that in a stack says nothing that a span needs.
+    fn look(
+        &mut self,
+        frame: Frame,
+        stack: &Stack,
+        below: &[Frame],
+        resolver: &mut Resolver,
+        probes: &mut Probes,
+        now: Instant,
+    ) {
+        let mut says_nothing = |frame: &Frame| {
+            resolver
+                .code_at(frame.code, now)
+                .is_some_and(|known| !known.runs_on_another_stack && known.library != Some(Library::Exporter))
+        };
+        let was_end = std::mem::take(&mut self.is_end);
+        // Now and then a whole stack is wanted.
+        if !was_end && stack.end == WalkEnd::Oldest {
+            self.is_end = below.iter().all(&mut says_nothing);
+        }
+        self.due = now + if self.is_end { LOOP_BELIEVED } else { LOOP_LOOKED };
+        if was_end || self.is_end {
+            probes.end_walks_at(stack.tid, self.is_end.then_some(frame));
+        }
+        if was_end {
+            self.due = now;
+        }
     }
 }
 

@@ -21,7 +21,7 @@ use tracekit_common::{
     actor::Actors,
     map::{ConnectionKey, ConnectionState, IGNORE, LOSSES, SERVER},
     propagate::PROPAGATE,
-    python::{APPLICATION, CodeClass, CodeKey, Python},
+    python::{APPLICATION, CodeClass, CodeKey, Frame, Python},
 };
 
 use self::{
@@ -129,6 +129,7 @@ pub struct Probes {
     roles: HashMap<MapData, ConnectionKey, u32>,
     pythons: HashMap<MapData, u32, Python>,
     codes: HashMap<MapData, CodeKey, CodeClass>,
+    event_loops: HashMap<MapData, u32, Frame>,
     actors: HashMap<MapData, u32, Actors>,
     functions: Functions,
     losses: PerCpuArray<MapData, u64>,
@@ -223,6 +224,7 @@ impl Probes {
         let roles = take(&mut ebpf, "ROLES")?;
         let pythons = take(&mut ebpf, "PYTHONS")?;
         let codes = take(&mut ebpf, "CODES")?;
+        let event_loops = take(&mut ebpf, "EVENT_LOOPS")?;
         let actors = take(&mut ebpf, "ACTORS")?;
         let losses = take(&mut ebpf, "LOSS_COUNTS")?;
         let ring = take(&mut ebpf, "EVENTS")?;
@@ -237,6 +239,7 @@ impl Probes {
             roles,
             pythons,
             codes,
+            event_loops,
             actors,
             functions,
             losses,
@@ -373,6 +376,15 @@ impl Probes {
     /// Says that a code object is not the application's any more: its memory is another's.
     pub fn walk_past(&mut self, tgid: u32, code: u64) {
         let _ = self.codes.remove(&CodeKey { code, tgid, reserved: 0 });
+    }
+
+    /// Says which frame runs the event loop of a thread: walks of its stacks end there; [`None`]: they don't any more.
+    pub fn end_walks_at(&mut self, tid: u32, frame: Option<Frame>) {
+        // As above.
+        let _ = match frame {
+            Some(frame) => self.event_loops.insert(tid, frame, 0),
+            None => self.event_loops.remove(&tid),
+        };
     }
 
     /// Says that the process is the server of a connection: no stacks of what it sends are needed.

@@ -15,7 +15,7 @@ use tracekit_common::event::{
 };
 use tracekit_common::propagate::{SAMPLED, TRACE_OPAQUE, TRACE_READ, TRACE_SENT, TRACE_WHAT, TraceRecord};
 use tracekit_common::python::{
-    END_APPLICATION, END_FAULT, END_LIMIT, END_OLDEST, Frame, MAX_FRAMES, StackRecord,
+    END_APPLICATION, END_EVENT_LOOP, END_FAULT, END_LIMIT, END_OLDEST, Frame, MAX_FRAMES, StackRecord,
 };
 use tracekit_protocol::{Close, Direction};
 
@@ -107,6 +107,8 @@ pub enum WalkEnd {
     Fault,
     /// At the first frame of the application, or as far behind it as was wanted.
     Application,
+    /// At the frame that runs the thread's event loop: see `Probes::end_walks_at`.
+    EventLoop,
 }
 
 /// A Python stack as the kernel side read it.
@@ -315,6 +317,7 @@ fn stack(record: &StackRecord, frames: &[u8]) -> Option<Record<'static>> {
             END_LIMIT => WalkEnd::Limit,
             END_FAULT => WalkEnd::Fault,
             END_APPLICATION => WalkEnd::Application,
+            END_EVENT_LOOP => WalkEnd::EventLoop,
             _ => return None,
         },
         application: (record.application as usize).checked_sub(1),

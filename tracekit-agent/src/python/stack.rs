@@ -1,10 +1,10 @@
 //! Stacks that the kernel side has read: code objects and lines of them.
 
-use std::collections::HashMap;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use hashbrown::HashMap;
 use tracekit_common::python::Frame;
 
 use super::code::{acts_for_its_caller, is_event_loop, is_library, runs_on_another_stack, waits_for_work};
@@ -113,7 +113,11 @@ impl Resolver {
 
     /// The code object at an address.
     pub fn code(&mut self, address: u64) -> Option<Arc<KnownCode>> {
-        let now = Instant::now();
+        self.code_at(address, Instant::now())
+    }
+
+    /// As [`code`](Self::code), for many at one time.
+    pub fn code_at(&mut self, address: u64, now: Instant) -> Option<Arc<KnownCode>> {
         if let Some(entry) = self.codes.get(&address)
             && now.duration_since(entry.checked) < BELIEVED
         {

@@ -20,11 +20,14 @@ use crate::sink::Sink;
 /// How long to measure.
 #[derive(Debug, clap::Args)]
 pub struct Overhead {
-    /// Rounds; each runs every variant once, in turn.
-    #[arg(long, default_value_t = 5)]
+    /// Rounds; each starts the application anew, and once more with the SDK.
+    #[arg(long, default_value_t = 3)]
     rounds: usize,
-    /// Seconds of load for a variant in a round.
-    #[arg(long, default_value_t = 10)]
+    /// Turns of every variant in a round, one after the other: the agent attaches to the running application and goes.
+    #[arg(long, default_value_t = 4)]
+    turns: usize,
+    /// Seconds of load for a turn.
+    #[arg(long, default_value_t = 5)]
     seconds: u64,
     /// Connections that wrk keeps open.
     #[arg(long, default_value_t = 4)]
@@ -144,24 +147,39 @@ pub fn run(arguments: &Overhead) -> Result<()> {
     environment.push(upstream.environment());
     let bench = Bench { stage, environment, sink: Sink::start()?, agent };
     let mut samples: BTreeMap<Variant, Vec<Sample>> = BTreeMap::new();
+    let (apart, mut attached): (Vec<_>, Vec<_>) =
+        variants.into_iter().partition(|variant| *variant == Variant::Sdk);
     for round in 1..=arguments.rounds {
-        // The order turns, so that no variant always has the warmest or the coldest machine.
-        variants.rotate_left(1);
-        for &variant in &variants {
+        let mut take = |app: &App, variant: Variant| -> Result<()> {
             step(&format!("round {round} of {}: {}", arguments.rounds, variant.label()));
-            let sample = bench.measure(variant, arguments, None)?;
+            let sample = bench.measure(app, variant, arguments, None)?;
             eprintln!(
-                "    {:.0} requests/s, p50 {:.2} ms, p99 {:.2} ms",
-                sample.requests_per_second, sample.p50_ms, sample.p99_ms
+                "    {:.0} requests/s, p50 {:.2} ms, p99 {:.2} ms, {:.0} µs a request",
+                sample.requests_per_second, sample.p50_ms, sample.p99_ms, sample.app_cpu_us
             );
             samples.entry(variant).or_default().push(sample);
+            Ok(())
+        };
+        let app = bench.start(arguments, Variant::Untraced)?;
+        for _ in 0..arguments.turns {
+            // The order turns, so that no variant always has the warmest or the coldest machine.
+            attached.rotate_left(1);
+            attached.iter().try_for_each(|&variant| take(&app, variant))?;
+        }
+        app.stop()?;
+        for &variant in &apart {
+            let app = bench.start(arguments, variant)?;
+            (0..arguments.turns).try_for_each(|_| take(&app, variant))?;
+            app.stop()?;
         }
     }
     print!("{}", markdown(arguments, &samples)?);
     if arguments.programs {
         step("the kernel side's programs, one by one");
         let mut programs = Programs::default();
-        let sample = bench.measure(Variant::AgentOnly, arguments, Some(&mut programs))?;
+        let app = bench.start(arguments, Variant::AgentOnly)?;
+        let sample = bench.measure(&app, Variant::AgentOnly, arguments, Some(&mut programs))?;
+        app.stop()?;
         print!("{}", programs.markdown(sample.requests));
     }
     Ok(())
@@ -176,22 +194,28 @@ struct Bench {
 }
 
 impl Bench {
+    /// Starts the application, and warms it up.
+    fn start(&self, arguments: &Overhead, variant: Variant) -> Result<App> {
+        let tracing = match variant {
+            Variant::Sdk => Tracing::Sdk { collector: self.sink.port, stdlib: false },
+            _ => Tracing::None,
+        };
+        let app = arguments.app.setup().start(self.stage.logs(), &self.environment, &tracing)?;
+        wrk(&app, Duration::from_secs(2), arguments.connections)?;
+        Ok(app)
+    }
+
     fn measure(
         &self,
+        app: &App,
         variant: Variant,
         arguments: &Overhead,
         mut programs: Option<&mut Programs>,
     ) -> Result<Sample> {
-        let Self { stage, environment, sink, agent } = self;
-        let tracing = match variant {
-            Variant::Sdk => Tracing::Sdk { collector: sink.port, stdlib: false },
-            _ => Tracing::None,
-        };
-        let app = arguments.app.setup().start(stage.logs(), environment, &tracing)?;
+        let Self { stage, sink, agent, .. } = self;
         let mut sleep = Command::new(tracekit_tests::paths::venv("web", "python")?);
         sleep.args(["-c", "import time; time.sleep(1e6)"]);
         let bystander = Process::start("bystander", stage.logs(), sleep)?;
-        wrk(&app, Duration::from_secs(2), arguments.connections)?;
         let before = programs.as_ref().map(|_| Programs::read()).transpose()?;
         let mut agent = match variant {
             Variant::Agent => Some(attach(stage, agent, &app.pids(), Some(sink))?),
@@ -199,8 +223,9 @@ impl Bench {
             Variant::Elsewhere => Some(attach(stage, agent, &[bystander.pid()], None)?),
             Variant::Untraced | Variant::Sdk => None,
         };
-        // The start of the agent, and the spans of the warm-up, are not part of the measurement.
-        std::thread::sleep(Duration::from_secs(1));
+        // The start of the agent, the end of the one before, and the spans of the warm-up are not part of the measurement.
+        // In its first ten seconds with a process the agent looks often at what that has imported.
+        std::thread::sleep(Duration::from_secs(if agent.is_some() { 11 } else { 1 }));
         let pid = agent.as_ref().map(Process::pid);
         let app_cpu = || -> f64 { app.pids().into_iter().filter_map(cpu_seconds).sum() };
         let app_cpu_before = app_cpu();
@@ -209,7 +234,7 @@ impl Bench {
         if let (Some(programs), Some(before)) = (&mut programs, &before) {
             programs.begin(before)?;
         }
-        let mut sample = wrk(&app, Duration::from_secs(arguments.seconds), arguments.connections)?;
+        let mut sample = wrk(app, Duration::from_secs(arguments.seconds), arguments.connections)?;
         if let Some(programs) = &mut programs {
             programs.end()?;
         }
@@ -227,9 +252,9 @@ impl Bench {
                 bail!("the agent ended with {status}:\n{}", agent.log_tail());
             }
         }
-        app.stop()?;
         if variant.exports() {
-            std::thread::sleep(Duration::from_secs(1));
+            // The SDK exports every 5 s.
+            std::thread::sleep(Duration::from_secs(if variant == Variant::Sdk { 6 } else { 1 }));
             sample.server_spans = sink.take_server_spans()? as f64;
         }
         Ok(sample)
@@ -308,20 +333,22 @@ fn median(samples: &[Sample], field: impl Fn(&Sample) -> f64) -> f64 {
 fn markdown(arguments: &Overhead, samples: &BTreeMap<Variant, Vec<Sample>>) -> Result<String> {
     let base = samples.get(&Variant::Untraced).context("no baseline")?;
     let mut text = format!(
-        "{}\n\n{}; wrk with 1 thread and {} connections; {} rounds of {} s for each variant, interleaved, application restarted every time; \
-         medians, in brackets the ratio to \"agent off\".\n\n",
+        "{}\n\n{}; wrk with 1 thread and {} connections; {} rounds with {} turns of {} s for each variant, interleaved; the agent attaches to \
+         the application that was measured without it, the SDK has one of its own; medians, in brackets that of the \
+         ratios to \"agent off\" of the same turn.\n\n",
         machine(arguments.app.packages())?,
         arguments.app.label(),
         arguments.connections,
         arguments.rounds,
+        arguments.turns,
         arguments.seconds
     );
     text.push_str("| variant | requests/s | p50 ms | p99 ms | app CPU µs a request | agent CPU, % of a core | agent CPU µs a request | agent RSS MiB | server spans lost |\n");
     text.push_str("|---|---|---|---|---|---|---|---|---|\n");
     for (variant, samples) in samples {
         let with_ratio = |field: fn(&Sample) -> f64| {
-            let (value, reference) = (median(samples, field), median(base, field));
-            format!("{value:.2} ({:.3})", value / reference)
+            let ratios = samples.iter().zip(base).map(|(sample, base)| field(sample) / field(base));
+            format!("{:.2} ({:.3})", median(samples, field), super::median(ratios.collect()))
         };
         let is_agent = variant.has_agent();
         let of_agent = |field: fn(&Sample) -> f64| {
