@@ -29,7 +29,7 @@ pub struct Actors {
     pub task_context: u32,
     /// `PyDictObject.ma_keys`
     pub dict_keys: u32,
-    /// [`SIZED_KEYS`]
+    /// [`SIZED_KEYS`], [`GREENLETS`]
     pub flags: u32,
     /// `PyObject.ob_type`
     pub object_type: u32,
@@ -55,6 +55,8 @@ pub const THREAD_TABLE: u64 = 8;
 
 /// Flag: `PyDictKeysObject` as it was to 3.10.
 pub const SIZED_KEYS: u32 = 1;
+/// Flag: `greenlet` is loaded, so that what Python takes for threads of an executor may all be on the process's first one.
+pub const GREENLETS: u32 = 2;
 
 /// Key of an actor: an object of a process, or a thread.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]

@@ -12,8 +12,8 @@ use tracekit_common::{
     ABSENT,
     actor::{
         ActorRecord, Actors, CAUSE_AFTER, CAUSE_NEXT, CAUSE_NONE, CAUSE_READ, ENDED, GREENLET_LANE,
-        IN_GREENLET, IN_TASK, IN_WAITING_LANE, Identity, KNOWN, LASTING, LastInput, NESTED, OBJECT,
-        ObjectKey, SIZED_KEYS, THREAD, WAITS_ELSEWHERE,
+        GREENLETS, IN_GREENLET, IN_TASK, IN_WAITING_LANE, Identity, KNOWN, LASTING, LastInput, NESTED,
+        OBJECT, ObjectKey, SIZED_KEYS, THREAD, WAITS_ELSEWHERE,
     },
     event::Kind,
     python::Python,
@@ -406,8 +406,8 @@ pub extern "C" fn identify(tgid: u32, tid: u32) -> u32 {
         if task & 1 != 0 {
             flags |= NESTED;
         }
-    // Executors have threads of their own, which the first one of a process is not.
-    } else if tid != tgid
+    // Executors have threads of their own, which the first one of a process is not; but greenlets may be such threads.
+    } else if (tid != tgid || actors.flags & GREENLETS != 0)
         && actors.item_type | actors.worker_code | actors.future_type | actors.channel_type != 0
     {
         actor = handed_over(tgid, frame);

@@ -435,22 +435,21 @@ impl Loop {
         probes: &mut Probes,
         now: Instant,
     ) {
-        let mut says_nothing = |frame: &Frame| {
+        if self.is_end {
+            // The next one is to be whole.
+            *self = Self { is_end: false, due: now };
+            probes.end_walks_at(stack.tid, None);
+            return;
+        }
+        let says_nothing = |frame: &Frame| {
             resolver
                 .code_at(frame.code, now)
                 .is_some_and(|known| !known.runs_on_another_stack && known.library != Some(Library::Exporter))
         };
-        let was_end = std::mem::take(&mut self.is_end);
-        // Now and then a whole stack is wanted.
-        if !was_end && stack.end == WalkEnd::Oldest {
-            self.is_end = below.iter().all(&mut says_nothing);
-        }
+        self.is_end = stack.end == WalkEnd::Oldest && below.iter().all(says_nothing);
         self.due = now + if self.is_end { LOOP_BELIEVED } else { LOOP_LOOKED };
-        if was_end || self.is_end {
-            probes.end_walks_at(stack.tid, self.is_end.then_some(frame));
-        }
-        if was_end {
-            self.due = now;
+        if self.is_end {
+            probes.end_walks_at(stack.tid, Some(frame));
         }
     }
 }

@@ -4,7 +4,7 @@
 //! `_asyncio.Task`, and the method `put` of the queue that executors use. All of that is in `sys.modules`.
 
 use tracekit_common::ABSENT;
-use tracekit_common::actor::{Actors, SIZED_KEYS};
+use tracekit_common::actor::{Actors, GREENLETS, SIZED_KEYS};
 
 use super::greenlets;
 use super::kernel::small;
@@ -85,13 +85,15 @@ fn offsets(target: &Target) -> Option<Actors> {
 }
 
 /// Modules that are looked for.
-pub(super) const MODULES: [&str; 7] = [
+pub(super) const MODULES: [&str; 8] = [
     "_asyncio",
     "concurrent.futures.thread",
     "queue",
     "anyio._backends._asyncio",
     "_collections",
     "waitress.channel",
+    // Before 1.0 all of it.
+    "greenlet",
     "greenlet._greenlet",
 ];
 
@@ -122,6 +124,9 @@ impl Loaded<'_, '_, '_, '_> {
         if let Some(channel) = self.0.member("waitress.channel", "HTTPChannel") {
             handles.deque_append = self.deque_append();
             actors.channel_type = if handles.deque_append.is_some() { channel } else { 0 };
+        }
+        if self.0.has("greenlet") || self.0.has("greenlet._greenlet") {
+            actors.flags |= GREENLETS;
         }
         if let Some(greenlet) = self.0.member("greenlet._greenlet", "greenlet")
             && let Some(place) = greenlets::place(self.0.objects.reader, self.0.target, greenlet)
