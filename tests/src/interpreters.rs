@@ -166,3 +166,12 @@ pub fn installed() -> Result<Vec<Interpreter>> {
     serde_json::from_str(&text)
         .with_context(|| format!("{} is not a manifest: run `cargo xtask interpreters`", path.display()))
 }
+
+/// The first of this version (`3.12`) that needs no file system of its own.
+///
+/// # Errors
+/// There is none, or those of [`installed`].
+pub fn python(minor: &str) -> Result<Interpreter> {
+    let found = installed()?.into_iter().find(|row| row.minor() == minor && row.root.is_none());
+    found.with_context(|| format!("no Python {minor} is installed"))
+}

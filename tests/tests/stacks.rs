@@ -12,7 +12,7 @@ use tracekit_agent::python::kernel::describe;
 use tracekit_agent::python::runtime::Target;
 use tracekit_agent::python::stack::Resolver;
 use tracekit_common::python::{MAX_FRAMES, Python, STACKS};
-use tracekit_tests::interpreters::{Running, installed};
+use tracekit_tests::interpreters::{Running, installed, python};
 use tracekit_tests::paths;
 
 /// File, line, name; the newest first.
@@ -56,13 +56,19 @@ fn collect(records: &mut Records, wanted: usize, mut forked: impl FnMut(u32, u32
     found
 }
 
-/// Runs the program in one interpreter; the differences.
-fn check(probes: &mut Probes, records: &mut Records, mut running: Running, pid: u32) -> Result<Vec<String>> {
+/// Tells the kernel side of a process whose stacks are wanted.
+fn select(probes: &mut Probes, pid: u32) -> Result<Target> {
     let inspector = Inspector::default();
     let target = Target::open(&inspector.proc, &inspector.inspect(pid)?)?;
     let python = describe(&target).context("it is not described")?;
     probes.describe(pid, &Python { flags: python.flags | STACKS, ..python })?;
     probes.select(pid)?;
+    Ok(target)
+}
+
+/// Runs the program in one interpreter; the differences.
+fn check(probes: &mut Probes, records: &mut Records, mut running: Running, pid: u32) -> Result<Vec<String>> {
+    let target = select(probes, pid)?;
     let mut resolvers = BTreeMap::from([(pid, Resolver::new(target))]);
     let mut differences = Vec::new();
     let said = go(&mut running)?;
@@ -145,9 +151,7 @@ fn threads_are_found_in_another_pid_namespace() -> Result<()> {
     let (mut probes, mut records) = load()?;
     // One that has the thread's id in its thread state, and one in whose C library it is looked for.
     for minor in ["3.9", "3.12"] {
-        let all = installed()?;
-        let interpreter = all.iter().find(|row| row.minor() == minor && row.root.is_none());
-        let python = interpreter.with_context(|| format!("no Python {minor} is installed"))?.command();
+        let python = python(minor)?.command();
         let mut command = Command::new("unshare");
         command.args(["--pid", "--fork", "--kill-child"]).arg(python.get_program());
         let running = start(command)?;
@@ -184,11 +188,7 @@ fn walks_end_at_an_event_loop() -> Result<()> {
         command.args(["-c", SENDS]);
         let mut running = Running::start(command, Stdio::piped())?;
         let pid = running.pid();
-        let inspector = Inspector::default();
-        let target = Target::open(&inspector.proc, &inspector.inspect(pid)?)?;
-        let python = describe(&target).context("it is not described")?;
-        probes.describe(pid, &Python { flags: python.flags | STACKS, ..python })?;
-        probes.select(pid)?;
+        select(&mut probes, pid)?;
         let mut stack = || -> Result<Stack> {
             running.ask("")?;
             let (_, stack) = collect(&mut records, 1, |_, _| {}).pop().context("there is no stack")?;

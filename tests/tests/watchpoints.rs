@@ -13,7 +13,7 @@ use tracekit_agent::python::object::{Content, Limits};
 use tracekit_agent::snapshot::engine::{EngineError, LineSpec, State};
 use tracekit_common::watchpoint::{Bucket, MAX_ITEMS, bucket_of_process};
 use tracekit_tests::debug_registers::{Faults, with_debug_registers};
-use tracekit_tests::interpreters::{Interpreter, installed};
+use tracekit_tests::interpreters::{Interpreter, installed, python};
 use tracekit_tests::paths;
 
 use self::watching::{Hit, Stage};
@@ -564,12 +564,6 @@ def main():
         print('done', flush=True)
 main()
 ";
-
-fn python(minor: &str) -> Result<Interpreter> {
-    let all = installed()?;
-    let found = all.into_iter().find(|row| row.minor() == minor && row.root.is_none());
-    found.with_context(|| format!("no Python {minor} is installed"))
-}
 
 /// Until the status is so.
 fn until(stage: &mut Stage, id: u32, wanted: impl Fn(&State) -> bool) -> Result<()> {
